@@ -1,0 +1,134 @@
+"""Configuration: frozen pydantic models, TOML files that state differences from the defaults."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from artifusion.errors import ConfigError
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DenoiserConfig(Frozen):
+    """Architecture of a `SwinDenoiser`; level n of the U works at 1 / (4 * 2**n) of the canvas' resolution."""
+
+    pixel_dim: PositiveInt = 40                         # channels of the convolutions at half resolution
+    dims: tuple[PositiveInt, ...] = (64, 160, 320)
+    heads: tuple[PositiveInt, ...] = (2, 5, 10)
+    depths: tuple[PositiveInt, ...] = (2, 2, 4)         # blocks on the way down; the last is the bottom
+    window_sizes: tuple[PositiveInt, ...] = (8, 8, 4)   # tokens; 4 at the bottom lets a side be any multiple of 64
+    mlp_ratio: PositiveFloat = 2.0
+    mlp_conv: bool = True
+    time_dim: PositiveInt = 128
+
+    @model_validator(mode="after")
+    def _levels_agree(self) -> DenoiserConfig:
+        if len({len(self.dims), len(self.heads), len(self.depths), len(self.window_sizes)}) != 1:
+            raise ValueError("dims, heads, depths and window_sizes need one entry per level")
+        if any(dim % heads for dim, heads in zip(self.dims, self.heads, strict=True)):
+            raise ValueError("every entry of dims must be a multiple of its heads")
+        return self
+
+
+class TargetConfig(Frozen):
+    """What share of the training crops gets which noise pattern; the rest are islands of clean tissue."""
+
+    uniform: float = Field(0.25, ge=0, le=1)            # the whole crop at one level, nothing known
+    blocks: float = Field(0.20, ge=0, le=1)             # every block at a level of its own
+    noisy_area: tuple[float, float] = (0.6, 1.0)        # noisy share of a crop with clean islands
+    max_snr_weight: PositiveFloat = 5.0                 # cap on the x0 error's weight (Hang et al. 2023, min-SNR)
+
+
+class DataConfig(Frozen):
+    """Where training pixels come from. Keys of `spacing_um` and `weights` are folder names."""
+
+    crop_px: PositiveInt = 128
+    spacing_um: dict[str, PositiveFloat] = {}           # um/px of folders whose images do not tell
+    weights: dict[str, PositiveFloat] = {}              # how often a folder is drawn; default 1
+    validation: tuple[str, ...] = ()                    # folder/name patterns that are never trained on
+    max_zoom: float = Field(2.2, ge=1)                  # a crop is scaled down by up to this factor
+    max_spacing_um: PositiveFloat = 2.0
+    stain_jitter: float = Field(0.07, ge=0)              # spread of the optical density gain per channel
+
+
+class TrainConfig(Frozen):
+    """One training run; `images` counts crops."""
+
+    name: str = "unnamed"
+    denoiser: DenoiserConfig = DenoiserConfig()
+    targets: TargetConfig = TargetConfig()
+    data: DataConfig = DataConfig()
+    images: PositiveInt = 1_000_000
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 3e-3
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_images: PositiveInt = 4_000
+    cooldown: float = Field(0.2, ge=0, le=1)            # last part of the run in which the learning rate falls to 0
+    clip_norm: PositiveFloat = 1.0
+    ema_halflife: PositiveFloat = 0.06                  # of the images seen so far
+    checkpoint_minutes: PositiveFloat = 5.0
+    seed: int = 0
+
+
+class RestoreConfig(Frozen):
+    """How a slide is painted."""
+
+    steps: PositiveInt = 10                             # DDIM steps = evaluations per canvas
+    context_px: PositiveInt = 64                        # known tissue around a region that the denoiser sees
+    max_canvas_px: PositiveInt = 512
+    batch_size: PositiveInt = 4
+    merge_px: int = Field(32, ge=0)                     # regions closer than this share a canvas
+    default_spacing_um: PositiveFloat = 0.5             # assumed where a slide does not tell its scale
+
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+Kind = Literal["train", "restore"]
+
+
+def load_config(model: type[ConfigT], kind: Kind, source: str | Path) -> ConfigT:
+    """The configuration in a TOML file, or of a shipped name such as "he-small".
+
+    Raises:
+        ConfigError: no such file or name, bad TOML, an unknown key (with the nearest known one) or a wrong value.
+    """
+    path = Path(source)
+    shipped = shipped_folder() / kind / f"{path.name}.toml" if len(path.parts) == 1 else path
+    try:
+        text = path.read_text() if path.is_file() else shipped.read_text()
+        return model.model_validate(tomllib.loads(text))
+    except (FileNotFoundError, NotADirectoryError):
+        names = ", ".join(sorted(file.stem for file in (shipped_folder() / kind).glob("*.toml")))
+        raise ConfigError(f"{source}: no such configuration file; shipped {kind} configurations: {names}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from None
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {describe(error, model)}") from None
+
+
+def shipped_folder() -> Path:
+    """The folder of the shipped configurations: inside the installed package, else beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def describe(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem of a validation error in one line, naming the nearest known key for an unknown one."""
+    first = error.errors()[0]
+    keys = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        owner: Any = model
+        for key in keys[:-1]:
+            owner = owner.model_fields[key].annotation
+        known = list(owner.model_fields) if hasattr(owner, "model_fields") else list(get_args(owner))
+        near = difflib.get_close_matches(keys[-1], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key {'.'.join(keys)!r}; {hint}"
+    return f"{'.'.join(keys) or 'configuration'}: {first['msg']}"

@@ -1,0 +1,86 @@
+"""Points, sizes and boxes. Points are (x, y) and sizes (width, height); arrays are (row, column).
+
+The frame of a number rides in its name: l0_ is level 0 of the slide, lv_ a reduced level, canvas_ a canvas.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+class Size(NamedTuple):
+    width: int
+    height: int
+
+
+class Box(NamedTuple):
+    """Half-open pixel rectangle: x <= column < right, y <= row < bottom."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @classmethod
+    def from_edges(cls, left: int, top: int, right: int, bottom: int) -> Box:
+        return cls(left, top, right - left, bottom - top)
+
+    @property
+    def right(self) -> int:
+        return self.x + self.width
+
+    @property
+    def bottom(self) -> int:
+        return self.y + self.height
+
+    @property
+    def area(self) -> int:
+        return self.width * self.height
+
+    @property
+    def empty(self) -> bool:
+        return self.width <= 0 or self.height <= 0
+
+    def expanded(self, px: int) -> Box:
+        """This box with px more on every side."""
+        return Box(self.x - px, self.y - px, self.width + 2 * px, self.height + 2 * px)
+
+    def intersection(self, other: Box) -> Box:
+        """The common part, empty (width or height 0) where there is none."""
+        left, top = max(self.x, other.x), max(self.y, other.y)
+        right, bottom = min(self.right, other.right), min(self.bottom, other.bottom)
+        return Box(left, top, max(0, right - left), max(0, bottom - top))
+
+    def union(self, other: Box) -> Box:
+        """The smallest box that holds both."""
+        return Box.from_edges(
+            min(self.x, other.x),
+            min(self.y, other.y),
+            max(self.right, other.right),
+            max(self.bottom, other.bottom),
+        )
+
+    def overlaps(self, other: Box) -> bool:
+        return not self.intersection(other).empty
+
+    def scaled(self, x_ratio: float, y_ratio: float) -> Box:
+        """The smallest whole-pixel box over this one in a frame whose pixels are `ratio` times smaller or larger."""
+        return Box.from_edges(
+            math.floor(self.x * x_ratio),
+            math.floor(self.y * y_ratio),
+            math.ceil(self.right * x_ratio),
+            math.ceil(self.bottom * y_ratio),
+        )
+
+    def slices(self, origin: Point | Box = Point(0, 0)) -> tuple[slice, slice]:
+        """(rows, columns) of this box in an array whose first pixel lies at `origin`."""
+        return (
+            slice(self.y - origin.y, self.bottom - origin.y),
+            slice(self.x - origin.x, self.right - origin.x),
+        )
