@@ -1,0 +1,34 @@
+"""Where the denoiser runs and in which number format."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from artifusion.errors import DeviceError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device for "auto", "cpu" or "cuda" (also "cuda:1").
+
+    Raises:
+        DeviceError: an unknown name, or CUDA where there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(f"{name}: unknown device; use auto, cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"{name}: unsupported device; use auto, cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"{name}: this machine has no such CUDA device; use --device cpu")
+    return device
+
+
+def autocast(device: torch.device) -> AbstractContextManager:
+    """bfloat16 inside the denoiser on CUDA and on CPUs with bfloat16 arithmetic; elsewhere float32."""
+    fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16) if fast else nullcontext()

@@ -1,0 +1,145 @@
+"""The seam between slides and diffusion: images and masks in, restored images out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from artifusion.checkpoint import DEFAULT_WEIGHTS, Weights, load_weights
+from artifusion.config import RestoreConfig
+from artifusion.device import autocast, resolve_device
+from artifusion.diffusion.frame import Frame
+from artifusion.diffusion.inpainting import CleanKnown
+from artifusion.diffusion.sampling import ddim_step, levels, sample
+from artifusion.diffusion.schedule import CosineSchedule
+from artifusion.pixels import images_from_tensor, tensor_from_images
+
+
+class Restorer:
+    """Repaints the masked part of images of tissue.
+
+    Kept pixels come back exactly; masked pixels are generated from noise and never see what lay under the mask.
+    The noise of an image depends on (seed, key) and its size alone, so neither batch size nor order changes it.
+    """
+
+    def __init__(self, weights: Weights, device: str = "auto", config: RestoreConfig | None = None) -> None:
+        self.weights = weights
+        self.device = resolve_device(device)
+        self.config = config or RestoreConfig()
+        self.schedule = CosineSchedule()
+        self.denoiser = weights.denoiser.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path = DEFAULT_WEIGHTS, device: str = "auto", config: RestoreConfig | None = None
+    ) -> Restorer:
+        """A restorer with weights by embedded name, folder or hub id.
+
+        Raises:
+            WeightsError: no such weights, or broken ones.
+            DeviceError: no such device.
+        """
+        return cls(load_weights(source), device, config)
+
+    @property
+    def multiple(self) -> int:
+        """Canvas sides are padded to multiples of this many pixels."""
+        return self.denoiser.multiple
+
+    def restore(
+        self, image: np.ndarray, mask: np.ndarray, *, steps: int | None = None, seed: int = 0, mpp: float | None = None
+    ) -> np.ndarray:
+        """The image with its masked pixels repainted; see `restore_batch`."""
+        return self.restore_batch([image], [mask], steps=steps, seed=seed, mpp=mpp)[0]
+
+    def restore_batch(
+        self,
+        images: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray],
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        mpp: float | None = None,
+        keys: Sequence[Sequence[int]] | None = None,
+    ) -> list[np.ndarray]:
+        """The images with their masked pixels repainted; every other pixel equals the input.
+
+        Args:
+            images: uint8 (H, W, 3) RGB; images of one size go through the denoiser together.
+            masks: bool (H, W), True = restore.
+            steps: evaluations of the denoiser per image (default: the configuration's).
+            seed: same seed, same result.
+            mpp: um per pixel (default: the configuration's).
+            keys: non-negative numbers per image that tell its noise from the others', such as its place on the slide.
+
+        Raises:
+            ValueError: shapes or dtypes that do not fit, or an image without a known pixel.
+        """
+        images, masks = [np.asarray(i) for i in images], [np.asarray(m) for m in masks]
+        if len(images) != len(masks):
+            raise ValueError(f"{len(images)} images but {len(masks)} masks")
+        for image, mask in zip(images, masks, strict=True):
+            check(image, mask)
+        names = [tuple(k) for k in keys] if keys is not None else [(0, 0)] * len(images)
+        restored: list[np.ndarray] = [image.copy() for image in images]
+        for shape in dict.fromkeys(image.shape for image in images):
+            same = [i for i, (image, mask) in enumerate(zip(images, masks, strict=True))
+                    if image.shape == shape and mask.any()]
+            if not same:
+                continue
+            painted = self._paint(
+                np.stack([images[i] for i in same]),
+                np.stack([masks[i] for i in same]),
+                [names[i] for i in same],
+                levels(steps or self.config.steps),
+                seed,
+                mpp or self.config.default_spacing_um,
+            )
+            for i, pixels in zip(same, painted, strict=True):
+                restored[i][masks[i]] = pixels[masks[i]]
+        return restored
+
+    @torch.inference_mode()
+    def _paint(
+        self, images: np.ndarray, masks: np.ndarray, keys: list[tuple[int, ...]], times: list[float], seed: int,
+        mpp: float,
+    ) -> np.ndarray:
+        """uint8 (B, H, W, 3), bool (B, H, W) -> uint8 (B, H, W, 3), meaningful where masked."""
+        height, width = masks.shape[1:]
+        pad = ((0, 0), (0, -height % self.multiple), (0, -width % self.multiple))
+        pixels = tensor_from_images(np.pad(images, (*pad, (0, 0)), mode="symmetric")).to(self.device)
+        hole = torch.from_numpy(np.pad(masks, pad, mode="symmetric"))[:, None].float().to(self.device)
+        frame = Frame.of_known(pixels, 1 - hole)
+        known = frame.enter(pixels) * (1 - hole)                                      # (B, 3, H, W)
+        noise = torch.stack([gaussian((seed, *key), known.shape[1:]) for key in keys]).to(self.device)
+        spacing = torch.full((len(images),), mpp, device=self.device)
+
+        def denoise(x: Tensor, level: Tensor) -> Tensor:
+            with autocast(self.device):
+                velocity = self.denoiser(x, level, hole, spacing)
+            return self.schedule.x0_from_velocity(x, level, velocity)
+
+        x = noise
+        for x in sample(denoise, self.schedule, noise, times, ddim_step, CleanKnown(known, hole)):
+            pass
+        return images_from_tensor(frame.leave(x))[:, :height, :width]
+
+
+def gaussian(key: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Standard normal noise that is a function of the key alone, on every machine and device."""
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(list(key))))
+    return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
+
+
+def check(image: np.ndarray, mask: np.ndarray) -> None:
+    """Raise ValueError unless image is uint8 (H, W, 3), mask bool (H, W), and some pixel is known."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"an image must be uint8 (H, W, 3) RGB, got {image.dtype} {image.shape}")
+    if mask.dtype != np.bool_ or mask.shape != image.shape[:2]:
+        raise ValueError(f"a mask must be bool {image.shape[:2]} like its image, got {mask.dtype} {mask.shape}")
+    if mask.all():
+        raise ValueError("the mask covers the whole image: nothing is left to paint from")

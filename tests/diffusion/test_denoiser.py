@@ -1,0 +1,100 @@
+import pytest
+import torch
+
+from artifusion.config import DenoiserConfig
+from artifusion.diffusion.denoiser import SwinDenoiser
+from artifusion.diffusion.swin import SwinBlock, shift_mask, unwindow, window
+
+TINY = DenoiserConfig(
+    pixel_dim=8, dims=(16, 32), heads=(2, 2), depths=(2, 2), window_sizes=(4, 4), time_dim=16
+)
+
+
+def awake(config=TINY):
+    """A denoiser whose last layer is not zero."""
+    torch.manual_seed(0)
+    denoiser = SwinDenoiser(config).eval()
+    torch.nn.init.normal_(denoiser.head[3].weight, std=0.1)
+    return denoiser
+
+
+def inputs(height=64, width=64, batch=2):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(batch, 3, height, width, generator=generator)
+    hole = torch.zeros(batch, 1, height, width)
+    hole[..., height // 4 : -height // 4, width // 4 : -width // 4] = 1
+    return x, torch.full((batch,), 0.5), hole, torch.full((batch,), 0.5)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(8, 8, 4), (16, 8, 4), (12, 24, 6)])
+def test_unwindow_is_the_inverse_of_window(height, width, size):
+    x = torch.randn(2, height, width, 3)
+    assert torch.equal(unwindow(window(x, size), size, height), x)
+
+
+def test_shift_mask_equals_timms(timm_swin):
+    block = timm_swin.SwinTransformerBlock(8, (16, 24), num_heads=2, window_size=8, shift_size=4)
+    ours = shift_mask(16, 24, 8, 4, torch.device("cpu"))
+    assert torch.equal(ours, block.attn_mask == 0)
+
+
+@pytest.mark.parametrize("shift", [0, 4])
+def test_block_without_token_and_convolution_equals_timms_with_the_same_weights(timm_swin, shift):
+    torch.manual_seed(0)
+    theirs = timm_swin.SwinTransformerBlock(32, (16, 16), num_heads=4, window_size=8, shift_size=shift, mlp_ratio=2.0)
+    theirs.eval()
+    ours = SwinBlock(32, 4, 8, shift, mlp_ratio=2.0, mlp_conv=False, time_dim=0).eval()
+    missing, _ = ours.load_state_dict(theirs.state_dict(), strict=False)
+    assert not missing
+    x = torch.randn(2, 16, 16, 32)
+    assert torch.allclose(ours(x, None), theirs(x), atol=1e-5)
+
+
+def test_the_noise_level_reaches_every_pixel_of_the_hole():
+    denoiser = awake()
+    x, _, hole, spacing = inputs()
+    with torch.no_grad():
+        low = denoiser(x, torch.full((2,), 0.1), hole, spacing)
+        high = denoiser(x, torch.full((2,), 0.9), hole, spacing)
+    assert ((low - high).abs() * hole).sum() / hole.sum() > 0.01
+
+
+def test_the_time_token_of_a_window_carries_the_level_of_its_hole():
+    denoiser = awake()
+    stage = denoiser.bottom
+    time = torch.zeros(1, 4, 4, 16)
+    time[:, 1, 1] = 5.0
+    hole = torch.zeros(1, 4, 4, 1)
+    hole[:, 1, 1] = 1
+    assert torch.allclose(stage._window_time(time, hole, 0)[0, 0], torch.tensor(5.0), atol=0.1)
+
+
+def test_the_scale_changes_the_prediction():
+    denoiser = awake()
+    x, level, hole, spacing = inputs()
+    with torch.no_grad():
+        assert not torch.allclose(denoiser(x, level, hole, spacing), denoiser(x, level, hole, spacing * 4), atol=1e-4)
+
+
+def test_one_level_per_canvas_equals_the_map_of_it():
+    denoiser = awake()
+    x, level, hole, spacing = inputs()
+    with torch.no_grad():
+        assert torch.equal(denoiser(x, level, hole, spacing), denoiser(x, hole * 0.5, hole, spacing))
+
+
+def test_any_canvas_whose_sides_are_multiples():
+    denoiser = awake()
+    assert denoiser(*inputs(denoiser.multiple * 3, denoiser.multiple)).shape[2:] == (denoiser.multiple * 3, denoiser.multiple)
+    with pytest.raises(ValueError, match="multiples"):
+        denoiser(*inputs(denoiser.multiple + 4, denoiser.multiple))
+
+
+def test_the_default_stays_within_its_budget():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    denoiser = SwinDenoiser(DenoiserConfig())
+    assert sum(p.numel() for p in denoiser.parameters()) <= 8e6
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        denoiser(*inputs(256, 256, batch=1))
+    assert counter.get_total_flops() <= 8e9
