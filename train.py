@@ -1,0 +1,8 @@
+"""`python train.py ...` is `artifusion train ...`."""
+
+import sys
+
+from artifusion.cli import main
+
+if __name__ == "__main__":
+    main(["train", *sys.argv[1:]])
