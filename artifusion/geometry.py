@@ -14,6 +14,9 @@ class Point(NamedTuple):
     y: int
 
 
+ORIGIN = Point(0, 0)
+
+
 class Size(NamedTuple):
     width: int
     height: int
@@ -78,7 +81,7 @@ class Box(NamedTuple):
             math.ceil(self.bottom * y_ratio),
         )
 
-    def slices(self, origin: Point | Box = Point(0, 0)) -> tuple[slice, slice]:
+    def slices(self, origin: Point | Box = ORIGIN) -> tuple[slice, slice]:
         """(rows, columns) of this box in an array whose first pixel lies at `origin`."""
         return (
             slice(self.y - origin.y, self.bottom - origin.y),

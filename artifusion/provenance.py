@@ -1,0 +1,99 @@
+"""What was invented, by what, from what: the sidecar, the QuPath GeoJSON and the note, as pure functions."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import shapely
+from shapely import MultiPolygon, Polygon
+from shapely.affinity import translate
+from shapely.geometry.base import BaseGeometry
+
+from artifusion.geometry import Point
+from artifusion.slide.masks import Mask
+from artifusion.slide.polygons import pixel_box
+from artifusion.slide.regions import Region
+
+WARNING = "invented pixels; not for diagnosis"
+FORMAT = 1                             # raised when a reader of the sidecar must change
+ORIGIN = Point(0, 0)
+COLOR = [233, 30, 99]
+NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://artifusion/region")
+
+
+def note(
+    *, regions: int, share: float, weights: str, weights_sha256: str, sampler: str, seed: int, version: str
+) -> str:
+    """Return the line for ImageDescription: no "|" and no line break, whatever the names hold."""
+    text = (f"restored {regions} region{'' if regions == 1 else 's'} ({share:.2%} of the area), {weights} "
+            f"sha256:{weights_sha256[:12]}, {sampler}, seed {seed}, artifusion {version}, {WARNING}")
+    return " ".join(text.replace("|", "/").split())
+
+
+def sidecar(job: Mapping[str, Any], regions: Sequence[Region], canvases: int, written: Mapping[str, Any],
+            output: str, output_sha256: str, seconds: float, created: datetime | None = None) -> dict[str, Any]:
+    """Return the content of <OUT>.json.
+
+    Args:
+        job: all that decides the result: version, source, mask, weights, sampler, scale, configuration.
+        written: what the writer says of every level.
+        seconds: from the command's start to the finished file.
+    """
+    return {
+        "format": FORMAT,
+        "warning": WARNING,
+        "tool": "artifusion",
+        "created": (created or datetime.now(UTC)).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+        **job,
+        "output": {"name": output, "sha256": output_sha256},
+        "regions": [{"id": region.id, "l0_box": list(region.l0_box), "area_px": region.area_px, "class": region.name}
+                    for region in regions],
+        "canvases": canvases,
+        "written": dict(written),
+    }
+
+
+def geojson(mask: Mask, regions: Sequence[Region], source_sha256: str = "", bounds_offset: Point = ORIGIN
+            ) -> dict[str, Any]:
+    """Return the content of <OUT>.geojson: the mask itself, one QuPath annotation per region and class.
+
+    Coordinates count from the slide's bounds, as QuPath does. Ids follow from the source and the region alone.
+    """
+    tree = shapely.STRtree([shapely.box(r.l0_box.x, r.l0_box.y, r.l0_box.right, r.l0_box.bottom) for r in regions])
+    groups: dict[tuple[int, str], list[int]] = {}
+    for index, polygon in enumerate(mask.polygons):
+        if mask.areas_px[index]:
+            box = pixel_box(polygon)
+            at = tree.query(shapely.Point(box.x + box.width / 2, box.y + box.height / 2), predicate="within").tolist()
+            groups.setdefault((at[0], mask.classes[index]), []).append(index)
+    features = []
+    for (at, name), members in sorted(groups.items()):
+        region = regions[at]
+        parts = [translate(mask.polygons[i], -bounds_offset.x, -bounds_offset.y) for i in members]
+        area = sum(mask.areas_px[i] for i in members)
+        features.append({
+            "type": "Feature",
+            "id": str(uuid.uuid5(NAMESPACE, f"{source_sha256}:{region.id}:{name}")),
+            "geometry": shapely.geometry.mapping(_joined(parts)),
+            "properties": {
+                "objectType": "annotation",
+                "name": f"restored {region.id}",
+                "classification": {"name": name, "color": COLOR},
+                "isLocked": True,
+                "measurements": {"Area px": area},
+                "metadata": {"region": str(region.id), "warning": WARNING},
+            },
+        })
+    return {"type": "FeatureCollection", "features": features}
+
+
+def _joined(parts: list[Polygon]) -> BaseGeometry:
+    """One geometry of the parts. Parts that share an edge make no valid MultiPolygon and are fused."""
+    together = MultiPolygon(parts)
+    if len(parts) == 1:
+        return parts[0]
+    return together if together.is_valid else shapely.union_all(parts)

@@ -1,0 +1,29 @@
+"""Room 1: slides, masks, regions and files, in numpy; never torch."""
+
+from artifusion.slide.masks import Mask, read_mask, rectilinear
+from artifusion.slide.patches import Patches
+from artifusion.slide.reader import Slide, open_slide
+from artifusion.slide.regions import Canvas, Region, batches, find_regions, plan_canvases
+from artifusion.slide.verify import VerifyReport, verify_slide
+from artifusion.slide.writer import WriteReport, check_output, container_of, default_output, write_slide
+
+__all__ = [
+    "Canvas",
+    "Mask",
+    "Patches",
+    "Region",
+    "Slide",
+    "VerifyReport",
+    "WriteReport",
+    "batches",
+    "check_output",
+    "container_of",
+    "default_output",
+    "find_regions",
+    "open_slide",
+    "plan_canvases",
+    "read_mask",
+    "rectilinear",
+    "verify_slide",
+    "write_slide",
+]

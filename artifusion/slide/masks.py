@@ -1,0 +1,202 @@
+"""What to restore: one representation of a mask, whatever it came from, and how it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import shapely
+from shapely import Polygon
+
+from artifusion.errors import MaskError
+from artifusion.geometry import Box, Size
+from artifusion.slide.maskfiles import DEFAULT_CLASS, read_geojson, read_raster
+from artifusion.slide.polygons import clipped, disjoint, draw, edges, pixel_count, polygons_of, rectilinear
+from artifusion.slide.reader import Slide
+
+__all__ = ["DEFAULT_CLASS", "POLARITIES", "Mask", "read_mask", "rectilinear"]
+
+POLARITIES = ("restore", "keep")
+HALF = 0.5
+BLOCK_PX = 2048                     # largest square of level-0 pixels that `coverage` looks at in one go
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which level-0 pixels to restore: polygons with holes whose interiors do not overlap, each with a class name."""
+
+    polygons: tuple[Polygon, ...]
+    l0_size: Size
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            object.__setattr__(self, "classes", (DEFAULT_CLASS,) * len(self.polygons))
+        if len(self.classes) != len(self.polygons):
+            raise ValueError(f"{len(self.polygons)} polygons but {len(self.classes)} class names")
+
+    @classmethod
+    def of(cls, polygons: Sequence[Polygon], l0_size: Size, classes: Sequence[str] = ()) -> Mask:
+        """A mask from any valid polygons: clipped to the slide, overlaps given to the earlier one."""
+        names = list(classes) or [DEFAULT_CLASS] * len(polygons)
+        parts = [(part, name) for name, found in zip(names, clipped(polygons, l0_size), strict=True) for part in found]
+        kept, kept_names = disjoint([part for part, _ in parts], [name for _, name in parts])
+        return cls(tuple(kept), Size(*l0_size), tuple(kept_names))
+
+    @cached_property
+    def areas_px(self) -> tuple[int, ...]:
+        """Masked level-0 pixels per polygon."""
+        return tuple(pixel_count(polygon) for polygon in self.polygons)
+
+    @property
+    def area_px(self) -> int:
+        """Masked level-0 pixels."""
+        return sum(self.areas_px)
+
+    def near(self, l0_box: Box) -> list[int]:
+        """Indices of the polygons whose bounding boxes meet a box, in order."""
+        found = self._tree.query(shapely.box(l0_box.x, l0_box.y, l0_box.right, l0_box.bottom))
+        return sorted(found.tolist())
+
+    def read(self, l0_box: Box) -> np.ndarray:
+        """Return bool (H, W), True = restore, by the pixel-centre rule; False outside the slide."""
+        masked = np.zeros((max(0, l0_box.height), max(0, l0_box.width)), bool)
+        for index in self.near(l0_box):
+            left, top, right, bottom = self.polygons[index].bounds
+            around = Box.from_edges(int(left), int(top), int(right) + 1, int(bottom) + 1).intersection(l0_box)
+            if not around.empty:
+                masked[around.slices(l0_box)] |= draw(self._edges(index), around)
+        return masked
+
+    def coverage(self, lv_size: Size, lv_box: Box) -> np.ndarray:
+        """Which pixels of a level with size lv_size hold any masked level-0 pixel in their footprint: bool (H, W).
+
+        A footprint spans the real ratio of the sizes, per axis; a level-0 pixel that it meets in part counts.
+        Memory: one block of BLOCK_PX squared level-0 pixels, however coarse the level.
+        """
+        touched = np.zeros((lv_box.height, lv_box.width), bool)
+        inside = lv_box.intersection(Box(0, 0, *lv_size))
+        if lv_size == self.l0_size:
+            touched[inside.slices(lv_box)] = self.read(inside)
+            return touched
+        for part in blocks(inside, lv_size, self.l0_size, BLOCK_PX):
+            l0_box = footprint(part, lv_size, self.l0_size)
+            if self.near(l0_box):
+                touched[part.slices(lv_box)] = any_in_footprints(self.read(l0_box), l0_box, part, lv_size, self.l0_size)
+        return touched
+
+    @cached_property
+    def _tree(self) -> shapely.STRtree:
+        return shapely.STRtree(self.polygons)
+
+    @cached_property
+    def _known_edges(self) -> dict[int, np.ndarray]:
+        return {}
+
+    def _edges(self, index: int) -> np.ndarray:
+        if index not in self._known_edges:
+            self._known_edges[index] = edges(self.polygons[index])
+        return self._known_edges[index]
+
+
+def footprint_edges(start: int, stop: int, lv_length: int, l0_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and one-past-last level-0 pixel that each level pixel start..stop-1 meets, exactly (integers)."""
+    at = np.arange(start, stop, dtype=np.int64)
+    return at * l0_length // lv_length, -(-(at + 1) * l0_length // lv_length)
+
+
+def footprint(lv_box: Box, lv_size: Size, l0_size: Size) -> Box:
+    """The level-0 pixels that a box of level pixels meets."""
+    (left, right), (top, bottom) = (footprint_edges(start, stop, lv, l0) for start, stop, lv, l0 in (
+        (lv_box.x, lv_box.right, lv_size.width, l0_size.width),
+        (lv_box.y, lv_box.bottom, lv_size.height, l0_size.height)))
+    return Box.from_edges(int(left[0]), int(top[0]), int(right[-1]), int(bottom[-1]))
+
+
+def blocks(lv_box: Box, lv_size: Size, l0_size: Size, block_px: int) -> Iterable[Box]:
+    """Parts of a level box whose footprints are about block_px wide and high at most (one level pixel at least)."""
+    step_x = max(1, block_px * lv_size.width // l0_size.width)
+    step_y = max(1, block_px * lv_size.height // l0_size.height)
+    return (lv_box.intersection(Box(x, y, step_x, step_y))
+            for y in range(lv_box.y, lv_box.bottom, step_y) for x in range(lv_box.x, lv_box.right, step_x))
+
+
+def any_in_footprints(masked: np.ndarray, l0_box: Box, lv_box: Box, lv_size: Size, l0_size: Size) -> np.ndarray:
+    """Which pixels of lv_box meet a set pixel of `masked` (bool, the level-0 pixels of l0_box)."""
+    if not masked.any():
+        return np.zeros((lv_box.height, lv_box.width), bool)
+    left, right = footprint_edges(lv_box.x, lv_box.right, lv_size.width, l0_size.width)
+    top, bottom = footprint_edges(lv_box.y, lv_box.bottom, lv_size.height, l0_size.height)
+    padded = np.pad(masked, ((0, 1), (0, 1)))             # reduceat takes no index behind the end
+    rows = np.logical_or.reduceat(padded, np.stack([top, bottom], axis=1).ravel() - l0_box.y, axis=0)[::2]
+    return np.logical_or.reduceat(rows, np.stack([left, right], axis=1).ravel() - l0_box.x, axis=1)[:, ::2]
+
+
+def read_mask(path: str | Path, slide: Slide, polarity: str | None = None, grow_um: float = 0) -> Mask:
+    """Return the mask in a raster image (of the slide, at any scale; white = restore) or a QuPath GeoJSON file.
+
+    Args:
+        polarity: "restore" takes the mask as it is, "keep" restores what it leaves out; given explicitly it also
+            lifts the rule that a mask covers at most half of the slide.
+        grow_um: widens the mask by that much on every side; the slide must know its mpp.
+
+    Raises:
+        MaskError: unreadable, no mask, of another slide, selects nothing, or covers over half of the slide.
+    """
+    path = Path(path)
+    if polarity not in (None, *POLARITIES):
+        raise ValueError(f"polarity must be one of {POLARITIES}, got {polarity!r}")
+    if grow_um < 0:
+        raise ValueError(f"grow_um must not be negative, got {grow_um}")
+    if not path.exists():
+        raise MaskError(f"{path}: no such mask; check the path")
+    if path.is_dir():
+        raise MaskError(f"{path}: is a folder; name the mask file itself (an image or QuPath GeoJSON)")
+    if path.suffix.lower() in (".geojson", ".json"):
+        polygons, classes = read_geojson(path, slide.bounds_offset)
+        mask = Mask.of(polygons, slide.size, classes)
+        if polygons and not mask.polygons:
+            raise MaskError(f"{path}: every polygon lies outside the slide ({slide.size.width}x{slide.size.height} px);"
+                            " coordinates must be level-0 pixels of this slide")
+    else:
+        mask = Mask(tuple(read_raster(path, slide.size)), slide.size)
+    if polarity == "keep":
+        mask = inverted(mask)
+    if grow_um:
+        mask = grown(mask, path, slide, grow_um)
+    check_share(mask, path, polarity)
+    return mask
+
+
+def inverted(mask: Mask) -> Mask:
+    """The mask of everything on the slide that this one leaves out."""
+    rest = shapely.box(0, 0, *mask.l0_size).difference(shapely.union_all(mask.polygons))
+    return Mask(tuple(polygons_of(rest)), mask.l0_size)
+
+
+def grown(mask: Mask, path: Path, slide: Slide, grow_um: float) -> Mask:
+    """The mask widened on every side. Raises MaskError where the slide's mpp is unknown."""
+    if slide.mpp is None:
+        raise MaskError(f"{path}: cannot be grown by {grow_um} um, {slide.path.name} does not tell its um per pixel; "
+                        "pass --mpp")
+    wide = [polygon.buffer(grow_um / slide.mpp, quad_segs=4) for polygon in mask.polygons]
+    return Mask.of(wide, mask.l0_size, mask.classes)
+
+
+def check_share(mask: Mask, path: Path, polarity: str | None) -> None:
+    """Raise MaskError where the mask selects nothing, or over half of the slide without an explicit polarity."""
+    share = mask.area_px / (mask.l0_size.width * mask.l0_size.height)
+    if share == 0 and polarity == "keep":
+        raise MaskError(f"{path}: selects nothing, all of the slide is marked as kept; if white means restore, "
+                        "pass --mask-polarity restore")
+    if share == 0:
+        raise MaskError(f"{path}: selects nothing (white means restore); mark what to restore in white, or pass "
+                        "--mask-polarity keep if black marks it")
+    if share > HALF and polarity is None:
+        raise MaskError(f"{path}: covers {share:.0%} of the slide; if white means keep, pass --mask-polarity keep, "
+                        "and if that is meant, --mask-polarity restore")
+    if share == 1:
+        raise MaskError(f"{path}: covers the whole slide; nothing is left to paint from, unmark what is clean")

@@ -1,0 +1,273 @@
+"""Slides and plain images behind one interface: sizes, scale, colour profile and pixels on white."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import openslide
+import tifffile
+from PIL import Image, UnidentifiedImageError
+
+from artifusion.errors import SlideError
+from artifusion.geometry import Box, Point, Size
+
+PLAUSIBLE_MPP = (0.1, 4.0)
+CHUNK_PX = 4096              # a read goes through OpenSlide in squares of this side: 64 MB of RGBA at a time
+FORMATS = "SVS, TIFF, NDPI, MRXS, SCN, BIF, DICOM, or a PNG, JPEG or TIFF image"
+
+
+class Slide:
+    """A slide (kind "slide") or a plain image (kind "image", one level), open for reading.
+
+    Attributes:
+        path, kind, size: the file, what it is, and its level-0 Size.
+        level_sizes, level_downsamples: per level, level 0 first.
+        mpp: um per level-0 pixel; None where the file does not tell or tells something outside 0.1 to 4.
+        mpp_origin: "argument", "file" or "unknown".
+        icc: the ICC profile's bytes, or None.
+        vendor: OpenSlide's name of the format; "image" for a plain image.
+        properties: the file's own metadata, name -> text.
+        associated: names of the label, macro and thumbnail images.
+        bounds_offset: level-0 Point at which QuPath starts counting (openslide.bounds-x, -y).
+
+    One handle belongs to one worker: an error leaves OpenSlide's handle unusable.
+    """
+
+    kind = "slide"
+    path: Path
+    level_sizes: tuple[Size, ...]
+    level_downsamples: tuple[float, ...]
+    mpp: float | None
+    mpp_origin: str
+    icc: bytes | None
+    vendor: str
+    properties: dict[str, str]
+    associated: tuple[str, ...] = ()
+    bounds_offset = Point(0, 0)
+
+    @property
+    def size(self) -> Size:
+        return self.level_sizes[0]
+
+    def read(self, l0_box: Box) -> np.ndarray:
+        """Return a region as uint8 (H, W, 3) RGB on white; pixels outside the slide are white.
+
+        Raises:
+            SlideError: the file is damaged there.
+        """
+        return self.read_level(0, l0_box)
+
+    def read_level(self, level: int, lv_box: Box) -> np.ndarray:
+        """Return a region of a level, in that level's pixels, as uint8 (H, W, 3) RGB on white.
+
+        Where the level's downsample is no integer, OpenSlide interpolates: exact pixels come from raw segments.
+        """
+        pixels = np.full((lv_box.height, lv_box.width, 3), 255, np.uint8)
+        inside = lv_box.intersection(Box(0, 0, *self.level_sizes[level]))
+        for y in range(inside.y, inside.bottom, CHUNK_PX):
+            for x in range(inside.x, inside.right, CHUNK_PX):
+                part = inside.intersection(Box(x, y, CHUNK_PX, CHUNK_PX))
+                pixels[part.slices(lv_box)] = self._pixels(level, part)
+        return pixels
+
+    def read_associated(self, name: str) -> np.ndarray:
+        """Return an associated image as uint8 (H, W, 3) RGB on white."""
+        raise KeyError(name)
+
+    def close(self) -> None:
+        """Release the file."""
+
+    def __enter__(self) -> Slide:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.path} {self.size.width}x{self.size.height}>"
+
+    def _pixels(self, level: int, lv_box: Box) -> np.ndarray:
+        raise NotImplementedError
+
+    def _set_mpp(self, override: float | None, own: float | None) -> None:
+        if override is not None:
+            self.mpp, self.mpp_origin = float(override), "argument"
+        elif own is not None and PLAUSIBLE_MPP[0] <= own <= PLAUSIBLE_MPP[1]:
+            self.mpp, self.mpp_origin = own, "file"
+        else:
+            self.mpp, self.mpp_origin = None, "unknown"
+
+
+class OpenSlideSlide(Slide):
+    """A file that OpenSlide opens."""
+
+    def __init__(self, path: Path, handle: openslide.OpenSlide, icc: bytes | None, mpp: float | None) -> None:
+        self.path, self._handle = path, handle
+        self.level_sizes = tuple(Size(*size) for size in handle.level_dimensions)
+        self.level_downsamples = tuple(handle.level_downsamples)
+        self.properties = dict(handle.properties)
+        self.vendor = self.properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+        self.associated = tuple(sorted(handle.associated_images))
+        self.bounds_offset = Point(*(int(self.properties.get(name, 0)) for name in
+                                     (openslide.PROPERTY_NAME_BOUNDS_X, openslide.PROPERTY_NAME_BOUNDS_Y)))
+        self.icc = icc
+        scales = [self.properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
+        numbers = [float(scale) for scale in scales if scale]
+        self._set_mpp(mpp, sum(numbers) / len(numbers) if numbers else None)
+
+    def close(self) -> None:
+        self._handle.close()
+
+    def read_associated(self, name: str) -> np.ndarray:
+        return on_white(self._handle.associated_images[name])
+
+    def _pixels(self, level: int, lv_box: Box) -> np.ndarray:
+        l0_x, l0_y = (round(at * self.level_downsamples[level]) for at in (lv_box.x, lv_box.y))
+        try:
+            image = self._handle.read_region((l0_x, l0_y), level, (lv_box.width, lv_box.height))
+        except openslide.OpenSlideError as error:
+            raise SlideError(f"{self.path}: cannot read level {level} at ({lv_box.x}, {lv_box.y}), the file is damaged "
+                             f"there: {shortened(error)}; get a whole copy of it") from None
+        return on_white(image)
+
+
+class ImageSlide(Slide):
+    """A plain image, held in memory: one level, no associated images. `lossless`: stored without loss."""
+
+    kind = "image"
+    vendor = "image"
+
+    def __init__(self, path: Path, pixels: np.ndarray, file_format: str, lossless: bool,
+                 icc: bytes | None, own_mpp: float | None, mpp: float | None) -> None:
+        self.path, self._whole = path, pixels
+        self.format, self.lossless, self.icc = file_format, lossless, icc
+        self.level_sizes = (Size(pixels.shape[1], pixels.shape[0]),)
+        self.level_downsamples = (1.0,)
+        self.properties = {"image.format": file_format}
+        self._set_mpp(mpp, own_mpp)
+
+    def _pixels(self, level: int, lv_box: Box) -> np.ndarray:
+        if level:
+            raise ValueError(f"a plain image has level 0 only, not {level}")
+        return self._whole[lv_box.slices()]
+
+
+def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
+    """Return a slide or plain image, open for reading; mpp overrides the file's own scale (um per pixel).
+
+    Raises:
+        SlideError: no such file, not a slide or image, or broken; the message says which.
+    """
+    path = Path(path)
+    if mpp is not None and not mpp > 0:
+        raise ValueError(f"mpp must be positive, got {mpp}")
+    if not path.exists():
+        raise SlideError(f"{path}: no such file; check the path")
+    if path.is_dir():
+        raise SlideError(f"{path}: is a folder; name the slide file itself ({FORMATS})")
+    reason = "OpenSlide does not know the format"
+    handle = None
+    try:
+        handle = openslide.OpenSlide(path)
+        first = handle.read_region((0, 0), 0, (1, 1))    # a broken file shows here and not in the middle of the work
+        return OpenSlideSlide(path, handle, first.info.get("icc_profile"), mpp)
+    except openslide.OpenSlideUnsupportedFormatError:
+        pass
+    except openslide.OpenSlideError as error:
+        reason = shortened(error)
+        if handle is not None:
+            handle.close()
+            raise SlideError(f"{path}: opens, but its pixels cannot be read, the file is damaged: {reason}; "
+                             "get a whole copy of it") from None
+    try:
+        return _open_tiff(path, mpp) if _is_tiff(path) else _open_image(path, mpp)
+    except Image.DecompressionBombError:
+        raise SlideError(f"{path}: too many pixels for a plain image; convert it to a tiled pyramidal TIFF, "
+                         "for example with vips tiffsave --tile --pyramid") from None
+    except PermissionError:
+        raise SlideError(f"{path}: no permission to read it") from None
+    except UnidentifiedImageError:
+        raise SlideError(f"{path}: neither a slide nor an image that can be read ({reason}); it must be "
+                         f"{FORMATS}") from None
+    except (OSError, ValueError, SyntaxError, KeyError, IndexError, RuntimeError, tifffile.TiffFileError) as error:
+        raise SlideError(f"{path}: neither a slide nor an image that can be read ({reason}; as an image: "
+                         f"{shortened(error)}); it must be {FORMATS}") from None
+
+
+def on_white(image: Image.Image) -> np.ndarray:
+    """Return any 8-bit Pillow image as uint8 (H, W, 3) RGB, transparent pixels over white."""
+    if image.mode == "RGB":
+        return np.asarray(image)
+    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+        return np.asarray(image.convert("RGB"))
+    image = image.convert("RGBA")
+    if image.getchannel("A").getextrema() != (255, 255):
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))
+
+
+def sha256(path: str | Path) -> str:
+    """Return a file's SHA-256 in hex, read in pieces."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shortened(error: Exception) -> str:
+    """An exception's message in one line of at most 120 characters, without its leading path."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if text.startswith("Reading ") and ": " in text:
+        text = text.split(": ", 1)[1]
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _is_tiff(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _open_image(path: Path, mpp: float | None) -> ImageSlide:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)    # Pillow's error at twice that size stays
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise SlideError(f"{path}: {image.mode} pixels; only 8-bit images can be restored, convert it to 8 bit")
+            dpi = image.info.get("dpi", (0, 0))[0]
+            file_format = image.format or path.suffix.lstrip(".").upper()
+            return ImageSlide(path, on_white(image), file_format, file_format not in ("JPEG", "WEBP"),
+                              image.info.get("icc_profile"), 25400 / float(dpi) if dpi else None, mpp)
+
+
+def _open_tiff(path: Path, mpp: float | None) -> ImageSlide:
+    with tifffile.TiffFile(path) as tiff:
+        page: Any = tiff.pages[0]
+        if page.dtype is None or page.dtype.itemsize * 8 > 8 or page.dtype.kind not in "ub":
+            raise SlideError(f"{path}: {page.bitspersample}-bit pixels; only 8-bit images can be restored, "
+                             "convert it to 8 bit")
+        if page.imagewidth * page.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or 1 << 62):
+            raise Image.DecompressionBombError
+        lossless = page.compression not in (6, 7, 34712, 33003, 33004, 33005, 50001)
+        icc = bytes(page.tags[34675].value) if 34675 in page.tags else None
+        try:
+            resolution, unit = page.get_resolution("CENTIMETER"), page.resolutionunit
+        except (ValueError, KeyError, ZeroDivisionError):
+            resolution, unit = (0, 0), 1
+        own_mpp = 1e4 / resolution[0] if unit != 1 and resolution[0] else None
+        pixels = page.asarray() if page.photometric in (1, 2, 6) else None
+        if pixels is not None and pixels.ndim == 3 and page.axes.startswith("S"):
+            pixels = np.moveaxis(pixels, 0, -1)
+    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+        with Image.open(path) as image:                    # palette, white-is-zero, 1 bit: Pillow knows them all
+            pixels = on_white(image)
+    elif pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    elif pixels.shape[2] == 3:
+        pixels = np.ascontiguousarray(pixels)
+    else:
+        pixels = on_white(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+    return ImageSlide(path, pixels, "TIFF", lossless, icc, own_mpp, mpp)

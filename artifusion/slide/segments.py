@@ -1,0 +1,158 @@
+"""Compressed segments of a level: which of them the mask touches, and what they hold afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from artifusion.geometry import Box, Size
+from artifusion.slide import jpeg, tiff
+from artifusion.slide.masks import Mask, blocks, footprint, footprint_edges
+from artifusion.slide.patches import Patches
+
+BLOCK_PX = 1024                     # level-0 pixels, per side, that are averaged in one go
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The segments of a page: tiles, all of one size, or strips, of which the last may be lower."""
+
+    size: Size
+    segment: Size
+    tiled: bool
+
+    @classmethod
+    def of(cls, page: tiff.Page) -> Grid:
+        size = Size(page.number(tiff.WIDTH), page.number(tiff.HEIGHT))
+        if page.tiled:
+            return cls(size, Size(page.number(tiff.TILE_WIDTH), page.number(tiff.TILE_HEIGHT)), True)
+        return cls(size, Size(size.width, min(size.height, page.number(tiff.ROWS_PER_STRIP, size.height))), False)
+
+    @property
+    def columns(self) -> int:
+        return -(-self.size.width // self.segment.width)
+
+    @property
+    def rows(self) -> int:
+        return -(-self.size.height // self.segment.height)
+
+    def box(self, index: int) -> Box:
+        """The stored pixels of a segment; tiles at the right and lower edge stick out of the level."""
+        row, column = divmod(index, self.columns)
+        box = Box(column * self.segment.width, row * self.segment.height, *self.segment)
+        return box if self.tiled else box.intersection(Box(0, 0, *self.size))
+
+    def touched(self, mask: Mask) -> list[int]:
+        """The segments with a pixel whose footprint holds a masked level-0 pixel, rising."""
+        candidates: set[int] = set()
+        for index, area in enumerate(mask.areas_px):
+            if area:
+                left, top, right, bottom = mask.polygons[index].bounds
+                x, y = mask.l0_size.width / self.size.width, mask.l0_size.height / self.size.height
+                lv_box = Box.from_edges(int(left / x) - 1, int(top / y) - 1, int(right / x) + 2, int(bottom / y) + 2)
+                candidates.update(self.over(lv_box))
+        frame = Box(0, 0, *self.size)
+        return [i for i in sorted(candidates) if mask.coverage(self.size, self.box(i).intersection(frame)).any()]
+
+    def over(self, lv_box: Box) -> Iterator[int]:
+        """The segments that a box meets."""
+        inside = lv_box.intersection(Box(0, 0, *self.size))
+        if not inside.empty:
+            for row in range(inside.y // self.segment.height, (inside.bottom - 1) // self.segment.height + 1):
+                for column in range(inside.x // self.segment.width, (inside.right - 1) // self.segment.width + 1):
+                    yield row * self.columns + column
+
+
+@dataclass
+class Change:
+    """What happened to the touched segments of one page; pixels outside the mask are counted there only."""
+
+    touched: int = 0
+    outside_px: int = 0
+    changed_px: int = 0
+    largest: int = 0
+    indices: list[int] = field(default_factory=list)
+
+    @property
+    def share(self) -> float:
+        """Share of pixels changed outside the mask, within touched segments."""
+        return self.changed_px / self.outside_px if self.outside_px else 0.0
+
+    def add(self, index: int, before: np.ndarray, after: np.ndarray, touched: np.ndarray) -> None:
+        difference = np.abs(before.astype(np.int16) - after).max(axis=2)[~touched]
+        self.touched += 1
+        self.indices.append(index)
+        self.outside_px += difference.size
+        self.changed_px += int(np.count_nonzero(difference))
+        self.largest = max(self.largest, int(difference.max(initial=0)))
+
+
+def restored_segments(file: BinaryIO, page: tiff.Page, mask: Mask, patches: Patches, change: Change
+                      ) -> Iterable[tuple[int, bytes]]:
+    """Yield (index, new bytes) of every segment the mask touches, decoded, painted and encoded like the old one.
+
+    Level-0 pixels under the mask come from the patches; on other levels a pixel that the mask's footprint touches
+    becomes the mean of the painted level 0 over its own footprint, every other pixel stays as it was decoded.
+    Sparse segments stay sparse: nothing was scanned there. Memory: one segment and one block.
+    """
+    grid, tables, photometric = Grid.of(page), shared_tables(page), page.number(tiff.PHOTOMETRIC)
+    for index in grid.touched(mask):
+        old = tiff.read_segment(file, page, index)
+        if not old:
+            continue
+        before = jpeg.decode(old, tables, photometric)
+        box = grid.box(index)
+        inside = box.intersection(Box(0, 0, *grid.size))
+        touched = mask.coverage(grid.size, inside)
+        pixels = before.copy()
+        shown = pixels[: inside.height, : inside.width]
+        shown[touched] = painted(mask, patches, grid.size, inside, touched)[touched]
+        new = jpeg.encode(pixels, old, tables, photometric)
+        after = jpeg.decode(new, tables, photometric)
+        change.add(index, before[: inside.height, : inside.width], after[: inside.height, : inside.width], touched)
+        yield index, new
+
+
+def shared_tables(page: tiff.Page) -> bytes:
+    """The JPEG tables that all segments of a page share; empty where each carries its own."""
+    tag = page.tags.get(tiff.JPEG_TABLES)
+    return tag.raw if tag else b""
+
+
+def painted(mask: Mask, patches: Patches, lv_size: Size, lv_box: Box, touched: np.ndarray) -> np.ndarray:
+    """The painted slide on a level, uint8 (H, W, 3); where `touched` is not set the values mean nothing."""
+    if lv_size == mask.l0_size:
+        return patches.read(lv_box)
+    pixels = np.zeros((lv_box.height, lv_box.width, 3), np.uint8)
+    for part in blocks(lv_box, lv_size, mask.l0_size, BLOCK_PX):
+        where = part.slices(lv_box)
+        if touched[where].any():
+            l0_box = footprint(part, lv_size, mask.l0_size)
+            pixels[where] = area_mean(patches.read(l0_box), l0_box, part, lv_size, mask.l0_size)
+    return pixels
+
+
+def area_mean(pixels: np.ndarray, l0_box: Box, lv_box: Box, lv_size: Size, l0_size: Size) -> np.ndarray:
+    """Level pixels as means over their footprints with the levels' real ratio: uint8, rounded to nearest."""
+    across = _weights(lv_box.x, lv_box.right, lv_size.width, l0_size.width, l0_box.x, l0_box.width)
+    down = _weights(lv_box.y, lv_box.bottom, lv_size.height, l0_size.height, l0_box.y, l0_box.height)
+    rows = down @ pixels.reshape(l0_box.height, -1).astype(np.float32)                    # (h, W * 3)
+    rows = rows.reshape(lv_box.height, l0_box.width, 3).transpose(1, 0, 2)                # (W, h, 3)
+    mean = (across @ np.ascontiguousarray(rows).reshape(l0_box.width, -1)).reshape(lv_box.width, lv_box.height, 3)
+    return np.rint(mean.transpose(1, 0, 2)).clip(0, 255).astype(np.uint8)
+
+
+def _weights(start: int, stop: int, lv_length: int, l0_length: int, l0_start: int, l0_count: int) -> csr_array:
+    """(level pixels, level-0 pixels): the share of each level pixel's footprint that a level-0 pixel fills."""
+    first, last = footprint_edges(start, stop, lv_length, l0_length)
+    ratio = l0_length / lv_length
+    counts = last - first
+    row = np.repeat(np.arange(stop - start), counts)
+    column = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts) + first[row]
+    left, right = (start + row) * ratio, (start + row + 1) * ratio
+    weight = np.clip(np.minimum(column + 1, right) - np.maximum(column, left), 0, None) / ratio
+    return csr_array((weight.astype(np.float32), (row, column - l0_start)), shape=(stop - start, l0_count))

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import numpy as np
+import openslide
+import pytest
+import tifffile
+from PIL import Image
+
+from artifusion.errors import SlideError
+from artifusion.geometry import Box
+from artifusion.slide import open_slide
+from artifusion.slide import reader as reader_module
+
+
+def test_pixels_equal_openslide(copied_slide):
+    with open_slide(copied_slide) as slide, openslide.OpenSlide(copied_slide) as reference:
+        assert slide.size == reference.dimensions and slide.level_sizes == reference.level_dimensions
+        expected = np.asarray(reference.read_region((100, 50), 0, (300, 200)).convert("RGB"))
+        assert np.array_equal(slide.read(Box(100, 50, 300, 200)), expected)
+        assert slide.mpp == pytest.approx(0.5) and slide.kind == "slide"
+
+
+def test_outside_the_slide_is_white(copied_slide, png_image):
+    for path in (copied_slide, png_image):
+        with open_slide(path) as slide:
+            pixels = slide.read(Box(-20, -10, 40, 30))
+            assert pixels.shape == (30, 40, 3) and (pixels[:10] == 255).all() and (pixels[:, :20] == 255).all()
+            assert not (pixels[10:, 20:] == 255).all()
+            assert (slide.read(Box(10**6, 0, 5, 5)) == 255).all()
+
+
+def test_big_reads_go_in_chunks_and_give_the_same(copied_slide, monkeypatch):
+    with open_slide(copied_slide) as slide:
+        whole = slide.read(Box(-5, -5, 920, 720))
+        monkeypatch.setattr(reader_module, "CHUNK_PX", 100)
+        assert np.array_equal(slide.read(Box(-5, -5, 920, 720)), whole)
+
+
+def test_plain_images_read_as_their_pixels(png_image, jpeg_image, strip_image):
+    for path in (png_image, jpeg_image, strip_image):
+        with open_slide(path) as slide:
+            assert slide.kind == "image"
+            expected = tifffile.imread(path) if path.suffix == ".tif" else np.asarray(Image.open(path))
+            assert np.array_equal(slide.read(Box(0, 0, *slide.size)), expected)
+    assert open_slide(png_image).mpp == pytest.approx(0.5, rel=1e-4)
+
+
+def test_transparent_pixels_are_white_and_gray_becomes_rgb(tmp_path):
+    rgba = np.zeros((4, 4, 4), np.uint8)
+    rgba[2:, :, 3] = 255
+    Image.fromarray(rgba).save(tmp_path / "alpha.png")
+    Image.fromarray(np.full((4, 4), 77, np.uint8)).save(tmp_path / "gray.png")
+    alpha = open_slide(tmp_path / "alpha.png").read(Box(0, 0, 4, 4))
+    assert (alpha[:2] == 255).all() and (alpha[2:] == 0).all()
+    assert (open_slide(tmp_path / "gray.png").read(Box(0, 0, 4, 4)) == 77).all()
+
+
+def test_sixteen_bit_images_are_refused(tmp_path):
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
+    tifffile.imwrite(tmp_path / "deep.tif", np.zeros((8, 8, 3), np.uint16), photometric="rgb")
+    for name in ("deep.png", "deep.tif"):
+        with pytest.raises(SlideError, match="8 bit"):
+            open_slide(tmp_path / name)
+
+
+def test_mpp_is_overridden_and_implausible_values_are_unknown(png_image, jpeg_image):
+    assert open_slide(png_image, mpp=0.25).mpp == 0.25
+    assert open_slide(jpeg_image).mpp is None
+    with pytest.raises(ValueError):
+        open_slide(png_image, mpp=0)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"hello", b"II*\0\xff\xff\xff\x00", b"\x89PNG\r\n\x1a\nrubbish"])
+def test_bad_files_give_one_line(tmp_path, content):
+    path = tmp_path / "bad.svs"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SlideError) as caught:
+        open_slide(path)
+    assert "\n" not in str(caught.value) and "bad.svs" in str(caught.value)
+
+
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(SlideError, match="folder"):
+        open_slide(tmp_path)
+
+
+def test_decompression_bombs_are_refused(png_image, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(SlideError, match="too many pixels"):
+        open_slide(png_image)
+
+
+def test_real_slides_open_and_bad_ones_give_slide_errors(wsi):
+    for path in sorted(path for path in wsi.iterdir() if path.is_file()):
+        with open_slide(path) as slide:
+            assert slide.read(Box(0, 0, 32, 32)).shape == (32, 32, 3)
+            assert slide.mpp is None or 0.1 <= slide.mpp <= 4
+    for path in sorted((wsi / "bad").iterdir()):
+        with pytest.raises(SlideError) as caught:
+            open_slide(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_slide_cut_short_names_the_place(wsi, tmp_path):
+    cut = tmp_path / "cut.svs"
+    data = bytearray((wsi / "CMU-1-Small-Region.svs").read_bytes())
+    with tifffile.TiffFile(wsi / "CMU-1-Small-Region.svs") as tiff:
+        offset, count = tiff.pages[0].dataoffsets[60], tiff.pages[0].databytecounts[60]
+    data[offset : offset + count] = bytes(count)
+    cut.write_bytes(data)
+    with open_slide(cut) as slide, pytest.raises(SlideError, match=r"cannot read level 0 at \(0, 0\)"):
+        slide.read(Box(0, 0, *slide.size))
