@@ -88,10 +88,12 @@ def _read(folder: Path) -> Weights:
         denoiser = SwinDenoiser(DenoiserConfig.model_validate(config["denoiser"]))
         denoiser.load_state_dict({key: value.float() for key, value in tensors.items()})
     except FileNotFoundError as error:
-        raise WeightsError(f"{folder}: {Path(error.filename).name} is missing; weights are {CONFIG} and {MODEL}") from None
+        missing = Path(error.filename).name
+        raise WeightsError(f"{folder}: {missing} is missing; weights are {CONFIG} and {MODEL}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, SafetensorError, ValidationError, TypeError) as error:
         raise WeightsError(f"{folder}: broken weights: {str(error).splitlines()[0]}") from None
     except RuntimeError as error:
-        raise WeightsError(f"{folder}: weights of another architecture: {str(error).splitlines()[-1].strip()}") from None
+        reason = str(error).splitlines()[-1].strip()
+        raise WeightsError(f"{folder}: weights of another architecture: {reason}") from None
     digest = hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
     return Weights(denoiser, str(config.get("name", folder.name)), digest, config.get("training", {}))

@@ -31,7 +31,7 @@ class Restorer:
         self.device = resolve_device(device)
         self.config = config or RestoreConfig()
         self.schedule = CosineSchedule()
-        self.denoiser = weights.denoiser.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        self.denoiser = weights.denoiser.eval().requires_grad_(False).to(self.device)
 
     @classmethod
     def from_pretrained(
@@ -123,9 +123,7 @@ class Restorer:
                 velocity = self.denoiser(x, level, hole, spacing)
             return self.schedule.x0_from_velocity(x, level, velocity)
 
-        x = noise
-        for x in sample(denoise, self.schedule, noise, times, ddim_step, CleanKnown(known, hole)):
-            pass
+        *_, x = sample(denoise, self.schedule, noise, times, ddim_step, CleanKnown(known, hole))
         return images_from_tensor(frame.leave(x))[:, :height, :width]
 
 

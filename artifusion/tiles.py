@@ -86,7 +86,9 @@ def read_tiles(paths: Sequence[Path], config: DataConfig, quiet: bool = False) -
     return tiles
 
 
-def crops(tiles: Sequence[Tile], config: DataConfig, batch_size: int, key: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def crops(
+    tiles: Sequence[Tile], config: DataConfig, batch_size: int, key: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
     """A batch of training crops: uint8 (B, crop, crop, 3) and um per pixel (B,). A function of the key alone.
 
     Random folder (by weight), tile, scale (down only), place, flip, quarter turn and stain.

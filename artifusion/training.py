@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -33,6 +34,7 @@ from artifusion.tiles import Tile, crops, find_images, is_validation, read_tiles
 STATE, RECORD, CONFIG, LOG = "state.safetensors", "record.json", "config.json", "log.csv"
 MIN_KNOWN_SHARE = 0.05      # of a crop; with less the frame is that of the whole crop
 HELD_OUT = 48               # validation crops
+PROBE_BATCH = 8
 PROBE_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 
@@ -69,14 +71,14 @@ class Trainer:
         self.config, self.run_dir, self.device = config, run_dir, device
         self.schedule = CosineSchedule()
         torch.manual_seed(config.seed)
-        self.denoiser = SwinDenoiser(config.denoiser).to(device, memory_format=torch.channels_last)
+        self.denoiser = SwinDenoiser(config.denoiser).to(device)
         self.record = Record()
         if init is not None:
             if init.denoiser.config != config.denoiser:
                 raise ConfigError(f"{init.name}: these weights have another architecture than {config.name}")
             self.denoiser.load_state_dict(init.denoiser.state_dict())
             self.record.init = {"name": init.name, "sha256": init.sha256, "training": init.training}
-        self.ema = SwinDenoiser(config.denoiser).to(device, memory_format=torch.channels_last).requires_grad_(False)
+        self.ema = SwinDenoiser(config.denoiser).to(device).requires_grad_(False)
         self.ema.load_state_dict(self.denoiser.state_dict())
         self.optimizers = optimizers(self.denoiser, config)
         if (run_dir / STATE).is_file():
@@ -118,8 +120,8 @@ class Trainer:
         """Move the average; its half-life is a share of the crops seen so far (Karras et al. 2024, EDM2 ramp-up)."""
         seen = self.record.total()["images"]
         keep = 0.5 ** (batch / (self.config.ema_halflife * seen))
-        current = list(self.denoiser.parameters())
-        torch._foreach_lerp_(list(self.ema.parameters()), current, 1 - keep)
+        for average, current in zip(self.ema.parameters(), self.denoiser.parameters(), strict=True):
+            average.lerp_(current, 1 - keep)
 
     def _enter(self, pixels: np.ndarray, level: Tensor) -> Tensor:
         """Crops relative to their known pixels, or to all of them where little is known."""
@@ -139,13 +141,13 @@ class Trainer:
         fills: list[float] = []
         generator = torch.Generator().manual_seed(0)
         side = pixels.shape[1]
-        hole = torch.zeros(1, 1, side, side)
+        hole = torch.zeros(1, 1, side, side, device=self.device)
         hole[..., side // 7 : -(side // 7), side // 7 : -(side // 7)] = 1
-        for start in range(0, len(pixels), 8):
-            x0 = self._enter(pixels[start : start + 8], (1 - hole).logical_not().float().expand(8, -1, -1, -1)[: len(pixels[start : start + 8])])
-            spacing = torch.from_numpy(spacing_um[start : start + 8]).to(self.device)
-            inside = hole.to(self.device).expand(len(x0), -1, -1, -1)
-            fills.append((x0.square() * inside).mean().item())
+        for start in range(0, len(pixels), PROBE_BATCH):
+            spacing = torch.from_numpy(spacing_um[start : start + PROBE_BATCH]).to(self.device)
+            inside = hole.expand(len(spacing), -1, -1, -1)
+            x0 = self._enter(pixels[start : start + PROBE_BATCH], inside)
+            fills.append((x0.square() * inside).mean().item())      # the frame's origin is the mean of the known
             for level in PROBE_LEVELS:
                 levels = inside * level
                 noise = torch.randn(x0.shape, generator=generator).to(self.device)
@@ -188,8 +190,6 @@ class Trainer:
         )
 
     def _load(self) -> None:
-        from safetensors import safe_open
-
         with safe_open(self.run_dir / STATE, "pt") as file:
             self.record = Record(**json.loads(file.metadata()["record"]))
         tensors = load_file(self.run_dir / STATE, device=str(self.device))
@@ -209,7 +209,8 @@ class Trainer:
 
 def optimizers(denoiser: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Muon for the matrices (Jordan et al. 2024), AdamW for everything else."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in denoiser.named_parameters():
         is_matrix = parameter.ndim == 2 and "bias_table" not in name
         (matrices if is_matrix else others).append(parameter)
@@ -287,7 +288,7 @@ def check_same_config(config: TrainConfig, run_dir: Path) -> None:
     """Raise ConfigError where `run_dir` holds a run with another configuration; else write it there."""
     text = config.model_dump_json(indent=2)
     if (run_dir / CONFIG).is_file() and (run_dir / CONFIG).read_text() != text:
-        raise ConfigError(f"{run_dir}: holds a run with another configuration; use another --run-dir, or --init from it")
+        raise ConfigError(f"{run_dir}: holds a run of another configuration; use another --run-dir, or --init from it")
     (run_dir / CONFIG).write_text(text)
 
 

@@ -95,11 +95,10 @@ class SwinDenoiser(nn.Module):
         self.up_stages = nn.ModuleList(SwinStage(config, n) for n in range(top))
         self.unembed = nn.Sequential(nn.LayerNorm(dims[0]), nn.Linear(dims[0], 4 * pixel))
         self.head_join = nn.Conv2d(2 * pixel, pixel, 1)
-        self.head = nn.Sequential(
-            PixelBlock(pixel), nn.GroupNorm(1, pixel), nn.SiLU(), nn.Conv2d(pixel, 12, 3, padding=1), nn.PixelShuffle(2)
-        )
-        nn.init.zeros_(self.head[3].weight)
-        nn.init.zeros_(self.head[3].bias)
+        last = nn.Conv2d(pixel, 12, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.head = nn.Sequential(PixelBlock(pixel), nn.GroupNorm(1, pixel), nn.SiLU(), last, nn.PixelShuffle(2))
 
     def forward(self, x: Tensor, noise_level: Tensor, hole: Tensor, spacing_um: Tensor) -> Tensor:
         """Predict the velocity.

@@ -50,6 +50,8 @@ class WindowAttention(nn.Module):
     The token has no position bias, is never masked by the shift, and its own output is not computed.
     """
 
+    relative_position_index: Tensor
+
     def __init__(self, dim: int, window_size: int, heads: int) -> None:
         super().__init__()
         self.heads = heads

@@ -85,9 +85,10 @@ def test_one_level_per_canvas_equals_the_map_of_it():
 
 def test_any_canvas_whose_sides_are_multiples():
     denoiser = awake()
-    assert denoiser(*inputs(denoiser.multiple * 3, denoiser.multiple)).shape[2:] == (denoiser.multiple * 3, denoiser.multiple)
+    side = denoiser.multiple
+    assert denoiser(*inputs(3 * side, side)).shape[2:] == (3 * side, side)
     with pytest.raises(ValueError, match="multiples"):
-        denoiser(*inputs(denoiser.multiple + 4, denoiser.multiple))
+        denoiser(*inputs(side + 4, side))
 
 
 def test_the_default_stays_within_its_budget():
