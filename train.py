@@ -5,4 +5,4 @@ import sys
 from artifusion.cli import main
 
 if __name__ == "__main__":
-    main(["train", *sys.argv[1:]])
+    main(["train", *sys.argv[1:]], prog_name="artifusion")

@@ -1,0 +1,33 @@
+"""Repairs digitised pathology slides: only the masked artifact is repainted, every invented pixel is declared."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ArtifusionError": "artifusion.errors",
+    "Mask": "artifusion.slide",
+    "Restorer": "artifusion.restorer",
+    "Slide": "artifusion.slide",
+    "find_regions": "artifusion.slide",
+    "open_slide": "artifusion.slide",
+    "read_mask": "artifusion.slide",
+    "restore_slide": "artifusion.restoration",
+    "train": "artifusion.training",
+    "verify_slide": "artifusion.slide",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported on first use (PEP 562), so that `import artifusion` does not import torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'artifusion' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

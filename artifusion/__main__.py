@@ -1,0 +1,6 @@
+"""`python -m artifusion` is `artifusion`."""
+
+from artifusion.cli import main
+
+if __name__ == "__main__":
+    main(prog_name="artifusion")

@@ -1,0 +1,260 @@
+"""The command line. Heavy imports happen inside the commands, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from artifusion import __version__
+from artifusion.errors import ArtifusionError
+
+PATH = click.Path(path_type=Path)
+
+
+def known_kinds(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    from artifusion.slide.damage import KINDS
+
+    kinds = tuple(kind.strip() for kind in value.split(",") if kind.strip())
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        wrong = ", ".join(unknown) or "nothing"
+        raise click.BadParameter(f"{wrong} is no kind of artifact; choose from {', '.join(KINDS)}")
+    return kinds
+
+
+class OneLineErrors(click.Group):
+    """Prints an `ArtifusionError` as one line and exits with 1; anything else keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ArtifusionError as error:
+            click.echo(f"artifusion: {error}", err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("artifusion: interrupted; the same command again goes on from here", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="artifusion")
+def main() -> None:
+    """Repair digitised pathology slides: a slide and a mask in, the same slide out, only the artifact repainted.
+
+    Restored pixels are invented by a diffusion model. They are not evidence and not for diagnosis; every output says
+    which pixels they are.
+
+    \b
+    A first try:
+      artifusion damage slide.svs damaged.svs                       paint artifacts, with their mask
+      artifusion restore damaged.svs --mask damaged.svs.geojson     repaint them
+      artifusion verify damaged.svs damaged.restored.svs            prove that nothing else changed
+    """
+
+
+@main.command()
+@click.argument("slide", type=PATH)
+@click.option("--mask", required=True, type=PATH,
+              help="What to repaint: an image of the slide at any scale (white = restore), or QuPath GeoJSON.")
+@click.option("-o", "--output", type=PATH, help="Default: NAME.restored.SUFFIX beside the slide.")
+@click.option("--weights", default="he-small", show_default=True, metavar="NAME|DIR|HUB_ID", help="The model.")
+@click.option("--config", metavar="FILE|NAME", help="Restoration settings as TOML.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
+@click.option("--steps", type=click.IntRange(1, 1000), help="Evaluations per canvas.  [default: 10]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other tissue.")
+@click.option("--mpp", type=click.FloatRange(0, min_open=True), help="um per pixel, where the slide does not tell.")
+@click.option("--grow", "grow_um", type=click.FloatRange(0), default=0.0, metavar="UM", help="Widen the mask.")
+@click.option("--mask-polarity", "polarity", type=click.Choice(["restore", "keep"]),
+              help="What white means; given explicitly, the mask may cover over half of the slide.")
+@click.option("--lossless", is_flag=True, help="Where a slide must be re-encoded: without loss.")
+@click.option("--batch-size", type=click.IntRange(1), help="Canvases per evaluation.  [default: 4]")
+@click.option("--preview", type=PATH, help="Also draw before / mask / after into this PNG.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("--dry-run", is_flag=True, help="Print regions, canvases and evaluations; paint nothing.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def restore(
+    slide: Path, mask: Path, output: Path | None, weights: str, config: str | None, device: str, steps: int | None,
+    seed: int, mpp: float | None, grow_um: float, polarity: Any, lossless: bool, batch_size: int | None,
+    preview: Path | None, overwrite: bool, dry_run: bool, quiet: bool,
+) -> None:
+    """Repaint the masked part of SLIDE with tissue that a diffusion model invents.
+
+    Only masked pixels change. SVS and tiled JPEG TIFF keep their container, and what the mask does not touch is copied
+    byte for byte; other formats become a pyramidal BigTIFF. Beside the output lie OUTPUT.json (what was done, with
+    which weights) and OUTPUT.geojson (the invented regions, for QuPath). An interrupted run goes on when the same
+    command is given again.
+    """
+    from artifusion.config import RestoreConfig, load_config
+
+    settings = load_config(RestoreConfig, "restore", config) if config else RestoreConfig()
+    given = {"steps": steps, "batch_size": batch_size}
+    settings = settings.model_copy(update={key: value for key, value in given.items() if value is not None})
+
+    from artifusion.restoration import plan_restoration, restore_slide
+    from artifusion.restorer import Restorer
+    from artifusion.slide import open_slide
+
+    if preview is not None:
+        check_new(preview, overwrite)
+    restorer = Restorer.from_pretrained(weights, device, settings)
+    with open_slide(slide, mpp=mpp) as opened:
+        if opened.mpp is None and not quiet:
+            assumed = settings.default_spacing_um
+            click.echo(f"{slide.name} does not tell its scale; taking {assumed} um/px (--mpp to say better)", err=True)
+        if dry_run:
+            plan = plan_restoration(opened, mask, settings, restorer.multiple, polarity=polarity, grow_um=grow_um)
+            share = 100 * plan.area_px / (opened.size.width * opened.size.height)
+            click.echo(f"{len(plan.regions)} regions, {plan.area_px:,} px ({share:.2f} % of the slide)")
+            click.echo(f"{len(plan.canvases)} canvases, {settings.steps} evaluations each")
+            return
+    content = restore_slide(
+        slide, mask, output, restorer=restorer, seed=seed, mpp=mpp, polarity=polarity, grow_um=grow_um,
+        lossless=lossless, overwrite=overwrite, quiet=quiet,
+    )
+    written = (output or slide).with_name(content["output"]["name"])
+    if preview is not None:
+        from artifusion.picture import draw_comparison
+
+        draw_comparison(slide, written, preview)
+    click.echo(f"{written}: {len(content['regions'])} regions repainted and verified in {content['seconds']:.0f} s")
+
+
+@main.command()
+@click.argument("source", type=PATH)
+@click.argument("output", type=PATH)
+@click.option("--kinds", default="fold,bubble,pen", show_default=True, callback=known_kinds,
+              help="Any of fold, bubble, pen, blur, dark, dust, thread, with commas.")
+@click.option("--share", type=click.FloatRange(0.0001, 0.3), default=0.03, show_default=True,
+              help="Damaged share of the slide's area, about.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--mpp", type=click.FloatRange(0, min_open=True), help="um per pixel, where the slide does not tell.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def damage(
+    source: Path, output: Path, kinds: tuple[str, ...], share: float, seed: int, mpp: float | None, overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Paint artifacts on a clean slide, for demonstrations, tests and evaluation.
+
+    Writes OUTPUT, OUTPUT.mask.png (white = damaged) and OUTPUT.geojson (the same, with classes, for QuPath). The
+    pictures are synthetic: they show what a restoration can do where the truth is known.
+    """
+    from artifusion.damaging import damage_slide
+
+    spots = damage_slide(source, output, kinds=kinds, share=share, seed=seed, mpp=mpp,
+                         overwrite=overwrite, quiet=quiet)
+    click.echo(f"{output}: {len(spots)} artifacts painted ({', '.join(sorted({spot.kind for spot in spots}))})")
+
+
+@main.command()
+@click.argument("source", type=PATH)
+@click.argument("restored", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def verify(source: Path, restored: Path, as_json: bool) -> None:
+    """Compare RESTORED with its SOURCE; exit 1 if anything outside the declared regions differs.
+
+    Reads the declaration beside RESTORED (RESTORED.json, RESTORED.geojson).
+    """
+    from artifusion.slide import verify_slide
+
+    report = verify_slide(source, restored)
+    click.echo(json.dumps(report.to_dict(), indent=2) if as_json else "\n".join(report.lines()))
+    sys.exit(0 if report.ok else 1)
+
+
+@main.command()
+@click.argument("config")
+@click.option("--data", required=True, multiple=True, type=PATH, metavar="PATH",
+              help="A slide, an image, or a folder of them; repeat for more.")
+@click.option("--run-dir", required=True, type=PATH, help="Where the run lives; the same command again resumes it.")
+@click.option("--init", metavar="NAME|DIR", help="Begin from these weights.")
+@click.option("--max-minutes", type=click.FloatRange(0, min_open=True), help="End, cooled down, after this long.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def train(
+    config: str, data: tuple[Path, ...], run_dir: Path, init: str | None, max_minutes: float | None, device: str,
+    quiet: bool,
+) -> None:
+    """Train a denoiser on clean tissue, by CONFIG (a TOML file, or a shipped name such as he-small).
+
+    RUN_DIR/weights always holds the averaged weights of the last checkpoint, ready for `restore --weights`;
+    RUN_DIR/log.csv the loss and the error per noise level over that of a mean fill; RUN_DIR/preview.png held-out
+    restorations.
+    """
+    from tqdm import tqdm
+
+    from artifusion.config import TrainConfig, load_config
+
+    settings = load_config(TrainConfig, "train", config)
+
+    from artifusion.training import train as training
+
+    progress = None
+    run = training(settings, data, run_dir, init=init, max_minutes=max_minutes, device=device, quiet=quiet)
+    with tqdm(desc="training", unit="img", total=settings.images, disable=quiet or None) as line:
+        for progress in run:
+            line.update(progress.images - line.n)
+            line.set_postfix(loss=f"{progress.loss:.4f}", refresh=False)
+    if progress is None:
+        click.echo(f"{run_dir}: this run is complete; nothing to do")
+    else:
+        seen, speed = progress.images, progress.images_per_second
+        click.echo(f"{run_dir / 'weights'}: {seen:,} crops seen, {speed:.1f} per second")
+
+
+@main.command()
+@click.argument("thing")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def info(thing: str, as_json: bool) -> None:
+    """Describe a SLIDE (size, levels, scale, whether it can be copied) or WEIGHTS (name, size, training)."""
+    path = Path(thing)
+    facts = slide_facts(path) if path.is_file() else weights_facts(thing)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        click.echo(f"{key:<{width}}  {value}")
+
+
+def slide_facts(path: Path) -> dict[str, Any]:
+    from artifusion.slide import default_output, open_slide
+
+    with open_slide(path) as slide:
+        return {
+            "file": path.name,
+            "kind": slide.kind,
+            "vendor": slide.vendor,
+            "size": f"{slide.size.width} x {slide.size.height} px",
+            "levels": ", ".join(f"{w} x {h}" for w, h in slide.level_sizes),
+            "um_per_px": slide.mpp if slide.mpp is not None else "unknown (give --mpp)",
+            "icc_profile": f"{len(slide.icc)} bytes" if slide.icc else "none",
+            "associated_images": ", ".join(slide.associated) or "none",
+            "restored_as": default_output(path, slide).name,
+        }
+
+
+def weights_facts(name: str) -> dict[str, Any]:
+    from artifusion.checkpoint import load_weights
+
+    weights = load_weights(name)
+    return {
+        "weights": weights.name,
+        "parameters": f"{sum(p.numel() for p in weights.denoiser.parameters()):,}",
+        "sha256": weights.sha256,
+        "canvas_multiple_px": weights.denoiser.multiple,
+        **{f"training_{key}": value for key, value in weights.training.items()},
+    }
+
+
+def check_new(path: Path, overwrite: bool) -> None:
+    from artifusion.errors import OutputError
+
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists; choose another name or pass --overwrite")
+    if not path.absolute().parent.is_dir():
+        raise OutputError(f"{path.parent}: no such folder")

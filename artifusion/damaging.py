@@ -1,0 +1,123 @@
+"""Slide -> painted artifacts -> damaged slide with its mask, through the same writer as a restoration."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from shapely.affinity import translate
+from tqdm import tqdm
+
+from artifusion import __version__
+from artifusion.errors import ArtifusionError
+from artifusion.geometry import Box
+from artifusion.provenance import geojson, sidecar
+from artifusion.slide.damage import Spot, damage_spot, plan_damage
+from artifusion.slide.masks import Mask, rectilinear
+from artifusion.slide.patches import Patches
+from artifusion.slide.reader import Slide, open_slide, sha256
+from artifusion.slide.regions import Canvas, find_regions
+from artifusion.slide.tissue import tissue_mask
+from artifusion.slide.writer import check_output, write_slide
+from artifusion.workspace import bar, publish, workspace
+
+OVERVIEW_PX = 1024          # longer side of the picture in which tissue is found, at least
+MASK_PX = 8192              # longer side of the mask image at most
+DEFAULT_SPACING_UM = 0.5
+
+
+def damage_slide(
+    source: str | Path,
+    out: str | Path,
+    *,
+    kinds: Sequence[str] = ("fold", "bubble", "pen"),
+    share: float = 0.03,
+    seed: int = 0,
+    mpp: float | None = None,
+    overwrite: bool = False,
+    quiet: bool = True,
+) -> tuple[Spot, ...]:
+    """Paint artifacts on a clean slide; returns what was painted. A function of the slide and the seed.
+
+    Writes OUT, OUT.mask.png (white = damaged, at full size up to 8192 px), OUT.geojson (exact, with classes) and
+    OUT.json. One artifact is in memory at a time.
+
+    Raises:
+        SlideError, OutputError; ArtifusionError where no tissue can be found.
+    """
+    started = time.monotonic()
+    target = Path(out)
+    with open_slide(source, mpp=mpp) as slide:
+        check_output(Path(source), target, overwrite)
+        spacing = slide.mpp or DEFAULT_SPACING_UM
+        spots = plan_damage(slide.size, tissue_mask(overview(slide)), kinds, share, spacing, seed)
+        if not spots:
+            raise ArtifusionError(f"{source}: no tissue found on which artifacts would fit")
+        job: dict[str, Any] = {
+            "source": {"name": Path(source).name, "sha256": sha256(source)},
+            "painted": {"kinds": list(kinds), "share": share, "seed": seed},
+            "mpp": spacing,
+            "version": __version__,
+        }
+        with workspace(target, job) as work:
+            mask = spots_mask(spots, slide)
+            patches = Patches(work / "patches", slide, mask)
+            for spot in tqdm(spots, desc="damaging", unit="artifact", disable=quiet or None):
+                l0_box, pixels, _ = damage_spot(spot, patches.read)
+                patches.add(Canvas(0, l0_box, l0_box, 0), pixels)
+            report = write_slide(slide, mask, patches, target, note=f"{len(spots)} synthetic artifacts painted",
+                                 work=work, progress=bar("writing", quiet))
+            regions = find_regions(mask, 0)
+            picture = work / "mask.png"
+            mask_image(mask, slide).save(picture)
+            os.replace(picture, target.with_name(target.name + ".mask.png"))
+            content = sidecar(job, regions, len(spots), report.to_dict(), target.name, sha256(report.path),
+                              time.monotonic() - started)
+            publish(report.path, target, content, geojson(mask, regions, job["source"]["sha256"], slide.bounds_offset))
+    return spots
+
+
+def spots_mask(spots: Sequence[Spot], slide: Slide) -> Mask:
+    """The exact mask of all spots with their kinds as classes."""
+    polygons, classes = [], []
+    for spot in spots:
+        l0_box, _, mask = damage_spot(spot, slide.read)
+        for polygon in rectilinear(mask):
+            polygons.append(translate(polygon, l0_box.x, l0_box.y))
+            classes.append(spot.kind)
+    return Mask(tuple(polygons), slide.size, tuple(classes))
+
+
+def overview(slide: Slide) -> np.ndarray:
+    """The slide at a few um/px, from its smallest level that is large enough: uint8 (h, w, 3)."""
+    fitting = [n for n, size in enumerate(slide.level_sizes) if max(size) >= OVERVIEW_PX] or [0]
+    size = slide.level_sizes[fitting[-1]]
+    scale = max(1.0, max(size) / OVERVIEW_PX)
+    width, height = max(1, round(size.width / scale)), max(1, round(size.height / scale))
+    edges = np.linspace(0, size.height, max(1, size.height // 2048) + 1).astype(int)
+    rows = np.round(edges / size.height * height).astype(int)
+    strips = []
+    for top, bottom, count in zip(edges[:-1], edges[1:], np.diff(rows), strict=True):
+        pixels = slide.read_level(fitting[-1], Box.from_edges(0, int(top), size.width, int(bottom)))
+        strips.append(np.asarray(Image.fromarray(pixels).resize((width, int(count)), Image.Resampling.BOX)))
+    return np.concatenate(strips)
+
+
+def mask_image(mask: Mask, slide: Slide) -> Image.Image:
+    """The mask as a picture, white = masked; where it must be reduced, any masked pixel makes its pixel white."""
+    width, height = slide.size
+    ratio = max(1.0, max(slide.size) / MASK_PX)
+    shape = (round(height / ratio), round(width / ratio))
+    picture = np.zeros(shape, np.uint8)
+    rows = np.floor(np.arange(height) * shape[0] / height).astype(int)
+    columns = np.floor(np.arange(width) * shape[1] / width).astype(int)
+    for top in range(0, height, 1024):
+        inside = mask.read(Box.from_edges(0, top, width, min(height, top + 1024)))
+        y, x = np.nonzero(inside)
+        picture[rows[y + top], columns[x]] = 255
+    return Image.fromarray(picture)

@@ -1,0 +1,91 @@
+"""Before / mask / after pictures of a restoration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from artifusion.errors import OutputError
+from artifusion.geometry import Box, Size
+from artifusion.slide import Slide, open_slide, read_mask
+from artifusion.slide.masks import Mask
+
+OVERVIEW_PX = 640           # longer side of the overview of the whole slide
+CROP_PX = 384               # side of a full-size crop
+ROWS = 6
+GAP_PX = 8
+TINT = np.array([0, 200, 80])
+
+
+def draw_comparison(source: str | Path, restored: str | Path, out: str | Path) -> None:
+    """Write a PNG: the whole slide, then its largest regions at full size, each before / mask / after.
+
+    Raises:
+        OutputError: the restored slide has no declaration beside it, or `out` cannot be written.
+    """
+    restored = Path(restored)
+    declared, content = (restored.with_name(restored.name + suffix) for suffix in (".geojson", ".json"))
+    if not declared.is_file() or not content.is_file():
+        raise OutputError(f"{restored}: no {declared.name} and {content.name} beside it, so no picture of what changed")
+    with open_slide(source) as before, open_slide(restored) as after:
+        mask = read_mask(declared, before, polarity="restore")
+        regions = sorted(json.loads(content.read_text())["regions"], key=lambda r: -r["area_px"])
+        rows = [overview_row(before, mask, after)]
+        rows += [crop_row(before, mask, after, around(Box(*r["l0_box"]), before.size)) for r in regions[:ROWS]]
+    width = max(row.shape[1] for row in rows)
+    rows = [np.pad(row, ((0, GAP_PX), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    picture = Image.fromarray(np.concatenate(rows))
+    draw = ImageDraw.Draw(picture)
+    third = (rows[0].shape[1] + GAP_PX) // 3
+    for n, title in enumerate(("before", "mask", "after (invented where masked)")):
+        draw.text((n * third + 4, 4), title, fill=(0, 0, 0), stroke_width=2, stroke_fill=(255, 255, 255))
+    try:
+        picture.save(out)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{out}: the picture cannot be written: {error}") from None
+
+
+def crop_row(before: Slide, mask: Mask, after: Slide, l0_box: Box) -> np.ndarray:
+    """The three views of a box at full size, side by side: uint8 (H, 3 W + gaps, 3)."""
+    image = before.read(l0_box)
+    return side_by_side(image, tinted(image, mask.read(l0_box)), after.read(l0_box))
+
+
+def overview_row(before: Slide, mask: Mask, after: Slide) -> np.ndarray:
+    """The three views of the whole slide, small. Reads the slide in strips; one strip is in memory at a time."""
+    size = before.size
+    ratio = max(1.0, max(size) / OVERVIEW_PX)
+    width, height = max(1, round(size.width / ratio)), max(1, round(size.height / ratio))
+    views: list[list[np.ndarray]] = [[], [], []]
+    edges = np.linspace(0, size.height, -(-size.height // 512) + 1).astype(int)
+    rows = np.round(edges / size.height * height).astype(int)
+    for top, bottom, count in zip(edges[:-1], edges[1:], np.diff(rows), strict=True):
+        if count == 0:
+            continue
+        l0_box = Box.from_edges(0, int(top), size.width, int(bottom))
+        image = before.read(l0_box)
+        for view, pixels in zip(views, (image, tinted(image, mask.read(l0_box)), after.read(l0_box)), strict=True):
+            view.append(np.asarray(Image.fromarray(pixels).resize((width, int(count)), Image.Resampling.BOX)))
+    return side_by_side(*(np.concatenate(view) for view in views))
+
+
+def around(l0_box: Box, size: Size) -> Box:
+    """A box of CROP_PX a side over the middle of another, shifted into the slide."""
+    width, height = min(CROP_PX, size.width), min(CROP_PX, size.height)
+    x = min(max(0, l0_box.x + (l0_box.width - width) // 2), size.width - width)
+    y = min(max(0, l0_box.y + (l0_box.height - height) // 2), size.height - height)
+    return Box(x, y, width, height)
+
+
+def tinted(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The image with its masked pixels half covered in green, a colour that no stain has."""
+    tint = (image * 0.4 + TINT * 0.6).astype(np.uint8)
+    return np.where(mask[..., None], tint, image)
+
+
+def side_by_side(*views: np.ndarray) -> np.ndarray:
+    gap = np.full((views[0].shape[0], GAP_PX, 3), 255, np.uint8)
+    return np.concatenate([views[0], gap, views[1], gap, views[2]], axis=1)

@@ -1,0 +1,159 @@
+"""The pipeline: slide + mask -> regions -> canvases -> patches -> touched segments -> file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from artifusion import __version__
+from artifusion.config import RestoreConfig
+from artifusion.errors import MaskError, OutputError
+from artifusion.provenance import geojson, note, sidecar
+from artifusion.restorer import Restorer
+from artifusion.slide.masks import Mask, read_mask
+from artifusion.slide.patches import Patches
+from artifusion.slide.reader import Slide, open_slide, sha256
+from artifusion.slide.regions import Canvas, Region, batches, find_regions, plan_canvases
+from artifusion.slide.verify import verify_slide
+from artifusion.slide.writer import check_output, default_output, write_slide
+from artifusion.workspace import bar, publish, workspace
+
+Polarity = Literal["restore", "keep"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be painted, in which order; a resumed run follows the same plan and so rounds like a straight one."""
+
+    mask: Mask
+    regions: tuple[Region, ...]
+    canvases: tuple[Canvas, ...]
+
+    @property
+    def area_px(self) -> int:
+        return sum(region.area_px for region in self.regions)
+
+
+def plan_restoration(
+    slide: Slide,
+    mask: str | Path,
+    config: RestoreConfig,
+    multiple: int,
+    *,
+    polarity: Polarity | None = None,
+    grow_um: float = 0.0,
+) -> Plan:
+    """The regions of a mask and the canvases in which they are painted; reads no pixels of the slide.
+
+    Raises:
+        MaskError: the mask cannot be read or cannot belong to this slide.
+    """
+    selected = read_mask(mask, slide, polarity=polarity, grow_um=grow_um)
+    regions = find_regions(selected, config.merge_px)
+    canvases = plan_canvases(
+        regions, slide.size, multiple=multiple, context_px=config.context_px, max_px=config.max_canvas_px, mask=selected
+    )
+    return Plan(selected, regions, canvases)
+
+
+def restore_slide(
+    source: str | Path,
+    mask: str | Path,
+    out: str | Path | None = None,
+    *,
+    restorer: Restorer | None = None,
+    seed: int = 0,
+    mpp: float | None = None,
+    polarity: Polarity | None = None,
+    grow_um: float = 0.0,
+    lossless: bool = False,
+    overwrite: bool = False,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Restore the masked part of a slide or image into a new file; returns the sidecar's content.
+
+    Only pixels under the mask are painted; the source is never touched. Beside OUT lie OUT.json (what was done) and
+    OUT.geojson (the painted regions, for QuPath). Work in progress lies in OUT.partial: the same call after a crash
+    goes on with the canvases already painted. OUT appears last, verified and whole.
+    Memory is bounded by a batch of canvases and the mask, not by the slide.
+
+    Args:
+        source: anything OpenSlide opens, or a PNG, JPEG or TIFF image.
+        mask: a raster image of the slide at any scale (white = restore), or QuPath GeoJSON.
+        out: default `<name>.restored<suffix>` beside the source.
+        restorer: default `Restorer.from_pretrained()`.
+        mpp: um per pixel, where the slide does not tell or tells wrong.
+        polarity: "keep" where white means keep; given explicitly, the mask may cover over half of the slide.
+        grow_um: widen the mask by this much.
+        lossless: re-encoded containers only: no lossy compression.
+
+    Raises:
+        SlideError, MaskError, OutputError: with what to do about it.
+    """
+    started = time.monotonic()
+    restorer = restorer or Restorer.from_pretrained()
+    config = restorer.config
+    with open_slide(source, mpp=mpp) as slide:
+        target = Path(out) if out is not None else default_output(Path(source), slide)
+        check_output(Path(source), target, overwrite)
+        plan = plan_restoration(slide, mask, config, restorer.multiple, polarity=polarity, grow_um=grow_um)
+        spacing_um = slide.mpp or config.default_spacing_um
+        job: dict[str, Any] = {
+            "source": {"name": Path(source).name, "sha256": sha256(source)},
+            "mask": {"name": Path(mask).name, "sha256": sha256(mask), "polarity": polarity or "restore",
+                     "grow_um": grow_um},
+            "weights": {"name": restorer.weights.name, "sha256": restorer.weights.sha256},
+            "sampler": {"name": "ddim", "condition": "clean known", "evaluations_per_canvas": config.steps,
+                        "seed": seed, "device": restorer.device.type},
+            "mpp": spacing_um,
+            "mpp_from": slide.mpp_origin,
+            "config": config.model_dump(),
+            "lossless": lossless,
+            "version": __version__,
+        }
+        with workspace(target, job) as work:
+            patches = Patches(work / "patches", slide, plan.mask)
+            for _ in tqdm(paint(plan, patches, restorer, spacing_um, seed), desc="painting", unit="canvas",
+                          total=len(plan.canvases), disable=quiet or None):
+                pass
+            text = note(regions=len(plan.regions), share=plan.area_px / (slide.size.width * slide.size.height),
+                        weights=restorer.weights.name, weights_sha256=restorer.weights.sha256,
+                        sampler=f"DDIM {config.steps} steps", seed=seed, version=__version__)
+            report = write_slide(slide, plan.mask, patches, target, note=text, work=work, lossless=lossless,
+                                 progress=bar("writing", quiet))
+            content = sidecar(job, plan.regions, len(plan.canvases), report.to_dict(), target.name,
+                              sha256(report.path), time.monotonic() - started)
+            declared = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset)
+            verified = verify_slide(source, report.path, content, declared)
+            if not verified.ok:
+                raise OutputError(f"{target}: not written, verification failed: {'; '.join(verified.problems)}")
+            content["verified"] = verified.to_dict()
+            publish(report.path, target, content, declared)
+    return content
+
+
+def paint(plan: Plan, patches: Patches, restorer: Restorer, mpp: float, seed: int) -> Iterator[Canvas]:
+    """Paint every canvas that is not painted yet, batch by batch; yields each when it is on disk.
+
+    A canvas sees what earlier waves painted as known tissue, and everything else that is masked as a hole.
+    """
+    for batch in batches(plan.canvases, restorer.config.batch_size):
+        if not all(patches.done(canvas) for canvas in batch):
+            images = [patches.read(canvas.l0_box, before_wave=canvas.wave) for canvas in batch]
+            masks = [patches.remaining(canvas.l0_box, before_wave=canvas.wave) for canvas in batch]
+            for canvas, mask in zip(batch, masks, strict=True):
+                if mask.all():
+                    raise MaskError(
+                        f"nothing is left to paint from around ({canvas.l0_target.x}, {canvas.l0_target.y}): the mask "
+                        f"covers {canvas.l0_box.width} x {canvas.l0_box.height} px without a gap; mask less"
+                    )
+            keys = [(canvas.l0_box.x, canvas.l0_box.y) for canvas in batch]
+            painted = restorer.restore_batch(images, masks, seed=seed, mpp=mpp, keys=keys)
+            for canvas, image in zip(batch, painted, strict=True):
+                patches.add(canvas, image)
+        yield from batch

@@ -1,0 +1,35 @@
+import pytest
+
+from artifusion.config import RestoreConfig, TrainConfig, load_config
+from artifusion.errors import ConfigError
+
+
+def test_shipped_configurations_load_by_name_and_by_file(tmp_path):
+    config = load_config(TrainConfig, "train", "he-small")
+    assert config.name == "he-small" and "her2st/C6.jpg" in config.data.validation
+    assert load_config(RestoreConfig, "restore", "default") == RestoreConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[denoiser]\ndim = 3", "did you mean 'dims'"),
+        ("batchsize = 3", "did you mean 'batch_size'"),
+        ("images = -1", "images"),
+        ("images = ", "not valid TOML"),
+        ("[denoiser]\nheads = [3, 5, 10]", "multiple"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(tmp_path, text, message):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(TrainConfig, "train", path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_name_lists_the_known_ones(tmp_path):
+    with pytest.raises(ConfigError, match="he-small"):
+        load_config(TrainConfig, "train", "nothing")
+    with pytest.raises(ConfigError, match="no such"):
+        load_config(TrainConfig, "train", tmp_path / "he-small.toml")

@@ -1,0 +1,48 @@
+"""The table of DESIGN: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "artifusion"
+FLOOR = {"errors", "geometry", "config"}
+MAY = {                                                 # room -> the rooms it may import; everyone may use the floor
+    "errors": set(), "geometry": set(), "config": set(),
+    "slide": set(),
+    "diffusion": set(),
+    "pixels": set(), "device": set(),
+    "checkpoint": {"diffusion"},
+    "provenance": {"slide"},
+    "workspace": set(),
+    "tiles": {"slide"},
+    "restorer": {"diffusion", "checkpoint", "pixels", "device"},
+    "training": {"diffusion", "checkpoint", "pixels", "device", "tiles", "restorer"},
+    "restoration": {"slide", "restorer", "provenance", "workspace"},
+    "damaging": {"slide", "provenance", "workspace"},
+    "picture": {"slide"},
+    "cli": {"slide", "restorer", "restoration", "training", "damaging", "picture", "checkpoint"},
+    "__init__": set(), "__main__": {"cli"},
+}
+TORCHLESS = ("slide", "provenance", "workspace", "damaging", "picture", "errors", "geometry", "config")
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_rooms_import_only_what_their_door_allows(path):
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for name in imports(path):
+        if name.startswith("artifusion."):
+            target = name.split(".")[1]
+            assert target == room or target in FLOOR | MAY[room], f"{room} must not import {name}"
+        if room in TORCHLESS:
+            assert name.split(".")[0] not in ("torch", "safetensors"), f"{room} must not import {name}"
+        if room == "diffusion":
+            assert name.split(".")[0] not in ("pathlib", "openslide", "tifffile", "PIL"), f"{room}: {name}"

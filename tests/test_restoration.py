@@ -1,0 +1,167 @@
+"""The whole way of a slide, painted through the seam with flat colours or an untrained denoiser."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from artifusion.config import RestoreConfig
+from artifusion.errors import MaskError, OutputError
+from artifusion.geometry import Box
+from artifusion.restoration import restore_slide
+from artifusion.slide import open_slide, read_mask, verify_slide
+
+PINK = (230, 120, 180)
+
+
+class FlatPainter:
+    """Stands where a Restorer stands and paints one colour; counts what it is asked."""
+
+    multiple = 64
+    device = torch.device("cpu")
+    weights = SimpleNamespace(name="flat", sha256="0" * 64)
+
+    def __init__(self, fail_after=None, **config):
+        self.config = RestoreConfig(**config)
+        self.calls, self.fail_after = 0, fail_after
+
+    def restore_batch(self, images, masks, **_):
+        if self.calls == self.fail_after:
+            raise KeyboardInterrupt
+        self.calls += 1
+        return [np.where(m[..., None], np.uint8(PINK), i) for i, m in zip(images, masks, strict=True)]
+
+
+def mask_file(folder, slide_path, boxes, scale=1):
+    with open_slide(slide_path) as slide:
+        mask = np.zeros((slide.size.height // scale, slide.size.width // scale), np.uint8)
+    for x, y, side in boxes:
+        mask[y : y + side, x : x + side] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    return folder / "mask.png"
+
+
+def test_a_slide_comes_back_with_only_the_mask_painted_and_everything_declared(aperio_slide, tmp_path):
+    mask = mask_file(tmp_path, aperio_slide, [(100, 100, 60), (500, 400, 90)])
+    before, out = aperio_slide.read_bytes(), tmp_path / "out.svs"
+    content = restore_slide(aperio_slide, mask, out, restorer=FlatPainter())
+    assert aperio_slide.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mask.png", "out.svs", "out.svs.geojson", "out.svs.json"]
+    assert content == json.loads((tmp_path / "out.svs.json").read_text())
+    assert content["written"]["container"] == "copied" and len(content["regions"]) == 2
+    with open_slide(out) as slide:
+        painted = slide.read(Box(110, 110, 40, 40)).reshape(-1, 3).mean(0)
+        assert np.abs(painted - PINK).max() < 8
+        assert "not for diagnosis" in slide.properties["openslide.comment"]
+    assert verify_slide(aperio_slide, out).ok
+
+
+def test_the_same_command_gives_the_same_bytes(aperio_slide, tmp_path):
+    mask = mask_file(tmp_path, aperio_slide, [(100, 100, 200)])
+    for name in ("a.svs", "b.svs"):
+        restore_slide(aperio_slide, mask, tmp_path / name, restorer=FlatPainter())
+    assert (tmp_path / "a.svs").read_bytes() == (tmp_path / "b.svs").read_bytes()
+
+
+def test_an_interrupted_run_leaves_no_output_and_goes_on_where_it_stopped(aperio_slide, tmp_path):
+    mask = mask_file(tmp_path, aperio_slide, [(20, 20, 60), (300, 300, 60), (600, 500, 60)])
+    straight = FlatPainter(batch_size=1)
+    restore_slide(aperio_slide, mask, tmp_path / "straight.svs", restorer=straight)
+    with pytest.raises(KeyboardInterrupt):
+        restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=FlatPainter(fail_after=2, batch_size=1))
+    assert not (tmp_path / "out.svs").exists() and (tmp_path / "out.svs.partial").is_dir()
+    resumed = FlatPainter(batch_size=1)
+    restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=resumed)
+    assert resumed.calls == straight.calls - 2 == 1
+    assert (tmp_path / "out.svs").read_bytes() == (tmp_path / "straight.svs").read_bytes()
+    assert not (tmp_path / "out.svs.partial").exists()
+
+
+def test_what_another_job_left_is_not_used(aperio_slide, tmp_path):
+    mask = mask_file(tmp_path, aperio_slide, [(20, 20, 60), (300, 300, 60)])
+    with pytest.raises(KeyboardInterrupt):
+        restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=FlatPainter(fail_after=1, batch_size=1))
+    other = FlatPainter(batch_size=1)
+    restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=other, seed=5)
+    assert other.calls == 2
+
+
+def test_a_region_larger_than_a_canvas_is_painted_whole(aperio_slide, tmp_path):
+    mask = mask_file(tmp_path, aperio_slide, [(150, 100, 400)])
+    painter = FlatPainter(max_canvas_px=256)
+    restore_slide(aperio_slide, mask, tmp_path / "out.tif", restorer=painter, lossless=True)
+    assert painter.calls > 1
+    with open_slide(tmp_path / "out.tif") as slide:
+        assert (slide.read(Box(150, 100, 400, 400)) == PINK).all()
+
+
+def test_a_png_keeps_every_pixel_outside_the_mask(png_image, tmp_path):
+    mask = mask_file(tmp_path, png_image, [(40, 40, 30)])
+    content = restore_slide(png_image, mask, tmp_path / "out.png", restorer=FlatPainter())
+    before, after = np.asarray(Image.open(png_image)), np.asarray(Image.open(tmp_path / "out.png"))
+    inside = np.zeros(before.shape[:2], bool)
+    inside[40:70, 40:70] = True
+    assert np.array_equal(before[~inside], after[~inside]) and (after[inside] == PINK).all()
+    assert content["written"]["lossless"]
+
+
+def test_a_strip_tiff_is_streamed_into_a_pyramid(strip_image, tmp_path):
+    mask = mask_file(tmp_path, strip_image, [(10, 10, 20)], scale=4)
+    content = restore_slide(strip_image, mask, tmp_path / "out.tiff", restorer=FlatPainter())
+    assert content["written"]["container"] == "re-encoded" and content["verified"]["ok"]
+
+
+def test_existing_outputs_and_the_source_are_never_overwritten(png_image, tmp_path):
+    mask = mask_file(tmp_path, png_image, [(40, 40, 30)])
+    (tmp_path / "out.png").write_text("precious")
+    with pytest.raises(OutputError, match="--overwrite"):
+        restore_slide(png_image, mask, tmp_path / "out.png", restorer=FlatPainter())
+    with pytest.raises(OutputError, match="source"):
+        restore_slide(png_image, mask, png_image, restorer=FlatPainter(), overwrite=True)
+    assert (tmp_path / "out.png").read_text() == "precious"
+
+
+def test_a_mask_without_a_gap_is_refused_by_name(png_image, tmp_path):
+    with open_slide(png_image) as slide:
+        Image.new("L", slide.size, 255).save(tmp_path / "mask.png")
+    with pytest.raises(MaskError, match="nothing is left to paint from"):
+        restore_slide(
+            png_image, tmp_path / "mask.png", tmp_path / "out.png", restorer=FlatPainter(), polarity="restore"
+        )
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_the_declaration_read_back_is_the_mask(aperio_slide, tmp_path):
+    mask = mask_file(tmp_path, aperio_slide, [(100, 100, 60), (161, 161, 20)])
+    restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=FlatPainter())
+    with open_slide(aperio_slide) as slide:
+        whole = Box(0, 0, *slide.size)
+        declared = read_mask(tmp_path / "out.svs.geojson", slide).read(whole)
+        assert np.array_equal(declared, read_mask(mask, slide).read(whole))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_batch_size_moves_no_pixel_by_more_than_one_grey_level(png_image, tmp_path, monkeypatch, batch_size):
+    from contextlib import nullcontext
+
+    from artifusion.checkpoint import Weights
+    from artifusion.config import DenoiserConfig
+    from artifusion.diffusion.denoiser import SwinDenoiser
+    from artifusion.restorer import Restorer
+
+    monkeypatch.setattr("artifusion.restorer.autocast", lambda device: nullcontext())
+    torch.manual_seed(0)
+    tiny = DenoiserConfig(pixel_dim=8, dims=(16, 32), heads=(2, 2), depths=(1, 1), window_sizes=(4, 4), time_dim=16)
+    weights = Weights(SwinDenoiser(tiny), "tiny", "0" * 64, {})
+    with open_slide(png_image) as slide:
+        side = min(slide.size) // 3
+    mask = mask_file(tmp_path, png_image, [(5, 5, 20), (2 * side, 10, 20), (side, 2 * side, 20)])
+    images = []
+    for n, size in enumerate((batch_size, 2)):
+        config = RestoreConfig(steps=3, context_px=16, batch_size=size, merge_px=0)
+        restore_slide(png_image, mask, tmp_path / f"{n}.png", restorer=Restorer(weights, "cpu", config))
+        images.append(np.asarray(Image.open(tmp_path / f"{n}.png")).astype(int))
+    assert np.abs(images[0] - images[1]).max() <= 1

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+import torch
+
+from artifusion.checkpoint import Weights
+from artifusion.config import DenoiserConfig
+from artifusion.diffusion.denoiser import SwinDenoiser
+from artifusion.diffusion.frame import Frame
+from artifusion.errors import DeviceError, WeightsError
+from artifusion.pixels import images_from_tensor, tensor_from_images
+from artifusion.restorer import Restorer
+
+TINY = DenoiserConfig(pixel_dim=8, dims=(16, 32), heads=(2, 2), depths=(1, 1), window_sizes=(4, 4), time_dim=16)
+
+
+@pytest.fixture(scope="module")
+def restorer():
+    """An untrained tiny restorer in fp32: its paint is noise, its promises are the real ones."""
+    torch.manual_seed(0)
+    denoiser = SwinDenoiser(TINY)
+    torch.nn.init.normal_(denoiser.head[3].weight, std=0.05)
+    return Restorer(Weights(denoiser, "tiny", "0" * 64, {}), "cpu")
+
+
+@pytest.fixture
+def fp32(monkeypatch):
+    from contextlib import nullcontext
+
+    monkeypatch.setattr("artifusion.restorer.autocast", lambda device: nullcontext())
+
+
+def example(seed=0, height=50, width=70):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((height, width), bool)
+    mask[10:30, 20:45] = True
+    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8), mask
+
+
+def test_kept_pixels_come_back_exactly_and_masked_ones_are_painted(restorer):
+    image, mask = example()
+    before = image.copy()
+    restored = restorer.restore(image, mask)
+    assert np.array_equal(restored[~mask], image[~mask])
+    assert (restored[mask] != image[mask]).any()
+    assert np.array_equal(image, before)
+
+
+def test_what_lies_under_the_mask_is_never_seen(restorer):
+    image, mask = example()
+    other = image.copy()
+    other[mask] = 255 - other[mask]
+    assert np.array_equal(restorer.restore(image, mask), restorer.restore(other, mask))
+
+
+def test_the_same_seed_gives_the_same_pixels_and_another_seed_others(restorer):
+    image, mask = example()
+    first, second = restorer.restore(image, mask, seed=3), restorer.restore(image, mask, seed=3)
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, restorer.restore(image, mask, seed=4))
+
+
+def test_a_batch_of_four_equals_four_batches_of_one_to_one_grey_level(restorer, fp32):
+    examples = [example(seed) for seed in range(4)]
+    keys = [(n, 7) for n in range(4)]
+    together = restorer.restore_batch([i for i, _ in examples], [m for _, m in examples], keys=keys)
+    for (image, mask), key, restored in zip(examples, keys, together, strict=True):
+        alone = restorer.restore_batch([image], [mask], keys=[key])[0]
+        assert np.abs(alone.astype(int) - restored.astype(int)).max() <= 1
+
+
+def test_images_of_several_sizes_in_one_call(restorer):
+    examples = [example(0, 50, 70), example(1, 64, 64), example(2, 50, 70)]
+    restored = restorer.restore_batch([i for i, _ in examples], [m for _, m in examples])
+    assert [r.shape for r in restored] == [i.shape for i, _ in examples]
+
+
+def test_an_empty_mask_returns_the_image(restorer):
+    image, mask = example()
+    assert np.array_equal(restorer.restore(image, np.zeros_like(mask)), image)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "message"),
+    [
+        (np.zeros((8, 8), np.uint8), np.zeros((8, 8), bool), "uint8"),
+        (np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), bool), "uint8"),
+        (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), "bool"),
+        (np.zeros((8, 8, 3), np.uint8), np.zeros((4, 8), bool), "bool"),
+        (np.zeros((8, 8, 3), np.uint8), np.ones((8, 8), bool), "whole image"),
+    ],
+)
+def test_wrong_arrays_are_refused(restorer, image, mask, message):
+    with pytest.raises(ValueError, match=message):
+        restorer.restore(image, mask)
+
+
+def test_uint8_survives_the_way_to_tensors_and_back():
+    image = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    assert np.array_equal(images_from_tensor(tensor_from_images(image)), image)
+
+
+def test_the_frame_is_that_of_the_known_pixels_and_invertible():
+    pixels = torch.rand(2, 3, 16, 16) * 2 - 1
+    known = torch.zeros(2, 1, 16, 16)
+    known[..., :8] = 1
+    frame = Frame.of_known(pixels, known)
+    assert torch.allclose(frame.enter(pixels)[..., :8].mean((2, 3)), torch.zeros(2, 3), atol=1e-5)
+    assert torch.allclose(frame.leave(frame.enter(pixels)), pixels, atol=1e-5)
+    changed = pixels.clone()
+    changed[..., 8:] = 0
+    assert torch.equal(Frame.of_known(changed, known).mean, frame.mean)
+
+
+def test_missing_weights_and_devices_are_one_clear_error(tmp_path):
+    with pytest.raises(WeightsError, match="no such weights"):
+        Restorer.from_pretrained("./nothing")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(WeightsError, match="broken"):
+        Restorer.from_pretrained(tmp_path)
+    if not torch.cuda.is_available():
+        from artifusion.device import resolve_device
+
+        with pytest.raises(DeviceError, match="cpu"):
+            resolve_device("cuda")
+
+
+def test_the_embedded_weights_beat_the_mean_of_the_surroundings_on_a_hidden_colour():
+    """The palette must come from the surroundings: a hole in pink tissue is filled pink, in blue tissue blue."""
+    restorer = Restorer.from_pretrained("he-small", device="cpu")
+    rng = np.random.default_rng(0)
+    for colour in ((200, 130, 170), (120, 110, 180)):
+        image = (np.array(colour) + rng.normal(0, 12, (128, 128, 1))).clip(0, 255).astype(np.uint8)
+        mask = np.zeros((128, 128), bool)
+        mask[44:84, 44:84] = True
+        painted = restorer.restore(image, mask, mpp=0.5)[mask].mean(0)
+        assert np.abs(painted - colour).max() < 25

@@ -1,0 +1,140 @@
+"""Training on a folder of small images with a tiny denoiser."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from artifusion.config import DataConfig, DenoiserConfig, TargetConfig, TrainConfig
+from artifusion.diffusion.loss import noise_levels, velocity_loss
+from artifusion.diffusion.schedule import CosineSchedule
+from artifusion.errors import ConfigError, DataError
+from artifusion.training import learning_rate, optimizers, train
+
+TINY = DenoiserConfig(pixel_dim=8, dims=(16, 32), heads=(2, 2), depths=(1, 1), window_sizes=(4, 4), time_dim=16)
+
+
+def tiny_config(**changes):
+    base = TrainConfig(
+        name="tiny", denoiser=TINY, data=DataConfig(crop_px=32, validation=("*/held.png",)), images=32, batch_size=4,
+        warmup_images=8,
+    )
+    return base.model_copy(update=changes)
+
+
+@pytest.fixture
+def tissue(tmp_path):
+    """A folder with three pink images of textured blobs, one of them held out."""
+    folder = tmp_path / "tissue"
+    folder.mkdir()
+    for n, name in enumerate(("a.png", "b.png", "held.png")):
+        rng = np.random.default_rng(n)
+        texture = np.kron(rng.normal(0, 25, (20, 20, 3)), np.ones((4, 4, 1))) + rng.normal(0, 5, (80, 80, 3))
+        Image.fromarray((np.array([190, 120, 170]) + texture).clip(0, 255).astype(np.uint8)).save(folder / name)
+    return folder
+
+
+def final(run_dir):
+    return load_file(run_dir / "state.safetensors")
+
+
+def test_a_stopped_and_resumed_run_equals_a_straight_one_bit_for_bit(tissue, tmp_path):
+    config = tiny_config()
+    for _ in train(config, [tissue], tmp_path / "straight", device="cpu", quiet=True):
+        pass
+    config = tiny_config(checkpoint_minutes=1e-9)
+    run = train(config, [tissue], tmp_path / "resumed", device="cpu", quiet=True)
+    for _ in range(4):
+        next(run)
+    run.close()
+    for _ in train(config, [tissue], tmp_path / "resumed", device="cpu", quiet=True):
+        pass
+    straight, resumed = final(tmp_path / "straight"), final(tmp_path / "resumed")
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+
+
+def test_a_finished_run_trains_no_further_and_leaves_usable_weights(tissue, tmp_path):
+    from artifusion import Restorer
+
+    run = tmp_path / "run"
+    assert len(list(train(tiny_config(), [tissue], run, device="cpu", quiet=True))) == 8
+    assert not list(train(tiny_config(), [tissue], run, device="cpu", quiet=True))
+    restorer = Restorer.from_pretrained(run / "weights", device="cpu")
+    assert restorer.weights.training["images"] == 32
+    assert (run / "preview.png").is_file() and "error_0.5" in (run / "log.csv").read_text()
+
+
+def test_going_on_from_weights_adds_their_record_up(tissue, tmp_path):
+    for _ in train(tiny_config(), [tissue], tmp_path / "one", device="cpu", quiet=True):
+        pass
+    for _ in train(tiny_config(), [tissue], tmp_path / "two", init=tmp_path / "one/weights", device="cpu", quiet=True):
+        pass
+    from artifusion.checkpoint import load_weights
+
+    assert load_weights(tmp_path / "two/weights").training["images"] == 64
+
+
+def test_validation_images_are_never_trained_on(tissue, tmp_path):
+    with pytest.raises(DataError, match="validation"):
+        next(train(tiny_config(), [tissue / "held.png"], tmp_path / "run", device="cpu", quiet=True))
+
+
+def test_a_run_folder_of_another_configuration_is_refused(tissue, tmp_path):
+    next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+    with pytest.raises(ConfigError, match="another configuration"):
+        next(train(tiny_config(learning_rate=1e-4), [tissue], tmp_path / "run", device="cpu", quiet=True))
+
+
+def test_missing_data_is_one_clear_error(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        next(train(tiny_config(), [tmp_path / "nothing"], tmp_path / "run", device="cpu", quiet=True))
+
+
+def test_a_tiny_denoiser_overfits_one_tile():
+    from artifusion.diffusion.denoiser import SwinDenoiser
+
+    torch.manual_seed(0)
+    denoiser, schedule = SwinDenoiser(TINY), CosineSchedule()
+    steppers = optimizers(denoiser, tiny_config(learning_rate=1e-2))
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(1, 3, 8, 8, generator=generator)
+    x0 = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3).expand(8, -1, -1, -1)
+    losses = []
+    for _ in range(250):
+        level = noise_levels(8, 32, TargetConfig(), generator)
+        noise = torch.randn(x0.shape, generator=generator)
+        velocity = denoiser(schedule.add_noise(x0, level, noise), level, (level > 0).float(), torch.full((8,), 0.5))
+        loss = velocity_loss(velocity, x0, level, noise, schedule, 5.0)
+        denoiser.zero_grad()
+        loss.backward()
+        for optimizer in steppers:
+            optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) < 0.25 * sum(losses[:10])
+
+
+def test_most_pixels_of_a_batch_are_targets_and_levels_cover_the_range():
+    level = noise_levels(64, 64, TargetConfig(), torch.Generator().manual_seed(0))
+    assert level.shape == (64, 1, 64, 64) and level.min() == 0 and level.max() <= 1
+    assert 0.7 < (level > 0).float().mean() < 0.95
+    peaks = level.amax((1, 2, 3))
+    assert peaks.min() < 0.1 and peaks.max() > 0.95
+
+
+def test_the_loss_sees_only_noisy_pixels():
+    schedule, level = CosineSchedule(), torch.zeros(1, 1, 8, 8)
+    level[..., 4:] = 0.5
+    x0, noise = torch.randn(1, 3, 8, 8), torch.randn(1, 3, 8, 8)
+    predicted = schedule.velocity(x0, level, noise)
+    predicted[..., :4] += 100
+    assert velocity_loss(predicted, x0, level, noise, schedule, 5.0) < 1e-10
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_zero():
+    config = tiny_config(warmup_images=100, cooldown=0.2)
+    assert learning_rate(50, 0.0, config) == 0.5
+    assert learning_rate(1000, 0.5, config) == 1.0
+    assert learning_rate(1000, 0.9, config) == pytest.approx(0.5)
+    assert learning_rate(1000, 1.0, config) == 0.0
