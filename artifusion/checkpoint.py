@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -37,12 +37,20 @@ class Weights:
 
 
 def save_weights(folder: Path, state: dict[str, Tensor], denoiser: DenoiserConfig, name: str, training: dict) -> None:
-    """Write a weights folder; tensors become float16."""
+    """Write a weights folder, each file whole or not at all; tensors become float16."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in state.items()}
-    save_file(tensors, folder / MODEL)
     config = {"name": name, "denoiser": denoiser.model_dump(), "training": training}
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / f"{CONFIG}.part").write_text(json.dumps(config, indent=2) + "\n")
+    save_tensors(tensors, folder / f"{MODEL}.part")
+    for file in (MODEL, CONFIG):
+        os.replace(folder / f"{file}.part", folder / file)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that everyone may read, as other files; safetensors makes it private."""
+    save_file(tensors, path, metadata)
+    path.chmod(0o644)
 
 
 def load_weights(source: str | Path) -> Weights:
@@ -58,6 +66,8 @@ def load_weights(source: str | Path) -> Weights:
     folder = Path(source)
     if folder.is_dir():
         return _read(folder)
+    if Path(source).suffix in (".json", ".safetensors", ".svs", ".tif", ".tiff", ".png", ".jpg"):
+        raise WeightsError(f"{source}: no such file, and weights are a folder")
     if str(source).count("/") == 1 and not str(source).startswith((".", "/")):
         return _read(_download(str(source)))
     raise WeightsError(
@@ -82,18 +92,19 @@ def _download(hub_id: str) -> Path:
 
 
 def _read(folder: Path) -> Weights:
+    for file in (CONFIG, MODEL):
+        if not (folder / file).is_file():
+            raise WeightsError(f"{folder}: {file} is missing; a weights folder holds {CONFIG} and {MODEL}")
     try:
         config = json.loads((folder / CONFIG).read_text())
+        training = dict(config.get("training", {}))
         tensors = load_file(folder / MODEL)
         denoiser = SwinDenoiser(DenoiserConfig.model_validate(config["denoiser"]))
         denoiser.load_state_dict({key: value.float() for key, value in tensors.items()})
-    except FileNotFoundError as error:
-        missing = Path(error.filename).name
-        raise WeightsError(f"{folder}: {missing} is missing; weights are {CONFIG} and {MODEL}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, SafetensorError, ValidationError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise WeightsError(f"{folder}: broken weights: {str(error).splitlines()[0]}") from None
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise WeightsError(f"{folder}: weights of another architecture: {reason}") from None
     digest = hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
-    return Weights(denoiser, str(config.get("name", folder.name)), digest, config.get("training", {}))
+    return Weights(denoiser, str(config.get("name", folder.name)), digest, training)

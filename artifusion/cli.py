@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,19 @@ def known_kinds(ctx: click.Context, param: click.Parameter, value: str) -> tuple
     return kinds
 
 
+class Number(click.FloatRange):
+    """A finite number in a range; click's own lets nan through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number", param, ctx)
+        return number
+
+
+SCALE = Number(0.01, 100)
+
+
 class OneLineErrors(click.Group):
     """Prints an `ArtifusionError` as one line and exits with 1; anything else keeps its traceback."""
 
@@ -36,7 +50,8 @@ class OneLineErrors(click.Group):
             click.echo(f"artifusion: {error}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
-            click.echo("artifusion: interrupted; the same command again goes on from here", err=True)
+            click.echo("artifusion: interrupted; restore, damage and train go on when the same command is given again",
+                       err=True)
             ctx.exit(130)
 
 
@@ -66,13 +81,13 @@ def main() -> None:
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
 @click.option("--steps", type=click.IntRange(1, 1000), help="Evaluations per canvas.  [default: 10]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other tissue.")
-@click.option("--mpp", type=click.FloatRange(0, min_open=True), help="um per pixel, where the slide does not tell.")
-@click.option("--grow", "grow_um", type=click.FloatRange(0), default=0.0, metavar="UM", help="Widen the mask.")
+@click.option("--mpp", type=SCALE, help="um per pixel, where the slide does not tell.")
+@click.option("--grow", "grow_um", type=Number(0, 10_000), default=0.0, metavar="UM", help="Widen the mask.")
 @click.option("--mask-polarity", "polarity", type=click.Choice(["restore", "keep"]),
               help="What white means; given explicitly, the mask may cover over half of the slide.")
 @click.option("--lossless", is_flag=True, help="Where a slide must be re-encoded: without loss.")
 @click.option("--batch-size", type=click.IntRange(1), help="Canvases per evaluation.  [default: 4]")
-@click.option("--preview", type=PATH, help="Also draw before / mask / after into this PNG.")
+@click.option("--preview", type=PATH, help="Also draw before / mask / after into this .png or .jpg.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Print regions, canvases and evaluations; paint nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
@@ -98,8 +113,6 @@ def restore(
     from artifusion.restorer import Restorer
     from artifusion.slide import open_slide
 
-    if preview is not None:
-        check_new(preview, overwrite)
     restorer = Restorer.from_pretrained(weights, device, settings)
     with open_slide(slide, mpp=mpp) as opened:
         if opened.mpp is None and not quiet:
@@ -113,13 +126,9 @@ def restore(
             return
     content = restore_slide(
         slide, mask, output, restorer=restorer, seed=seed, mpp=mpp, polarity=polarity, grow_um=grow_um,
-        lossless=lossless, overwrite=overwrite, quiet=quiet,
+        lossless=lossless, preview=preview, overwrite=overwrite, quiet=quiet,
     )
     written = (output or slide).with_name(content["output"]["name"])
-    if preview is not None:
-        from artifusion.picture import draw_comparison
-
-        draw_comparison(slide, written, preview)
     click.echo(f"{written}: {len(content['regions'])} regions repainted and verified in {content['seconds']:.0f} s")
 
 
@@ -128,10 +137,10 @@ def restore(
 @click.argument("output", type=PATH)
 @click.option("--kinds", default="fold,bubble,pen", show_default=True, callback=known_kinds,
               help="Any of fold, bubble, pen, blur, dark, dust, thread, with commas.")
-@click.option("--share", type=click.FloatRange(0.0001, 0.3), default=0.03, show_default=True,
+@click.option("--share", type=Number(0.0001, 0.3), default=0.03, show_default=True,
               help="Damaged share of the slide's area, about.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--mpp", type=click.FloatRange(0, min_open=True), help="um per pixel, where the slide does not tell.")
+@click.option("--mpp", type=SCALE, help="um per pixel, where the slide does not tell.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def damage(
@@ -172,7 +181,7 @@ def verify(source: Path, restored: Path, as_json: bool) -> None:
               help="A slide, an image, or a folder of them; repeat for more.")
 @click.option("--run-dir", required=True, type=PATH, help="Where the run lives; the same command again resumes it.")
 @click.option("--init", metavar="NAME|DIR", help="Begin from these weights.")
-@click.option("--max-minutes", type=click.FloatRange(0, min_open=True), help="End, cooled down, after this long.")
+@click.option("--max-minutes", type=Number(0, min_open=True), help="End, cooled down, after this long.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def train(
@@ -249,12 +258,3 @@ def weights_facts(name: str) -> dict[str, Any]:
         "canvas_multiple_px": weights.denoiser.multiple,
         **{f"training_{key}": value for key, value in weights.training.items()},
     }
-
-
-def check_new(path: Path, overwrite: bool) -> None:
-    from artifusion.errors import OutputError
-
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists; choose another name or pass --overwrite")
-    if not path.absolute().parent.is_dir():
-        raise OutputError(f"{path.parent}: no such folder")

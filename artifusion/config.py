@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -13,20 +14,20 @@ from artifusion.errors import ConfigError
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DenoiserConfig(Frozen):
     """Architecture of a `SwinDenoiser`; level n of the U works at 1 / (4 * 2**n) of the canvas' resolution."""
 
     pixel_dim: PositiveInt = 40                         # channels of the convolutions at half resolution
-    dims: tuple[PositiveInt, ...] = (64, 160, 320)
+    dims: tuple[PositiveInt, ...] = Field((64, 160, 320), min_length=1)
     heads: tuple[PositiveInt, ...] = (2, 5, 10)
     depths: tuple[PositiveInt, ...] = (2, 2, 4)         # blocks on the way down; the last is the bottom
     window_sizes: tuple[PositiveInt, ...] = (8, 8, 4)   # tokens; 4 at the bottom lets a side be any multiple of 64
-    mlp_ratio: PositiveFloat = 2.0
+    mlp_ratio: float = Field(2.0, ge=0.25)
     mlp_conv: bool = True
-    time_dim: PositiveInt = 128
+    time_dim: int = Field(128, ge=4, multiple_of=2)
 
     @model_validator(mode="after")
     def _levels_agree(self) -> DenoiserConfig:
@@ -36,6 +37,11 @@ class DenoiserConfig(Frozen):
             raise ValueError("every entry of dims must be a multiple of its heads")
         return self
 
+    @property
+    def multiple(self) -> int:
+        """Sides of a canvas are multiples of this many pixels: whole windows at every level."""
+        return math.lcm(*(4 * 2**level * size for level, size in enumerate(self.window_sizes)))
+
 
 class TargetConfig(Frozen):
     """What share of the training crops gets which noise pattern; the rest are islands of clean tissue."""
@@ -44,6 +50,14 @@ class TargetConfig(Frozen):
     blocks: float = Field(0.20, ge=0, le=1)             # every block at a level of its own
     noisy_area: tuple[float, float] = (0.6, 1.0)        # noisy share of a crop with clean islands
     max_snr_weight: PositiveFloat = 5.0                 # cap on the x0 error's weight (Hang et al. 2023, min-SNR)
+
+    @model_validator(mode="after")
+    def _shares_are_shares(self) -> TargetConfig:
+        if self.uniform + self.blocks > 1:
+            raise ValueError("uniform and blocks are shares of the crops and add up to at most 1")
+        if not 0 < self.noisy_area[0] <= self.noisy_area[1] <= 1:
+            raise ValueError("noisy_area is a range of shares: 0 < low <= high <= 1")
+        return self
 
 
 class DataConfig(Frozen):
@@ -67,25 +81,31 @@ class TrainConfig(Frozen):
     data: DataConfig = DataConfig()
     images: PositiveInt = 1_000_000
     batch_size: PositiveInt = 16
-    learning_rate: PositiveFloat = 3e-3
+    learning_rate: PositiveFloat = 2e-3
     weight_decay: float = Field(0.01, ge=0)
-    warmup_images: PositiveInt = 4_000
-    cooldown: float = Field(0.2, ge=0, le=1)            # last part of the run in which the learning rate falls to 0
+    warmup_images: PositiveInt = 2_000
+    cooldown: float = Field(0.6, ge=0, le=1)            # last part of the run in which the learning rate falls to 0
     clip_norm: PositiveFloat = 1.0
     ema_halflife: PositiveFloat = 0.06                  # of the images seen so far
     checkpoint_minutes: PositiveFloat = 5.0
-    seed: int = 0
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _crops_fit_the_windows(self) -> TrainConfig:
+        if self.data.crop_px % self.denoiser.multiple:
+            raise ValueError(f"data.crop_px must be a multiple of {self.denoiser.multiple} for these window_sizes")
+        return self
 
 
 class RestoreConfig(Frozen):
     """How a slide is painted."""
 
-    steps: PositiveInt = 10                             # DDIM steps = evaluations per canvas
-    context_px: PositiveInt = 64                        # known tissue around a region that the denoiser sees
+    steps: int = Field(10, ge=1, le=1000)                             # DDIM steps = evaluations per canvas
+    context_px: int = Field(64, ge=1)                      # known tissue around a region that the denoiser sees
     max_canvas_px: PositiveInt = 512
     batch_size: PositiveInt = 4
     merge_px: int = Field(32, ge=0)                     # regions closer than this share a canvas
-    default_spacing_um: PositiveFloat = 0.5             # assumed where a slide does not tell its scale
+    default_spacing_um: float = Field(0.5, ge=0.01, le=100)   # assumed where a slide does not tell its scale
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -101,8 +121,12 @@ def load_config(model: type[ConfigT], kind: Kind, source: str | Path) -> ConfigT
     path = Path(source)
     shipped = shipped_folder() / kind / f"{path.name}.toml" if len(path.parts) == 1 else path
     try:
-        text = path.read_text() if path.is_file() else shipped.read_text()
+        text = path.read_text() if path.exists() else shipped.read_text()
         return model.model_validate(tomllib.loads(text))
+    except IsADirectoryError:
+        raise ConfigError(f"{source}: is a folder; name the TOML file") from None
+    except PermissionError:
+        raise ConfigError(f"{source}: no permission to read it") from None
     except (FileNotFoundError, NotADirectoryError):
         names = ", ".join(sorted(file.stem for file in (shipped_folder() / kind).glob("*.toml")))
         raise ConfigError(f"{source}: no such configuration file; shipped {kind} configurations: {names}") from None

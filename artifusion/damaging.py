@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,16 +14,16 @@ from tqdm import tqdm
 
 from artifusion import __version__
 from artifusion.errors import ArtifusionError
-from artifusion.geometry import Box
+from artifusion.geometry import ORIGIN, Box
 from artifusion.provenance import geojson, sidecar
-from artifusion.slide.damage import Spot, damage_spot, plan_damage
+from artifusion.slide.damage import Spot, damage_spot, mask_box, plan_damage, spot_mask
 from artifusion.slide.masks import Mask, rectilinear
 from artifusion.slide.patches import Patches
 from artifusion.slide.reader import Slide, open_slide, sha256
 from artifusion.slide.regions import Canvas, find_regions
 from artifusion.slide.tissue import tissue_mask
-from artifusion.slide.writer import check_output, write_slide
-from artifusion.workspace import bar, publish, workspace
+from artifusion.slide.writer import container_of, write_slide
+from artifusion.workspace import bar, beside, check_outputs, publish, resumes, workspace, write_json
 
 OVERVIEW_PX = 1024          # longer side of the picture in which tissue is found, at least
 MASK_PX = 8192              # longer side of the mask image at most
@@ -53,32 +52,40 @@ def damage_slide(
     started = time.monotonic()
     target = Path(out)
     with open_slide(source, mpp=mpp) as slide:
-        check_output(Path(source), target, overwrite)
+        container_of(slide, target)
+        declaration, polygons, picture = beside(target, ".json", ".geojson", ".mask.png")
         spacing = slide.mpp or DEFAULT_SPACING_UM
         spots = plan_damage(slide.size, tissue_mask(overview(slide)), kinds, share, spacing, seed)
         if not spots:
             raise ArtifusionError(f"{source}: no tissue found on which artifacts would fit")
         job: dict[str, Any] = {
+            "version": __version__,
             "source": {"name": Path(source).name, "sha256": sha256(source)},
             "painted": {"kinds": list(kinds), "share": share, "seed": seed},
             "mpp": spacing,
-            "version": __version__,
+            "mpp_from": slide.mpp_origin,
         }
+        outputs = [target, declaration, polygons, picture]
+        check_outputs([Path(source)], outputs, overwrite or resumes(target, job))
         with workspace(target, job) as work:
             mask = spots_mask(spots, slide)
             patches = Patches(work / "patches", slide, mask)
             for spot in tqdm(spots, desc="damaging", unit="artifact", disable=quiet or None):
-                l0_box, pixels, _ = damage_spot(spot, patches.read)
+                l0_box, pixels, _ = damage_spot(spot, slide.read)
                 patches.add(Canvas(0, l0_box, l0_box, 0), pixels)
             report = write_slide(slide, mask, patches, target, note=f"{len(spots)} synthetic artifacts painted",
                                  work=work, progress=bar("writing", quiet))
             regions = find_regions(mask, 0)
-            picture = work / "mask.png"
-            mask_image(mask, slide).save(picture)
-            os.replace(picture, target.with_name(target.name + ".mask.png"))
             content = sidecar(job, regions, len(spots), report.to_dict(), target.name, sha256(report.path),
                               time.monotonic() - started)
-            publish(report.path, target, content, geojson(mask, regions, job["source"]["sha256"], slide.bounds_offset))
+            declared = geojson(mask, regions, job["source"]["sha256"], slide.bounds_offset)
+            mask_image(mask, slide).save(work / "mask.png")
+            publish({
+                declaration: write_json(work / "declaration.json", content),
+                polygons: write_json(work / "polygons.json", declared),
+                picture: work / "mask.png",
+                target: report.path,
+            })
     return spots
 
 
@@ -86,8 +93,12 @@ def spots_mask(spots: Sequence[Spot], slide: Slide) -> Mask:
     """The exact mask of all spots with their kinds as classes."""
     polygons, classes = [], []
     for spot in spots:
-        l0_box, _, mask = damage_spot(spot, slide.read)
-        for polygon in rectilinear(mask):
+        mask = spot_mask(spot.kind, spot.size_px, spot.seed, spot.strength)
+        l0_box = mask_box(mask, spot.l0_center)
+        corner = mask_box(mask, ORIGIN)
+        reach = mask.shape[0] // 2
+        cut = Box(corner.x + reach, corner.y + reach, corner.width, corner.height).slices()
+        for polygon in rectilinear(mask[cut]):
             polygons.append(translate(polygon, l0_box.x, l0_box.y))
             classes.append(spot.kind)
     return Mask(tuple(polygons), slide.size, tuple(classes))

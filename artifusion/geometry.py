@@ -5,7 +5,6 @@ The frame of a number rides in its name: l0_ is level 0 of the slide, lv_ a redu
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 
@@ -71,15 +70,6 @@ class Box(NamedTuple):
 
     def overlaps(self, other: Box) -> bool:
         return not self.intersection(other).empty
-
-    def scaled(self, x_ratio: float, y_ratio: float) -> Box:
-        """The smallest whole-pixel box over this one in a frame whose pixels are `ratio` times smaller or larger."""
-        return Box.from_edges(
-            math.floor(self.x * x_ratio),
-            math.floor(self.y * y_ratio),
-            math.ceil(self.right * x_ratio),
-            math.ceil(self.bottom * y_ratio),
-        )
 
     def slices(self, origin: Point | Box = ORIGIN) -> tuple[slice, slice]:
         """(rows, columns) of this box in an array whose first pixel lies at `origin`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,31 +10,28 @@ from PIL import Image, ImageDraw
 
 from artifusion.errors import OutputError
 from artifusion.geometry import Box, Size
-from artifusion.slide import Slide, open_slide, read_mask
 from artifusion.slide.masks import Mask
+from artifusion.slide.reader import Slide
 
 OVERVIEW_PX = 640           # longer side of the overview of the whole slide
 CROP_PX = 384               # side of a full-size crop
 ROWS = 6
+SUFFIXES = (".png", ".jpg", ".jpeg")
 GAP_PX = 8
 TINT = np.array([0, 200, 80])
 
 
-def draw_comparison(source: str | Path, restored: str | Path, out: str | Path) -> None:
-    """Write a PNG: the whole slide, then its largest regions at full size, each before / mask / after.
+def check_picture_name(path: Path) -> None:
+    """Raise OutputError unless the suffix is that of a picture."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise OutputError(f"{path}: a preview is written as {', '.join(SUFFIXES)}; choose one of these")
 
-    Raises:
-        OutputError: the restored slide has no declaration beside it, or `out` cannot be written.
-    """
-    restored = Path(restored)
-    declared, content = (restored.with_name(restored.name + suffix) for suffix in (".geojson", ".json"))
-    if not declared.is_file() or not content.is_file():
-        raise OutputError(f"{restored}: no {declared.name} and {content.name} beside it, so no picture of what changed")
-    with open_slide(source) as before, open_slide(restored) as after:
-        mask = read_mask(declared, before, polarity="restore")
-        regions = sorted(json.loads(content.read_text())["regions"], key=lambda r: -r["area_px"])
-        rows = [overview_row(before, mask, after)]
-        rows += [crop_row(before, mask, after, around(Box(*r["l0_box"]), before.size)) for r in regions[:ROWS]]
+
+def draw_comparison(before: Slide, mask: Mask, after: Slide, l0_boxes: Sequence[Box], out: Path) -> None:
+    """Write a picture: the whole slide, then the largest regions at full size, each before / mask / after."""
+    largest = sorted(l0_boxes, key=lambda box: -box.area)[:ROWS]
+    rows = [overview_row(before, mask, after)]
+    rows += [crop_row(before, mask, after, around(box, before.size)) for box in largest]
     width = max(row.shape[1] for row in rows)
     rows = [np.pad(row, ((0, GAP_PX), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     picture = Image.fromarray(np.concatenate(rows))
@@ -42,10 +39,7 @@ def draw_comparison(source: str | Path, restored: str | Path, out: str | Path) -
     third = (rows[0].shape[1] + GAP_PX) // 3
     for n, title in enumerate(("before", "mask", "after (invented where masked)")):
         draw.text((n * third + 4, 4), title, fill=(0, 0, 0), stroke_width=2, stroke_fill=(255, 255, 255))
-    try:
-        picture.save(out)
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{out}: the picture cannot be written: {error}") from None
+    picture.save(out)
 
 
 def crop_row(before: Slide, mask: Mask, after: Slide, l0_box: Box) -> np.ndarray:

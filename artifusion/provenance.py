@@ -12,14 +12,13 @@ from shapely import MultiPolygon, Polygon
 from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
-from artifusion.geometry import Point
+from artifusion.geometry import ORIGIN, Point
 from artifusion.slide.masks import Mask
 from artifusion.slide.polygons import pixel_box
 from artifusion.slide.regions import Region
 
 WARNING = "invented pixels; not for diagnosis"
 FORMAT = 1                             # raised when a reader of the sidecar must change
-ORIGIN = Point(0, 0)
 COLOR = [233, 30, 99]
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://artifusion/region")
 
@@ -40,7 +39,7 @@ def sidecar(job: Mapping[str, Any], regions: Sequence[Region], canvases: int, wr
     Args:
         job: all that decides the result: version, source, mask, weights, sampler, scale, configuration.
         written: what the writer says of every level.
-        seconds: from the command's start to the finished file.
+        seconds: from this session's start to the finished file; what an interrupted one took is not in it.
     """
     return {
         "format": FORMAT,

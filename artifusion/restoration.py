@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from artifusion import __version__
 from artifusion.config import RestoreConfig
-from artifusion.errors import MaskError, OutputError
+from artifusion.errors import ConfigError, OutputError
+from artifusion.picture import check_picture_name, draw_comparison
 from artifusion.provenance import geojson, note, sidecar
 from artifusion.restorer import Restorer
 from artifusion.slide.masks import Mask, read_mask
@@ -20,8 +21,8 @@ from artifusion.slide.patches import Patches
 from artifusion.slide.reader import Slide, open_slide, sha256
 from artifusion.slide.regions import Canvas, Region, batches, find_regions, plan_canvases
 from artifusion.slide.verify import verify_slide
-from artifusion.slide.writer import check_output, default_output, write_slide
-from artifusion.workspace import bar, publish, workspace
+from artifusion.slide.writer import container_of, default_output, write_slide
+from artifusion.workspace import bar, beside, check_outputs, publish, resumes, workspace, write_json
 
 Polarity = Literal["restore", "keep"]
 
@@ -51,8 +52,12 @@ def plan_restoration(
     """The regions of a mask and the canvases in which they are painted; reads no pixels of the slide.
 
     Raises:
-        MaskError: the mask cannot be read or cannot belong to this slide.
+        MaskError: the mask cannot be read, cannot belong to this slide, or leaves nothing to paint from.
+        ConfigError: the largest canvas has no room for its context.
     """
+    if config.max_canvas_px < 4 * config.context_px + multiple:
+        raise ConfigError(f"max_canvas_px must be at least 4 context_px + {multiple} = "
+                          f"{4 * config.context_px + multiple}, not {config.max_canvas_px}")
     selected = read_mask(mask, slide, polarity=polarity, grow_um=grow_um)
     regions = find_regions(selected, config.merge_px)
     canvases = plan_canvases(
@@ -72,6 +77,7 @@ def restore_slide(
     polarity: Polarity | None = None,
     grow_um: float = 0.0,
     lossless: bool = False,
+    preview: str | Path | None = None,
     overwrite: bool = False,
     quiet: bool = True,
 ) -> dict[str, Any]:
@@ -91,6 +97,7 @@ def restore_slide(
         polarity: "keep" where white means keep; given explicitly, the mask may cover over half of the slide.
         grow_um: widen the mask by this much.
         lossless: re-encoded containers only: no lossy compression.
+        preview: also draw before / mask / after into this .png or .jpg.
 
     Raises:
         SlideError, MaskError, OutputError: with what to do about it.
@@ -100,10 +107,14 @@ def restore_slide(
     config = restorer.config
     with open_slide(source, mpp=mpp) as slide:
         target = Path(out) if out is not None else default_output(Path(source), slide)
-        check_output(Path(source), target, overwrite)
+        container_of(slide, target)
+        declaration, polygons = beside(target, ".json", ".geojson")
+        outputs = [target, declaration, polygons, *([Path(preview)] if preview else [])]
+        inputs = [Path(source), Path(mask)]
         plan = plan_restoration(slide, mask, config, restorer.multiple, polarity=polarity, grow_um=grow_um)
         spacing_um = slide.mpp or config.default_spacing_um
         job: dict[str, Any] = {
+            "version": __version__,
             "source": {"name": Path(source).name, "sha256": sha256(source)},
             "mask": {"name": Path(mask).name, "sha256": sha256(mask), "polarity": polarity or "restore",
                      "grow_um": grow_um},
@@ -114,8 +125,10 @@ def restore_slide(
             "mpp_from": slide.mpp_origin,
             "config": config.model_dump(),
             "lossless": lossless,
-            "version": __version__,
         }
+        check_outputs(inputs, outputs, overwrite or resumes(target, job))
+        if preview:
+            check_picture_name(Path(preview))
         with workspace(target, job) as work:
             patches = Patches(work / "patches", slide, plan.mask)
             for _ in tqdm(paint(plan, patches, restorer, spacing_um, seed), desc="painting", unit="canvas",
@@ -133,7 +146,14 @@ def restore_slide(
             if not verified.ok:
                 raise OutputError(f"{target}: not written, verification failed: {'; '.join(verified.problems)}")
             content["verified"] = verified.to_dict()
-            publish(report.path, target, content, declared)
+            files = {declaration: write_json(work / "declaration.json", content),
+                     polygons: write_json(work / "polygons.json", declared)}
+            if preview:
+                picture = work / f"preview{Path(preview).suffix}"
+                with open_slide(report.path) as restored:
+                    draw_comparison(slide, plan.mask, restored, [region.l0_box for region in plan.regions], picture)
+                files[Path(preview)] = picture
+            publish({**files, target: report.path})
     return content
 
 
@@ -146,12 +166,6 @@ def paint(plan: Plan, patches: Patches, restorer: Restorer, mpp: float, seed: in
         if not all(patches.done(canvas) for canvas in batch):
             images = [patches.read(canvas.l0_box, before_wave=canvas.wave) for canvas in batch]
             masks = [patches.remaining(canvas.l0_box, before_wave=canvas.wave) for canvas in batch]
-            for canvas, mask in zip(batch, masks, strict=True):
-                if mask.all():
-                    raise MaskError(
-                        f"nothing is left to paint from around ({canvas.l0_target.x}, {canvas.l0_target.y}): the mask "
-                        f"covers {canvas.l0_box.width} x {canvas.l0_box.height} px without a gap; mask less"
-                    )
             keys = [(canvas.l0_box.x, canvas.l0_box.y) for canvas in batch]
             painted = restorer.restore_batch(images, masks, seed=seed, mpp=mpp, keys=keys)
             for canvas, image in zip(batch, painted, strict=True):

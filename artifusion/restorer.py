@@ -16,6 +16,7 @@ from artifusion.diffusion.frame import Frame
 from artifusion.diffusion.inpainting import CleanKnown
 from artifusion.diffusion.sampling import ddim_step, levels, sample
 from artifusion.diffusion.schedule import CosineSchedule
+from artifusion.errors import WeightsError
 from artifusion.pixels import images_from_tensor, tensor_from_images
 
 
@@ -77,8 +78,13 @@ class Restorer:
             keys: non-negative numbers per image that tell its noise from the others', such as its place on the slide.
 
         Raises:
-            ValueError: shapes or dtypes that do not fit, or an image without a known pixel.
+            ValueError: shapes, dtypes, steps or a scale that do not fit, or an image without a known pixel.
+            WeightsError: the weights give no finite picture.
         """
+        steps = self.config.steps if steps is None else steps
+        mpp = self.config.default_spacing_um if mpp is None else mpp
+        if not 0.01 <= mpp <= 100:
+            raise ValueError(f"mpp must lie in 0.01 to 100 um per pixel, got {mpp}")
         images, masks = [np.asarray(i) for i in images], [np.asarray(m) for m in masks]
         if len(images) != len(masks):
             raise ValueError(f"{len(images)} images but {len(masks)} masks")
@@ -95,9 +101,9 @@ class Restorer:
                 np.stack([images[i] for i in same]),
                 np.stack([masks[i] for i in same]),
                 [names[i] for i in same],
-                levels(steps or self.config.steps),
+                levels(steps),
                 seed,
-                mpp or self.config.default_spacing_um,
+                mpp,
             )
             for i, pixels in zip(same, painted, strict=True):
                 restored[i][masks[i]] = pixels[masks[i]]
@@ -124,6 +130,8 @@ class Restorer:
             return self.schedule.x0_from_velocity(x, level, velocity)
 
         *_, x = sample(denoise, self.schedule, noise, times, ddim_step, CleanKnown(known, hole))
+        if not torch.isfinite(x).all():
+            raise WeightsError(f"{self.weights.name}: these weights paint no finite numbers; use others")
         return images_from_tensor(frame.leave(x))[:, :height, :width]
 
 

@@ -53,13 +53,15 @@ def is_validation(path: Path, config: DataConfig) -> bool:
 
 
 def cut_tiles(path: Path, config: DataConfig, default_spacing_um: float = 0.5) -> Iterator[Tile]:
-    """The clean tiles of one slide or image, on a grid. One tile is in memory at a time.
+    """The clean tiles of one slide or image that hold a crop, on a grid. One tile is in memory at a time.
 
     The scale is the folder's in the configuration, else the slide's own, else the default.
     """
     with open_slide(path) as slide:
         spacing = config.spacing_um.get(path.parent.name) or slide.mpp or default_spacing_um
         for l0_box in grid(slide.size, TILE_PX):
+            if min(l0_box.width, l0_box.height) < config.crop_px:
+                continue
             pixels = slide.read(l0_box)
             if is_clean(pixels):
                 yield Tile(pixels, path.parent.name, spacing)
@@ -80,7 +82,7 @@ def read_tiles(paths: Sequence[Path], config: DataConfig, quiet: bool = False) -
     """
     tiles: list[Tile] = []
     for path in tqdm(paths, desc="tiles", unit="image", disable=quiet or None):
-        tiles.extend(t for t in cut_tiles(path, config) if min(t.pixels.shape[:2]) >= config.crop_px)
+        tiles.extend(cut_tiles(path, config))
     if not tiles:
         raise DataError(f"no clean tissue of {config.crop_px} px in {len(paths)} images; see docs/training.md")
     return tiles

@@ -15,23 +15,23 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from artifusion.checkpoint import Weights, load_weights, save_weights
+from artifusion.checkpoint import Weights, load_weights, save_tensors, save_weights
 from artifusion.config import TrainConfig
 from artifusion.device import autocast, resolve_device
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.diffusion.frame import Frame
 from artifusion.diffusion.loss import noise_levels, velocity_loss
 from artifusion.diffusion.schedule import CosineSchedule
-from artifusion.errors import ArtifusionError, ConfigError, DataError
+from artifusion.errors import ArtifusionError, ConfigError, DataError, OutputError, WeightsError
 from artifusion.pixels import tensor_from_images
 from artifusion.restorer import Restorer
 from artifusion.tiles import Tile, crops, find_images, is_validation, read_tiles
 
-STATE, RECORD, CONFIG, LOG = "state.safetensors", "record.json", "config.json", "log.csv"
+STATE, CONFIG, LOG = "state.safetensors", "config.json", "log.csv"
 MIN_KNOWN_SHARE = 0.05      # of a crop; with less the frame is that of the whole crop
 HELD_OUT = 48               # validation crops
 PROBE_BATCH = 8
@@ -104,8 +104,8 @@ class Trainer:
         loss = velocity_loss(velocity, x0, level, noise, self.schedule, self.config.targets.max_snr_weight)
         if not math.isfinite(loss.item()):
             raise ArtifusionError(
-                f"the loss is {loss.item()} after {self.record.images:,} crops; lower learning_rate and run the same "
-                f"command again to go on from the last checkpoint in {self.run_dir}"
+                f"the loss is {loss.item()} after {self.record.images:,} crops; lower learning_rate and begin a new "
+                f"--run-dir, with --init {self.run_dir / 'weights'} if it holds weights"
             )
         loss.backward()
         nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.clip_norm)
@@ -181,18 +181,28 @@ class Trainer:
         for n, optimizer in enumerate(self.optimizers):
             for i, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{n}.{i}.{k}": v for k, v in state.items()}
-        part = self.run_dir / (STATE + ".part")
-        # the record rides in the state file, so that the two can never disagree after a crash
-        save_file({k: v.contiguous() for k, v in tensors.items()}, part, {"record": json.dumps(asdict(self.record))})
-        os.replace(part, self.run_dir / STATE)
         save_weights(
             self.run_dir / "weights", self.ema.state_dict(), self.config.denoiser, self.config.name, self.record.total()
         )
+        (self.run_dir / CONFIG).write_text(self.config.model_dump_json(indent=2))
+        part = self.run_dir / f"{STATE}.part"
+        # the record rides in the state file, so that the two can never disagree after a crash; the state comes last,
+        # so that a run is never further than its weights
+        save_tensors({k: v.contiguous() for k, v in tensors.items()}, part, {"record": json.dumps(asdict(self.record))})
+        os.replace(part, self.run_dir / STATE)
 
     def _load(self) -> None:
-        with safe_open(self.run_dir / STATE, "pt") as file:
-            self.record = Record(**json.loads(file.metadata()["record"]))
-        tensors = load_file(self.run_dir / STATE, device=str(self.device))
+        try:
+            with safe_open(self.run_dir / STATE, "pt") as file:
+                record = Record(**json.loads(file.metadata()["record"]))
+            tensors = load_file(self.run_dir / STATE, device=str(self.device))
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{self.run_dir / STATE}: broken ({error}); remove it, or begin a new --run-dir with "
+                               f"--init {self.run_dir / 'weights'}") from None
+        if (record.init or {}).get("sha256") != (self.record.init or {}).get("sha256"):
+            raise ConfigError(f"{self.run_dir}: this run began from other weights; give the same --init, or use "
+                              "another --run-dir")
+        self.record = record
         try:
             for name, module in (("model.", self.denoiser), ("ema.", self.ema)):
                 module.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
@@ -252,9 +262,9 @@ def train(
         DataError: no images, or none fit to learn from.
         ConfigError: `run_dir` holds another run.
         WeightsError: `init` cannot be loaded.
+        OutputError: `run_dir` cannot be written.
     """
     run_dir = Path(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
     check_same_config(config, run_dir)
     trainer = Trainer(config, run_dir, resolve_device(device), load_weights(init) if init else None)
     paths = find_images(data)
@@ -285,11 +295,17 @@ def train(
 
 
 def check_same_config(config: TrainConfig, run_dir: Path) -> None:
-    """Raise ConfigError where `run_dir` holds a run with another configuration; else write it there."""
-    text = config.model_dump_json(indent=2)
-    if (run_dir / CONFIG).is_file() and (run_dir / CONFIG).read_text() != text:
-        raise ConfigError(f"{run_dir}: holds a run of another configuration; use another --run-dir, or --init from it")
-    (run_dir / CONFIG).write_text(text)
+    """Make the run's folder; raise ConfigError where it holds a run of another configuration."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        begun = (run_dir / STATE).is_file() and (run_dir / CONFIG).is_file()
+        if begun and (run_dir / CONFIG).read_text() != config.model_dump_json(indent=2):
+            raise ConfigError(f"{run_dir}: holds a run of another configuration; use another --run-dir, and --init "
+                              f"{run_dir / 'weights'} to go on from it")
+        (run_dir / ".writable").touch()
+        (run_dir / ".writable").unlink()
+    except OSError as error:
+        raise OutputError(f"{run_dir}: cannot hold a run ({error.strerror}); choose another --run-dir") from None
 
 
 def held_out_crops(paths: Sequence[Path], config: TrainConfig, quiet: bool) -> tuple[np.ndarray, np.ndarray] | None:
@@ -302,24 +318,32 @@ def held_out_crops(paths: Sequence[Path], config: TrainConfig, quiet: bool) -> t
 
 
 def checkpoint(trainer: Trainer, progress: Progress, held_out: tuple[np.ndarray, np.ndarray] | None) -> None:
-    """Save; append a line to the log; draw held-out restorations."""
-    trainer.save()
+    """Save; append a line to the log; draw held-out restorations.
+
+    Raises:
+        OutputError: the disk is full or the folder gone; the checkpoint before is whole.
+    """
     row: dict[str, Any] = {
         "images": progress.images,
         "minutes": round(trainer.record.minutes, 2),
         "loss": round(progress.loss, 5),
         "rate": round(progress.rate, 4),
     }
-    if held_out is not None:
-        row |= {f"error_{level}": round(error, 4) for level, error in trainer.level_errors(held_out).items()}
-        trainer.preview(held_out).save(trainer.run_dir / "preview.png")
-    log = trainer.run_dir / LOG
-    fresh = not log.exists()
-    with log.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
+    try:
+        trainer.save()
+        if held_out is not None:
+            row |= {f"error_{level}": round(error, 4) for level, error in trainer.level_errors(held_out).items()}
+            trainer.preview(held_out).save(trainer.run_dir / "preview.png")
+        log = trainer.run_dir / LOG
+        fresh = not log.exists()
+        with log.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{trainer.run_dir}: the checkpoint cannot be written ({error}); the one before is whole"
+                          ) from None
 
 
 def _mix(seed: int, images: int) -> int:

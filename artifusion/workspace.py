@@ -5,48 +5,108 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from artifusion.errors import OutputError
 
+JOB = "job.json"
+
+
+def check_outputs(inputs: Sequence[Path], outputs: Sequence[Path], overwrite: bool) -> None:
+    """Raise OutputError where an output is an input or a folder, exists without `overwrite`, or has nowhere to lie."""
+    for one, other in combinations([path.absolute() for path in outputs], 2):
+        if one == other:
+            raise OutputError(f"{one}: named for two outputs; choose two names")
+    for out in outputs:
+        if out.is_dir():
+            raise OutputError(f"{out}: is a folder; name the file to write")
+        if not out.parent.is_dir():
+            raise OutputError(f"{out}: its folder does not exist; make {out.parent} first")
+        if any(out.exists() and path.exists() and out.samefile(path) for path in inputs):
+            raise OutputError(f"{out}: is the source itself or the mask and never overwritten; choose another name")
+        if out.exists() and not overwrite:
+            raise OutputError(f"{out}: exists already; choose another name or pass --overwrite")
+
+
+def beside(target: Path, *suffixes: str) -> list[Path]:
+    """The files that lie beside an output, named after it."""
+    return [target.with_name(target.name + suffix) for suffix in suffixes]
+
+
+def work_folder(target: Path) -> Path:
+    return target.with_name(target.name + ".partial")
+
+
+def resumes(target: Path, job: Mapping[str, Any]) -> bool:
+    """Whether an interrupted run of the very same job lies beside the output."""
+    try:
+        return (work_folder(target) / JOB).read_text() == stamp(job)
+    except OSError:
+        return False
+
+
+def stamp(job: Mapping[str, Any]) -> str:
+    return json.dumps(job, sort_keys=True)
+
 
 @contextmanager
-def workspace(target: Path, job: dict[str, Any]) -> Iterator[Path]:
+def workspace(target: Path, job: Mapping[str, Any]) -> Iterator[Path]:
     """OUT.partial, holding what an interrupted run of the very same job left; gone when the block ends well.
 
+    What an interrupted run of another job left there is removed.
+
     Raises:
-        OutputError: it cannot be made.
+        OutputError: it cannot be made, is not ours, or another run is at work in it.
     """
-    work = target.with_name(target.name + ".partial")
-    stamp = json.dumps(job, sort_keys=True)
+    work = work_folder(target)
     try:
-        if work.is_dir() and not ((work / "job.json").is_file() and (work / "job.json").read_text() == stamp):
+        if work.is_symlink() or (work.exists() and not work.is_dir()):
+            raise OutputError(f"{work}: is in the way of the work folder; move it away")
+        if work.is_dir() and any(work.iterdir()) and not (work / JOB).is_file():
+            raise OutputError(f"{work}: is in the way and was not made by artifusion; move it away")
+        if work.is_dir() and not resumes(target, job):
             shutil.rmtree(work)
         work.mkdir(exist_ok=True)
-        (work / "job.json").write_text(stamp)
+        (work / JOB).write_text(stamp(job))
+        with FileLock(work / "lock", timeout=0):
+            yield work
+        shutil.rmtree(work)
+    except Timeout:
+        raise OutputError(f"{target}: another run is writing it; wait for it or stop it") from None
     except OSError as error:
-        raise OutputError(f"{work}: cannot be written: {error.strerror}") from None
-    yield work
-    shutil.rmtree(work)
+        raise OutputError(f"{error.filename or work}: cannot be written ({error.strerror or error}); free some space "
+                          "or write elsewhere, and start again: what is painted is kept") from None
 
 
-def publish(file: Path, target: Path, content: dict[str, Any], declared: dict[str, Any]) -> None:
-    """Sidecars first, the slide last: a slide under its final name always has its declaration beside it."""
-    for suffix, document in ((".json", content), (".geojson", declared)):
-        part = file.with_name(target.name + suffix)
-        part.write_text(json.dumps(document, indent=2) + "\n")
-        os.replace(part, target.with_name(target.name + suffix))
-    os.replace(file, target)
+def publish(files: Mapping[Path, Path]) -> None:
+    """Move finished files, target -> where it lies now, to their names, the last one last of all.
+
+    An old last one is removed first: a slide under its final name always has its own declaration beside it.
+    """
+    *_, last = files
+    for file in files.values():
+        with file.open("rb+") as handle:
+            os.fsync(handle.fileno())
+    last.unlink(missing_ok=True)
+    for target, file in files.items():
+        os.replace(file, target)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    return path
 
 
 def bar(label: str, quiet: bool) -> Callable[[int, int], None]:
     """A progress callback (done, total) that draws on stderr where that is a terminal."""
-    progress = tqdm(desc=label, unit="segment", disable=quiet or None)
+    progress = tqdm(desc=label, unit="B", unit_scale=True, disable=quiet or None)
 
     def show(done: int, total: int) -> None:
         progress.total = total

@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,14 +19,17 @@ import tempfile
 import time
 from pathlib import Path
 
-from artifusion.slide import open_slide, read_mask
+from artifusion.slide import default_output, open_slide, read_mask
 
 
-def run(*command: str | Path) -> float:
-    """Seconds that an artifusion command took."""
+def run(*command: str | Path) -> tuple[float, float]:
+    """Seconds that an artifusion command took, and the peak resident memory of its process in MB."""
     begin = time.monotonic()
-    subprocess.run([sys.executable, "-m", "artifusion", *map(str, command)], check=True)
-    return time.monotonic() - begin
+    process = subprocess.Popen([sys.executable, "-m", "artifusion", *map(str, command)])
+    _, status, usage = os.wait4(process.pid, 0)
+    if os.waitstatus_to_exitcode(status):
+        sys.exit(f"artifusion {' '.join(map(str, command))} failed")
+    return time.monotonic() - begin, usage.ru_maxrss / 1024
 
 
 def main() -> None:
@@ -35,40 +37,36 @@ def main() -> None:
     parser.add_argument("slide", type=Path)
     parser.add_argument("--share", type=float, default=0.03)
     parser.add_argument("--mask", type=Path)
+    parser.add_argument("--mpp", type=float)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    scale = ("--mpp", given.mpp) if given.mpp else ()
     with tempfile.TemporaryDirectory() as folder:
         slide, mask = given.slide, given.mask
-        if mask is None:
-            slide = Path(folder) / f"damaged{given.slide.suffix}"
-            run("damage", given.slide, slide, "--share", str(given.share), "--quiet")
-            mask = slide.with_name(slide.name + ".mask.png")
-        before_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         with open_slide(slide) as opened:
-            suffix = ".svs" if slide.suffix == ".svs" else ".tiff"
-            megapixels = opened.size.width * opened.size.height / 1e6
-            share = read_mask(mask, opened).area_px / megapixels / 1e6
+            suffix = default_output(slide, opened).suffix
+            pixels = opened.size.width * opened.size.height
+        if mask is None:
+            slide = Path(folder) / f"damaged{suffix}"
+            run("damage", given.slide, slide, "--share", given.share, "--quiet", *scale)
+            mask = slide.with_name(slide.name + ".mask.png")
+        with open_slide(slide) as opened:
+            share = read_mask(mask, opened).area_px / pixels
         out = Path(folder) / f"restored{suffix}"
-        command = ("restore", slide, "--mask", mask, "-o", out, "--overwrite", "--quiet", "--device", "cpu")
-        try:
-            seconds = [run(*command) for _ in range(given.repeats)]
-        except subprocess.CalledProcessError:
-            out = out.with_suffix(".tiff")
-            seconds = [run(*command[:5], out, *command[6:]) for _ in range(given.repeats)]
-        peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        command = ("restore", slide, "--mask", mask, "-o", out, "--overwrite", "--quiet", "--device", "cpu", *scale)
+        runs = [run(*command) for _ in range(given.repeats)]
         content = json.loads(out.with_name(out.name + ".json").read_text())
     result = {
         "slide": given.slide.name,
-        "megapixels": round(megapixels, 2),
+        "megapixels": round(pixels / 1e6, 2),
         "masked_share": round(share, 4),
         "regions": len(content["regions"]),
         "canvases": content["canvases"],
         "evaluations_per_canvas": content["sampler"]["evaluations_per_canvas"],
-        "seconds": round(statistics.median(seconds), 1),
-        "all_seconds": [round(s, 1) for s in seconds],
-        "peak_rss_mb": round(peak_mb),
-        "peak_rss_mb_of_preparation": round(before_mb),
+        "seconds": round(statistics.median(seconds for seconds, _ in runs), 1),
+        "all_seconds": [round(seconds, 1) for seconds, _ in runs],
+        "peak_rss_mb": round(max(peak_mb for _, peak_mb in runs)),
         "container": content["written"]["container"],
         "verified": content["verified"],
         "machine": {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},

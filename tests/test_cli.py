@@ -62,7 +62,7 @@ def test_a_dry_run_paints_nothing(aperio_slide, tmp_path):
     Image.fromarray(mask).save(tmp_path / "mask.png")
     result = invoke("restore", aperio_slide, "--mask", tmp_path / "mask.png", "-o", tmp_path / "out.svs", "--dry-run")
     assert result.exit_code == 0 and "1 canvases, 10 evaluations each" in result.output
-    assert not (tmp_path / "out.svs").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
 
 
 def test_verify_finds_what_was_not_declared(aperio_slide, tmp_path):
@@ -82,6 +82,9 @@ def test_verify_finds_what_was_not_declared(aperio_slide, tmp_path):
         (["restore", "SLIDE", "--mask", "SLIDE", "--weights", "./none"], "no such weights"),
         (["restore", "SLIDE", "--mask", "SLIDE", "--config", "none"], "no such configuration"),
         (["restore", "SLIDE", "--mask", "SLIDE", "--device", "tpu"], "use auto, cpu or cuda"),
+        (["restore", "SLIDE", "--mask", "SLIDE", "--config", "."], "is a folder"),
+        (["damage", "SLIDE", "out.png"], "choose one of these"),
+        (["damage", "SLIDE", "SLIDE"], "source itself"),
         (["verify", "SLIDE", "missing.svs"], "missing"),
         (["damage", "SLIDE", "nowhere/out.svs"], "nowhere"),
         (["info", "nothing"], "no such"),
@@ -100,3 +103,5 @@ def test_wrong_usage_is_exit_code_2():
     assert invoke("restore").exit_code == 2
     assert invoke("damage", "in.svs", "out.svs", "--kinds", "fold,hole").exit_code == 2
     assert invoke("restore", "x", "--mask", "y", "--steps", 0).exit_code == 2
+    assert invoke("restore", "x", "--mask", "y", "--mpp", "nan").exit_code == 2
+    assert invoke("restore", "x", "--mask", "y", "--grow", "inf").exit_code == 2

@@ -18,6 +18,11 @@ def test_shipped_configurations_load_by_name_and_by_file(tmp_path):
         ("images = -1", "images"),
         ("images = ", "not valid TOML"),
         ("[denoiser]\nheads = [3, 5, 10]", "multiple"),
+        ("[denoiser]\ntime_dim = 15", "multiple of 2"),
+        ("[data]\ncrop_px = 100", "multiple of 64"),
+        ("[targets]\nnoisy_area = [0.9, 1.7]", "noisy_area"),
+        ("[targets]\nuniform = 0.9\nblocks = 0.9", "at most 1"),
+        ("learning_rate = inf", "finite"),
     ],
 )
 def test_mistakes_are_named_in_one_line(tmp_path, text, message):

@@ -1,6 +1,7 @@
 """The whole way of a slide, painted through the seam with flat colours or an untrained denoiser."""
 
 import json
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from artifusion.config import RestoreConfig
-from artifusion.errors import MaskError, OutputError
+from artifusion.errors import ConfigError, MaskError, OutputError
 from artifusion.geometry import Box
 from artifusion.restoration import restore_slide
 from artifusion.slide import open_slide, read_mask, verify_slide
@@ -91,7 +92,7 @@ def test_what_another_job_left_is_not_used(aperio_slide, tmp_path):
 
 def test_a_region_larger_than_a_canvas_is_painted_whole(aperio_slide, tmp_path):
     mask = mask_file(tmp_path, aperio_slide, [(150, 100, 400)])
-    painter = FlatPainter(max_canvas_px=256)
+    painter = FlatPainter(max_canvas_px=384)
     restore_slide(aperio_slide, mask, tmp_path / "out.tif", restorer=painter, lossless=True)
     assert painter.calls > 1
     with open_slide(tmp_path / "out.tif") as slide:
@@ -122,6 +123,93 @@ def test_existing_outputs_and_the_source_are_never_overwritten(png_image, tmp_pa
     with pytest.raises(OutputError, match="source"):
         restore_slide(png_image, mask, png_image, restorer=FlatPainter(), overwrite=True)
     assert (tmp_path / "out.png").read_text() == "precious"
+
+
+def test_nothing_that_lies_beside_the_output_is_overwritten_unasked(png_image, tmp_path):
+    mask = mask_file(tmp_path, png_image, [(40, 40, 30)])
+    for name in ("out.png.json", "out.png.geojson", "look.png"):
+        (tmp_path / name).write_text("precious")
+        with pytest.raises(OutputError, match="--overwrite"):
+            restore_slide(png_image, mask, tmp_path / "out.png", restorer=FlatPainter(), preview=tmp_path / "look.png")
+        assert (tmp_path / name).read_text() == "precious"
+        (tmp_path / name).unlink()
+    for preview, remedy in ((png_image, "source itself"), (mask, "mask"), (tmp_path / "out.png", "two outputs"),
+                            (tmp_path / "look.xyz", "preview")):
+        with pytest.raises(OutputError, match=remedy):
+            restore_slide(
+                png_image, mask, tmp_path / "out.png", restorer=FlatPainter(), preview=preview, overwrite=True
+            )
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_a_wrong_suffix_is_refused_before_anything_is_painted(aperio_slide, tmp_path):
+    mask, painter = mask_file(tmp_path, aperio_slide, [(40, 40, 30)]), FlatPainter()
+    with pytest.raises(OutputError, match="choose one of these"):
+        restore_slide(aperio_slide, mask, tmp_path / "out.png", restorer=painter)
+    assert painter.calls == 0 and [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+
+
+def test_a_kill_between_the_sidecars_and_the_slide_is_resumed(aperio_slide, tmp_path, monkeypatch):
+    mask = mask_file(tmp_path, aperio_slide, [(40, 40, 30)])
+    replace = os.replace
+
+    def killed(source, target):
+        if target.name == "out.svs":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr("artifusion.workspace.os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=FlatPainter())
+    assert (tmp_path / "out.svs.json").exists() and not (tmp_path / "out.svs").exists()
+    monkeypatch.setattr("artifusion.workspace.os.replace", replace)
+    again = FlatPainter()
+    restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=again)
+    assert again.calls == 0 and verify_slide(aperio_slide, tmp_path / "out.svs").ok
+
+
+def test_a_given_scale_goes_into_the_pyramid_and_is_verified(aperio_slide, tmp_path):
+    mask = mask_file(tmp_path, aperio_slide, [(40, 40, 30)])
+    restore_slide(aperio_slide, mask, tmp_path / "out.tiff", restorer=FlatPainter(), mpp=0.25)
+    assert verify_slide(aperio_slide, tmp_path / "out.tiff").ok
+    with open_slide(tmp_path / "out.tiff") as slide:
+        assert slide.mpp == pytest.approx(0.25, rel=1e-3)
+
+
+def test_a_canvas_without_room_for_its_context_is_refused(aperio_slide, tmp_path):
+    mask = mask_file(tmp_path, aperio_slide, [(40, 40, 30)])
+    with pytest.raises(ConfigError, match="max_canvas_px"):
+        restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=FlatPainter(context_px=200))
+
+
+def test_an_enlarged_declaration_is_found(aperio_slide, tmp_path):
+    mask = mask_file(tmp_path, aperio_slide, [(40, 40, 30)])
+    restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=FlatPainter())
+    declared = json.loads((tmp_path / "out.svs.geojson").read_text())
+    declared["features"][0]["geometry"] = {
+        "type": "Polygon", "coordinates": [[[0, 0], [400, 0], [400, 400], [0, 400], [0, 0]]]}
+    (tmp_path / "out.svs.geojson").write_text(json.dumps(declared))
+    assert not verify_slide(aperio_slide, tmp_path / "out.svs").ok
+
+
+def test_damage_resumed_after_a_kill_gives_the_same_bytes(aperio_slide, tmp_path, monkeypatch):
+    from artifusion import damaging
+
+    damaging.damage_slide(aperio_slide, tmp_path / "straight.svs", share=0.05)
+    paint, calls = damaging.damage_spot, []
+
+    def killed(*args):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(args)
+        return paint(*args)
+
+    monkeypatch.setattr(damaging, "damage_spot", killed)
+    with pytest.raises(KeyboardInterrupt):
+        damaging.damage_slide(aperio_slide, tmp_path / "out.svs", share=0.05)
+    monkeypatch.setattr(damaging, "damage_spot", paint)
+    damaging.damage_slide(aperio_slide, tmp_path / "out.svs", share=0.05)
+    assert (tmp_path / "out.svs").read_bytes() == (tmp_path / "straight.svs").read_bytes()
 
 
 def test_a_mask_without_a_gap_is_refused_by_name(png_image, tmp_path):

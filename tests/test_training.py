@@ -10,7 +10,7 @@ from artifusion.config import DataConfig, DenoiserConfig, TargetConfig, TrainCon
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.diffusion.loss import noise_levels, velocity_loss
 from artifusion.diffusion.schedule import CosineSchedule
-from artifusion.errors import ConfigError, DataError
+from artifusion.errors import ArtifusionError, ConfigError, DataError, OutputError, WeightsError
 from artifusion.training import learning_rate, optimizers, train
 
 TINY = DenoiserConfig(pixel_dim=8, dims=(16, 32), heads=(2, 2), depths=(1, 1), window_sizes=(4, 4), time_dim=16)
@@ -83,9 +83,32 @@ def test_validation_images_are_never_trained_on(tissue, tmp_path):
 
 
 def test_a_run_folder_of_another_configuration_is_refused(tissue, tmp_path):
-    next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+    list(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
     with pytest.raises(ConfigError, match="another configuration"):
         next(train(tiny_config(learning_rate=1e-4), [tissue], tmp_path / "run", device="cpu", quiet=True))
+
+
+def test_a_failed_start_does_not_bind_the_folder(tissue, tmp_path):
+    with pytest.raises(DataError):
+        next(train(tiny_config(learning_rate=1.0), [tmp_path / "typo"], tmp_path / "run", device="cpu", quiet=True))
+    assert list(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+
+
+def test_a_broken_or_impossible_run_folder_is_one_clear_error(tissue, tmp_path):
+    with pytest.raises(OutputError, match="another --run-dir"):
+        next(train(tiny_config(), [tissue], tissue / "a.png", device="cpu", quiet=True))
+    list(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+    with pytest.raises(ConfigError, match="other weights"):
+        next(train(tiny_config(), [tissue], tmp_path / "run", init=tmp_path / "run/weights", device="cpu", quiet=True))
+    (tmp_path / "run/state.safetensors").write_bytes(b"short")
+    with pytest.raises(WeightsError, match="broken"):
+        next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+
+
+def test_a_loss_that_is_no_number_stops_with_the_remedy(tissue, tmp_path, monkeypatch):
+    monkeypatch.setattr("artifusion.training.velocity_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
+    with pytest.raises(ArtifusionError, match="learning_rate"):
+        next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
 
 
 def test_missing_data_is_one_clear_error(tmp_path):

@@ -83,7 +83,7 @@ class SwinDenoiser(nn.Module):
         super().__init__()
         self.config = config
         pixel, dims, top = config.pixel_dim, config.dims, len(config.dims) - 1
-        self.multiple = math.lcm(*(4 * 2**n * size for n, size in enumerate(config.window_sizes)))
+        self.multiple = config.multiple
         self.time = nn.Sequential(nn.Linear(2 * config.time_dim, config.time_dim), nn.SiLU())
         self.stem = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(20, pixel, 3, padding=1), PixelBlock(pixel))
         self.embed = nn.Conv2d(pixel, dims[0], 2, stride=2)

@@ -5,7 +5,7 @@ from artifusion.slide.patches import Patches
 from artifusion.slide.reader import Slide, open_slide
 from artifusion.slide.regions import Canvas, Region, batches, find_regions, plan_canvases
 from artifusion.slide.verify import VerifyReport, verify_slide
-from artifusion.slide.writer import WriteReport, check_output, container_of, default_output, write_slide
+from artifusion.slide.writer import WriteReport, container_of, default_output, write_slide
 
 __all__ = [
     "Canvas",
@@ -16,7 +16,6 @@ __all__ = [
     "VerifyReport",
     "WriteReport",
     "batches",
-    "check_output",
     "container_of",
     "default_output",
     "find_regions",

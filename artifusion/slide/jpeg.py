@@ -92,11 +92,6 @@ def why_not(data: bytes, tables: bytes, photometric: int) -> str:
     return ""
 
 
-def quantisation(data: bytes, tables: bytes) -> tuple[tuple[int, ...], ...]:
-    """The quantisation table of each component, in row order."""
-    return parse(data, tables).quantisation
-
-
 def markers(data: bytes) -> list[tuple[int, int, bytes]]:
     """(marker, first byte of it, payload) up to and with the start of scan."""
     if data[:2] != b"\xff\xd8":

@@ -148,7 +148,7 @@ def _mended(path: Path, number: int, geometry: Any) -> list[Polygon]:
         if not np.isfinite(shapely.get_coordinates(form)).all():
             raise ValueError("a coordinate is no number")
         mended = polygons_of(form if form.is_valid else shapely.make_valid(form))
-    except (ShapelyError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ShapelyError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise MaskError(f"{path}: entry {number} is no valid polygon ({shortened(error)}); redraw it") from None
     if not mended:
         raise MaskError(f"{path}: entry {number} has no area; redraw or remove it")

@@ -97,6 +97,8 @@ class Slide:
 
     def _set_mpp(self, override: float | None, own: float | None) -> None:
         if override is not None:
+            if not 0.01 <= override <= 100:
+                raise ValueError(f"mpp must lie in 0.01 to 100 um per pixel, got {override}")
             self.mpp, self.mpp_origin = float(override), "argument"
         elif own is not None and PLAUSIBLE_MPP[0] <= own <= PLAUSIBLE_MPP[1]:
             self.mpp, self.mpp_origin = own, "file"

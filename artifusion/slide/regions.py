@@ -8,12 +8,13 @@ from itertools import groupby
 
 import numpy as np
 import shapely
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from artifusion.errors import MaskError
 from artifusion.geometry import Box, Size
 from artifusion.slide.masks import Mask
-from artifusion.slide.polygons import pixel_box
+from artifusion.slide.polygons import pixel_box, polygons_of
+
+INSET = 0.25
 
 
 @dataclass(frozen=True)
@@ -46,33 +47,22 @@ class Canvas:
         return Size(self.l0_box.width, self.l0_box.height)
 
 
-def find_regions(mask: Mask, merge_px: int = 64) -> tuple[Region, ...]:
+def find_regions(mask: Mask, merge_px: int) -> tuple[Region, ...]:
     """The regions of a mask, sorted by (y, x); polygons whose boxes, widened by merge_px, overlap share one."""
     if merge_px < 0:
         raise ValueError(f"merge_px must not be negative, got {merge_px}")
     members = [i for i, area in enumerate(mask.areas_px) if area]
+    if not members:
+        return ()
     boxes = [pixel_box(mask.polygons[i]).intersection(Box(0, 0, *mask.l0_size)) for i in members]
-    labels = np.arange(len(boxes))
-    groups = boxes
-    while True:
-        count, joined = _overlapping([box.expanded(merge_px) for box in groups])
-        labels = joined[labels]
-        if count == len(groups):
-            break
-        merged: list[Box | None] = [None] * count
-        for label, box in zip(joined.tolist(), groups, strict=True):
-            held = merged[label]
-            merged[label] = box if held is None else held.union(box)
-        groups = [box for box in merged if box is not None]
-    boxes_of = dict(zip(joined.tolist(), groups, strict=True)) if groups else {}
-    areas: dict[int, dict[str, int]] = {}
-    for i, label in zip(members, labels.tolist(), strict=True):
-        by_class = areas.setdefault(label, {})
-        by_class[mask.classes[i]] = by_class.get(mask.classes[i], 0) + mask.areas_px[i]
-    order = sorted(boxes_of, key=lambda label: (boxes_of[label].y, boxes_of[label].x))
-    return tuple(Region(number, boxes_of[label], sum(areas[label].values()),
-                        max(areas[label], key=areas[label].__getitem__))
-                 for number, label in enumerate(order, 1))
+    merged = sorted(_merged(boxes, merge_px), key=lambda box: (box.y, box.x))
+    centres = shapely.points([(box.x + box.width / 2, box.y + box.height / 2) for box in boxes])
+    _, found = shapely.STRtree(_shapes(merged)).query(centres, predicate="within")
+    areas: list[dict[str, int]] = [{} for _ in merged]
+    for i, at in zip(members, found.tolist(), strict=True):
+        areas[at][mask.classes[i]] = areas[at].get(mask.classes[i], 0) + mask.areas_px[i]
+    return tuple(Region(number, box, sum(by_class.values()), max(by_class, key=by_class.__getitem__))
+                 for number, (box, by_class) in enumerate(zip(merged, areas, strict=True), 1))
 
 
 def plan_canvases(regions: Iterable[Region], l0_size: Size, multiple: int = 64, context_px: int = 64,
@@ -80,30 +70,40 @@ def plan_canvases(regions: Iterable[Region], l0_size: Size, multiple: int = 64, 
     """The canvases that paint the regions, each masked pixel in exactly one target.
 
     A region that fits into max_px with its context is one canvas. A larger one is cut into cells, each a canvas of
-    its own with context_px around it. A cell's wave is column + 2 * row: cells that see each other never share one,
-    and each begins beside known tissue or the finished cells above and to its left, never in the middle of nowhere.
-    Cells in which `mask`, where given, selects nothing are left out.
-    Sides are multiples of `multiple`, or the slide's own where it is smaller.
+    its own with context_px around it, painted inwards: first the cells that see known tissue, then those beside them,
+    and so on. Cells that see each other never share a wave. Cells in which `mask`, where given, selects nothing are
+    left out. Sides are multiples of `multiple`, or the slide's own where it is smaller.
+
+    Raises:
+        MaskError: the mask leaves nothing to paint a region from.
     """
     largest = max_px - max_px % multiple
     reach = largest - 2 * context_px
     if context_px < 0 or reach < max(1, 2 * context_px):
         raise ValueError(f"max_px {max_px} leaves no room for cells beside a context of {context_px} px on each side")
-    canvases = []
+    canvases: list[Canvas] = []
     for region in regions:
         box = region.l0_box
         columns, rows = -(-box.width // reach), -(-box.height // reach)
-        for row in range(rows):
-            for column in range(columns):
-                target = Box.from_edges(
-                    box.x + box.width * column // columns, box.y + box.height * row // rows,
-                    box.x + box.width * (column + 1) // columns, box.y + box.height * (row + 1) // rows)
-                if mask is not None and not mask.read(target).any():
-                    continue
-                left, right = _span(target.x, target.width, l0_size.width, context_px, multiple)
-                top, bottom = _span(target.y, target.height, l0_size.height, context_px, multiple)
-                canvas = Box.from_edges(left, top, right, bottom)
-                canvases.append(Canvas(region.id, canvas, target, column + 2 * row))
+        cells: dict[tuple[int, int], tuple[Box, Box]] = {}
+        seeing = set()
+        for row, column in np.ndindex(rows, columns):
+            target = Box.from_edges(
+                box.x + box.width * column // columns, box.y + box.height * row // rows,
+                box.x + box.width * (column + 1) // columns, box.y + box.height * (row + 1) // rows)
+            if mask is not None and not mask.read(target).any():
+                continue
+            left, right = _span(target.x, target.width, l0_size.width, context_px, multiple)
+            top, bottom = _span(target.y, target.height, l0_size.height, context_px, multiple)
+            canvas = Box.from_edges(left, top, right, bottom)
+            cells[row, column] = canvas, target
+            if mask is None or not mask.read(canvas).all():
+                seeing.add((row, column))
+        waves = _inwards(set(cells), seeing)
+        if len(waves) < len(cells):
+            raise MaskError(f"nothing is left to paint from around ({box.x}, {box.y}): the mask covers "
+                            f"{box.width} x {box.height} px without a gap; unmask what is clean")
+        canvases += [Canvas(region.id, *cells[at], waves[at]) for at in cells]
     return tuple(canvases)
 
 
@@ -119,16 +119,37 @@ def batches(canvases: Iterable[Canvas], batch_size: int) -> tuple[tuple[Canvas, 
     return tuple(found)
 
 
-def _overlapping(boxes: list[Box]) -> tuple[int, np.ndarray]:
-    """Groups of boxes that overlap, directly or through others: their number, and the group of each box."""
-    if not boxes:
-        return 0, np.zeros(0, np.int64)
-    corners = np.array([(box.x, box.y, box.right, box.bottom) for box in boxes], float)
-    corners += (0.25, 0.25, -0.25, -0.25)                       # boxes that only touch do not overlap
-    shapes = shapely.box(*corners.T)
-    one, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
-    count, labels = connected_components(coo_array((np.ones(len(one)), (one, other)), shape=(len(boxes),) * 2), False)
-    return int(count), labels.astype(np.int64)
+def _merged(boxes: list[Box], gap_px: int) -> list[Box]:
+    """Disjoint boxes over the given ones; those that overlap when widened by gap_px are one."""
+    while True:
+        together = polygons_of(shapely.union_all(_shapes([box.expanded(gap_px) for box in boxes])))
+        edges = [part.bounds for part in together]
+        merged = [Box.from_edges(round(left - INSET), round(top - INSET), round(right + INSET), round(bottom + INSET))
+                  .expanded(-gap_px) for left, top, right, bottom in edges]
+        if len(merged) == len(boxes):
+            return merged
+        boxes = merged
+
+
+def _shapes(boxes: list[Box]) -> np.ndarray:
+    """The boxes as polygons, a little smaller: boxes that only touch do not overlap."""
+    edges = np.array([(box.x, box.y, box.right, box.bottom) for box in boxes], float)
+    return shapely.box(*(edges + np.array([INSET, INSET, -INSET, -INSET])).T)
+
+
+def _inwards(cells: set[tuple[int, int]], seeing: set[tuple[int, int]]) -> dict[tuple[int, int], int]:
+    """The wave of every (row, column) that can be reached from the cells that see known tissue.
+
+    Layer after layer; within one, cells of a 2x2 pattern follow each other, so that neighbours never share a wave.
+    """
+    waves: dict[tuple[int, int], int] = {}
+    layer, depth = seeing, 0
+    while layer:
+        waves |= {(row, column): 4 * depth + row % 2 * 2 + column % 2 for row, column in layer}
+        layer = {(row + y, column + x) for row, column in layer for y in (-1, 0, 1) for x in (-1, 0, 1)
+                 if (row + y, column + x) in cells and (row + y, column + x) not in waves}
+        depth += 1
+    return waves
 
 
 def _span(start: int, length: int, slide_length: int, context_px: int, multiple: int) -> tuple[int, int]:

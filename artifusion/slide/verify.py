@@ -112,14 +112,19 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
             problems.append(f"{source.name} is not the file that was restored: its SHA-256 is another one")
         if output_sha and sha256(restored) != output_sha:
             problems.append(f"{restored.name} was changed after it was written: its SHA-256 is not the sidecar's")
-        polygons, classes = geojson_polygons(declared, restored, before.bounds_offset)
+        polygons, classes = geojson_polygons(declared, restored.with_name(f"{restored.name}.geojson"),
+                                             before.bounds_offset)
         mask = Mask(tuple(polygons), before.size, tuple(classes))
+        painted_px = sum(region["area_px"] for region in facts.get("regions", ()))
+        if facts.get("regions") and mask.area_px != painted_px:
+            problems.append(f"the GeoJSON declares {mask.area_px} px but the sidecar {painted_px}; one was changed")
         if before.size != after.size:
             problems.append(f"size changed from {before.size} to {after.size}")
         elif container == "copied":
             problems += _metadata(before, after) + _segments(before, after, mask, report)
         else:
-            problems += _pixels(before, after, mask, lossless, report)
+            given = facts["mpp"] if facts.get("mpp_from") == "argument" else before.mpp
+            problems += _pixels(before, after, mask, lossless, given, report)
     report.problems = tuple(problems)
     return report
 
@@ -132,7 +137,7 @@ def _content(restored: Path, given: str | Path | Mapping[str, Any] | None, suffi
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise OutputError(f"{path}: missing; verify needs the sidecars that restore wrote beside the slide") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise OutputError(f"{path}: cannot be read ({error}); restore the slide again") from None
     if not isinstance(content, dict):
         raise OutputError(f"{path}: is no sidecar; restore the slide again")
@@ -264,8 +269,9 @@ def _blocks(values: np.ndarray, width: int, height: int) -> np.ndarray:
     return padded.reshape(rows, height, columns, width)
 
 
-def _pixels(before: Slide, after: Slide, mask: Mask, lossless: bool, report: VerifyReport) -> list[str]:
-    """Differences of level-0 pixels outside the mask, streamed."""
+def _pixels(before: Slide, after: Slide, mask: Mask, lossless: bool, mpp: float | None, report: VerifyReport
+            ) -> list[str]:
+    """Differences of level-0 pixels outside the mask, streamed, and of the scale, which is to be `mpp`."""
     size, problems = before.size, []
     worst, place = 0.0, (0, 0)
     for y in range(0, size.height, READ_PX):
@@ -289,8 +295,8 @@ def _pixels(before: Slide, after: Slide, mask: Mask, lossless: bool, report: Ver
     elif not lossless and worst > BLOCK_LIMIT:
         problems.append(f"pixels outside the declared regions moved by {worst:.1f} grey levels on average in the "
                         f"{BLOCK_PX}-px block at {place}; encoding explains {BLOCK_LIMIT}")
-    if before.mpp is not None and after.mpp is not None and abs(after.mpp / before.mpp - 1) > 0.001:
-        problems.append(f"mpp changed from {before.mpp} to {after.mpp}")
+    if mpp is not None and after.mpp is not None and abs(after.mpp / mpp - 1) > 0.001:
+        problems.append(f"mpp is {after.mpp} instead of {mpp}")
     if before.icc != after.icc:
         problems.append("the ICC profile changed")
     return problems

@@ -35,8 +35,8 @@ class LevelReport:
     reason: str
     segments: int
     touched: int
-    outside_changed_share: float
-    outside_largest_change: int
+    outside_changed_share: float | None       # None: everything was encoded anew; verification measures it
+    outside_largest_change: int | None
 
 
 @dataclass(frozen=True)
@@ -136,19 +136,6 @@ def default_output(slide_path: str | Path, slide: Slide) -> Path:
     else:
         suffix = ".tiff" if why_not_copied(slide) else path.suffix
     return path.with_name(f"{path.stem}.restored{suffix}")
-
-
-def check_output(source: str | Path, out: str | Path, overwrite: bool = False) -> None:
-    """Raise OutputError where out is the source, exists without overwrite, is a folder, or its folder is missing."""
-    source, out = Path(source), Path(out)
-    if out.is_dir():
-        raise OutputError(f"{out}: is a folder; name the file to write")
-    if not out.parent.is_dir():
-        raise OutputError(f"{out}: its folder does not exist; make {out.parent} first")
-    if out.exists() and source.exists() and out.samefile(source):
-        raise OutputError(f"{out}: is the source itself, which is never overwritten; choose another name")
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; choose another name or pass --overwrite")
 
 
 def write_slide(slide: Slide, mask: Mask, patches: Patches, out: str | Path, *, note: str, work: str | Path,
@@ -267,6 +254,11 @@ def _copy(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, rea
     return WriteReport(path, "copied", reason, False, tuple(reports))
 
 
+def unchanged(exact: bool) -> tuple[float | None, int | None]:
+    """What a level encoded anew says of its kept pixels: none changed, or nothing yet."""
+    return (0.0, 0) if exact else (None, None)
+
+
 def _reencode(slide: Slide, patches: Patches, path: Path, note: str, reason: str, lossless: bool,
               progress: Progress | None) -> WriteReport:
     done, total = 0, slide.size.width * slide.size.height
@@ -285,7 +277,7 @@ def _reencode(slide: Slide, patches: Patches, path: Path, note: str, reason: str
     for level, size in enumerate(pyramid_sizes(slide.size)):
         tiles = Grid(Size(*size), Size(256, 256), True)
         levels.append(LevelReport(f"level {level}", "re-encoded", f"{reason}; {how}", tiles.columns * tiles.rows,
-                                  tiles.columns * tiles.rows, 0.0, 0))
+                                  tiles.columns * tiles.rows, *unchanged(lossless)))
     return WriteReport(path, "re-encoded", reason, lossless, tuple(levels))
 
 
@@ -293,4 +285,5 @@ def _image(slide: Slide, patches: Patches, path: Path, note: str, reason: str) -
     exact = path.suffix == ".png"
     write_image(path, patches.read(Box(0, 0, *slide.size)), mpp=slide.mpp, icc=slide.icc, note=note)
     how = "PNG, exact" if exact else "JPEG quality 95, 4:4:4: kept pixels change a little; choose .png to keep them"
-    return WriteReport(path, "image", reason, exact, (LevelReport("level 0", "re-encoded", how, 1, 1, 0.0, 0),))
+    level = LevelReport("level 0", "re-encoded", how, 1, 1, *unchanged(exact))
+    return WriteReport(path, "image", reason, exact, (level,))

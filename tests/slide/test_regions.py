@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import shapely
 
+from artifusion.errors import MaskError
 from artifusion.geometry import Box, Size
 from artifusion.slide import Mask, batches, find_regions, plan_canvases
 
@@ -98,12 +99,27 @@ def test_cells_that_see_each_other_never_share_a_wave():
                 assert not one.l0_box.overlaps(other.l0_target) and not other.l0_box.overlaps(one.l0_target)
 
 
-def test_every_cell_but_the_first_sees_a_finished_neighbour():
-    mask = Mask.of([shapely.box(300, 300, 3300, 2500)], SIZE)
-    canvases = plan_canvases(find_regions(mask, 0), SIZE)
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (2000, 0), (0, 2000), (2000, 2000), (900, 0), (900, 900)])
+def test_every_cell_sees_known_tissue_or_a_finished_neighbour_wherever_the_region_lies(x, y):
+    mask = Mask.of([shapely.box(x, y, x + 2000, y + 2000)], SIZE)
+    canvases = plan_canvases(find_regions(mask, 0), SIZE, mask=mask)
     for canvas in canvases:
-        before = [other for other in canvases if other.wave < canvas.wave and other.l0_target.overlaps(canvas.l0_box)]
-        assert before or canvas.wave == 0
+        finished = [other for other in canvases if other.wave < canvas.wave and other.l0_target.overlaps(canvas.l0_box)]
+        assert finished or not mask.read(canvas.l0_box).all()
+
+
+def test_a_mask_without_a_gap_is_refused():
+    mask = Mask.of([shapely.box(0, 0, 1000, 800)], Size(1000, 800))
+    with pytest.raises(MaskError, match="nothing is left to paint from"):
+        plan_canvases(find_regions(mask, 0), mask.l0_size, mask=mask)
+
+
+def test_a_speckled_mask_is_merged_in_bounded_memory():
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 1990, (20_000, 2))
+    mask = Mask(tuple(shapely.box(x, y, x + 2, y + 2) for x, y in corners.tolist()), Size(2000, 2000))
+    (region,) = find_regions(mask, 32)
+    assert region.l0_box.width > 1900
 
 
 def test_cells_without_a_masked_pixel_are_skipped():

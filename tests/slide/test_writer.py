@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import os
 
 import numpy as np
 import openslide
@@ -15,7 +14,6 @@ from artifusion.geometry import Box, Size
 from artifusion.slide import (
     Mask,
     Patches,
-    check_output,
     default_output,
     find_regions,
     jpeg,
@@ -213,20 +211,6 @@ def test_a_plain_jpeg_becomes_a_png_by_default(jpeg_image, strip_image):
         assert default_output(jpeg_image, slide).name == "image.restored.png"
     with open_slide(strip_image) as slide:
         assert default_output(strip_image, slide).name == "strips.restored.tiff"
-
-
-def test_outputs_that_would_do_harm_are_refused(png_image, tmp_path):
-    link = tmp_path / "link.png"
-    os.link(png_image, link)
-    there = tmp_path / "there.png"
-    there.write_bytes(b"x")
-    for out, remedy in ((png_image, "source itself"), (link, "source itself"), (there, "--overwrite"),
-                        (tmp_path / "no" / "x.png", "does not exist"), (tmp_path, "folder")):
-        with pytest.raises(OutputError, match=remedy):
-            check_output(png_image, out)
-    check_output(png_image, there, overwrite=True)
-    with pytest.raises(OutputError, match="source itself"):
-        check_output(png_image, link, overwrite=True)
 
 
 def test_the_note_is_written_in_the_vendors_own_form():
