@@ -68,27 +68,36 @@ class Grid:
 
 
 @dataclass
-class Change:
-    """What happened to the touched segments of one page; pixels outside the mask are counted there only."""
+class PixelChange:
+    """How pixels outside the mask changed, within touched segments (or everywhere where re-encoded)."""
 
-    touched: int = 0
-    outside_px: int = 0
+    px: int = 0
     changed_px: int = 0
     largest: int = 0
-    indices: list[int] = field(default_factory=list)
+    total: int = 0
+
+    def add(self, difference: np.ndarray) -> None:
+        """Count absolute differences (pixels, 3). A pixel changed where any channel did; means are over channels."""
+        self.px += len(difference)
+        self.changed_px += int(np.count_nonzero(difference.any(axis=1)))
+        self.largest = max(self.largest, int(difference.max(initial=0)))
+        self.total += int(difference.sum(dtype=np.int64))
 
     @property
     def share(self) -> float:
-        """Share of pixels changed outside the mask, within touched segments."""
-        return self.changed_px / self.outside_px if self.outside_px else 0.0
+        return self.changed_px / self.px if self.px else 0.0
 
-    def add(self, index: int, before: np.ndarray, after: np.ndarray, touched: np.ndarray) -> None:
-        difference = np.abs(before.astype(np.int16) - after).max(axis=2)[~touched]
-        self.touched += 1
-        self.indices.append(index)
-        self.outside_px += difference.size
-        self.changed_px += int(np.count_nonzero(difference))
-        self.largest = max(self.largest, int(difference.max(initial=0)))
+    def to_dict(self) -> dict[str, float]:
+        return {"px": self.px, "changed_share": self.share, "largest": self.largest,
+                "mean": self.total / 3 / self.px if self.px else 0.0}
+
+
+@dataclass
+class Change:
+    """What happened to the touched segments of one page."""
+
+    touched: int = 0
+    outside: PixelChange = field(default_factory=PixelChange)
 
 
 def restored_segments(file: BinaryIO, page: tiff.Page, mask: Mask, patches: Patches, change: Change
@@ -113,7 +122,9 @@ def restored_segments(file: BinaryIO, page: tiff.Page, mask: Mask, patches: Patc
         shown[touched] = painted(mask, patches, grid.size, inside, touched)[touched]
         new = jpeg.encode(pixels, old, tables, photometric)
         after = jpeg.decode(new, tables, photometric)
-        change.add(index, before[: inside.height, : inside.width], after[: inside.height, : inside.width], touched)
+        whole = Box(0, 0, inside.width, inside.height).slices()
+        change.touched += 1
+        change.outside.add(np.abs(before[whole].astype(np.int16) - after[whole])[~touched])
         yield index, new
 
 

@@ -17,7 +17,7 @@ from artifusion.slide import jpeg, tiff
 from artifusion.slide.maskfiles import geojson_polygons
 from artifusion.slide.masks import Mask
 from artifusion.slide.reader import Slide, open_slide, sha256
-from artifusion.slide.segments import Grid, shared_tables
+from artifusion.slide.segments import Grid, PixelChange, shared_tables
 from artifusion.slide.writer import level_pages, thumbnail_page
 
 # Blocks away from the mask: either as they were, or what decoding and encoding the source's own pixels gives, to the
@@ -34,27 +34,6 @@ NOTE_PROPERTIES = ("openslide.quickhash-1", "openslide.comment", "tiff.ImageDesc
 
 
 @dataclass
-class Outside:
-    """Changes of pixels outside the declared polygons, within touched segments (or everywhere where re-encoded)."""
-
-    px: int = 0
-    changed_px: int = 0
-    largest: int = 0
-    total: int = 0
-
-    def add(self, difference: np.ndarray) -> None:
-        """Count absolute differences (pixels, 3). A pixel changed where any channel did; means are over channels."""
-        self.px += len(difference)
-        self.changed_px += int(np.count_nonzero(difference.any(axis=1)))
-        self.largest = max(self.largest, int(difference.max(initial=0)))
-        self.total += int(difference.sum(dtype=np.int64))
-
-    def to_dict(self) -> dict[str, float]:
-        return {"px": self.px, "changed_share": self.changed_px / self.px if self.px else 0.0, "largest": self.largest,
-                "mean": self.total / 3 / self.px if self.px else 0.0}
-
-
-@dataclass
 class VerifyReport:
     """What was compared and what is wrong; `ok` where nothing is."""
 
@@ -62,7 +41,7 @@ class VerifyReport:
     segments: int = 0
     touched: int = 0
     identical: int = 0
-    outside: Outside = field(default_factory=Outside)
+    outside: PixelChange = field(default_factory=PixelChange)
     problems: tuple[str, ...] = ()
 
     @property
@@ -213,7 +192,7 @@ def _tags(number: int, page: tiff.Page, fresh: tiff.Page) -> list[str]:
 
 
 def _touched_segment(page: tiff.Page, fresh: tiff.Page, grid: Grid, index: int, old: bytes, new: bytes, mask: Mask,
-                     outside: Outside) -> str:
+                     outside: PixelChange) -> str:
     """Why a touched segment is wrong outside the mask; empty where a re-encode explains what changed there.
 
     Quantising a coefficient moves it by at most half a step, so (Parseval) a block's brightness moves by at most the

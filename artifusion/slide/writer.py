@@ -250,7 +250,7 @@ def _copy(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, rea
         reports.append(LevelReport(
             name, "as it was" if asis else "copied",
             f"{stale}: may still show the artifact" if asis else "touched segments written with their own tables",
-            len(source.pages[number].offsets), change.touched, change.share, change.largest))
+            len(source.pages[number].offsets), change.touched, change.outside.share, change.outside.largest))
     return WriteReport(path, "copied", reason, False, tuple(reports))
 
 
