@@ -1,41 +1,26 @@
-"""Training: clean tiles -> crops -> velocity loss -> EMA -> checkpoint, as a generator of progress."""
+"""Training: clean tiles -> crops -> steps -> checkpoints, as a generator of progress."""
 
 from __future__ import annotations
 
 import csv
-import json
-import math
-import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from safetensors import SafetensorError
 
-from artifusion.checkpoint import Weights, load_weights, save_tensors, save_weights
+from artifusion.checkpoint import load_weights
 from artifusion.config import TrainConfig
-from artifusion.device import autocast, resolve_device
-from artifusion.diffusion.denoiser import SwinDenoiser
-from artifusion.diffusion.frame import Frame
-from artifusion.diffusion.loss import noise_levels, velocity_loss
-from artifusion.diffusion.schedule import CosineSchedule
-from artifusion.errors import ArtifusionError, ConfigError, DataError, OutputError, WeightsError
-from artifusion.pixels import tensor_from_images
-from artifusion.restorer import Restorer
-from artifusion.tiles import Tile, crops, find_images, is_validation, read_tiles
+from artifusion.device import resolve_device
+from artifusion.errors import ConfigError, DataError, OutputError
+from artifusion.tiles import crops, find_images, is_validation, read_tiles
+from artifusion.trainer import CONFIG, STATE, Trainer
 
-STATE, CONFIG, LOG = "state.safetensors", "config.json", "log.csv"
-MIN_KNOWN_SHARE = 0.05      # of a crop; with less the frame is that of the whole crop
+LOG = "log.csv"
 HELD_OUT = 48               # validation crops
-PROBE_BATCH = 8
-PROBE_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 
 @dataclass(frozen=True)
@@ -46,190 +31,6 @@ class Progress:
     loss: float
     images_per_second: float
     rate: float
-
-
-@dataclass
-class Record:
-    """What a run adds up to over all its sessions, and those of the weights it began from."""
-
-    images: int = 0                     # crops seen in this run
-    minutes: float = 0.0                # in the loop, this run
-    init: dict[str, Any] | None = None  # name, sha256 and record of the weights it began from
-
-    def total(self) -> dict[str, Any]:
-        earlier = (self.init or {}).get("training", {})
-        return {
-            "images": self.images + earlier.get("images", 0),
-            "minutes": round(self.minutes + earlier.get("minutes", 0), 1),
-        }
-
-
-class Trainer:
-    """The state of a run: denoiser, its moving average, optimisers and record. One folder holds all of it."""
-
-    def __init__(self, config: TrainConfig, run_dir: Path, device: torch.device, init: Weights | None) -> None:
-        self.config, self.run_dir, self.device = config, run_dir, device
-        self.schedule = CosineSchedule()
-        torch.manual_seed(config.seed)
-        self.denoiser = SwinDenoiser(config.denoiser).to(device)
-        self.record = Record()
-        if init is not None:
-            if init.denoiser.config != config.denoiser:
-                raise ConfigError(f"{init.name}: these weights have another architecture than {config.name}")
-            self.denoiser.load_state_dict(init.denoiser.state_dict())
-            self.record.init = {"name": init.name, "sha256": init.sha256, "training": init.training}
-        self.ema = SwinDenoiser(config.denoiser).to(device).requires_grad_(False)
-        self.ema.load_state_dict(self.denoiser.state_dict())
-        self.optimizers = optimizers(self.denoiser, config)
-        if (run_dir / STATE).is_file():
-            self._load()
-
-    def step(self, pixels: np.ndarray, spacing_um: np.ndarray, rate: float) -> float:
-        """One optimiser step on uint8 (B, H, W, 3) crops at `rate` times the peak learning rate; the loss.
-
-        Raises:
-            ArtifusionError: the loss is no longer a number; the checkpoint on disk is from before.
-        """
-        generator = torch.Generator().manual_seed(_mix(self.config.seed, self.record.images))
-        batch, side = pixels.shape[:2]
-        level = noise_levels(batch, side, self.config.targets, generator).to(self.device)
-        noise = torch.randn((batch, 3, side, side), generator=generator).to(self.device)
-        x0, spacing = self._enter(pixels, level), torch.from_numpy(spacing_um).to(self.device)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * self.config.learning_rate
-            optimizer.zero_grad(set_to_none=True)
-        with autocast(self.device):
-            velocity = self.denoiser(self.schedule.add_noise(x0, level, noise), level, (level > 0).float(), spacing)
-        loss = velocity_loss(velocity, x0, level, noise, self.schedule, self.config.targets.max_snr_weight)
-        if not math.isfinite(loss.item()):
-            raise ArtifusionError(
-                f"the loss is {loss.item()} after {self.record.images:,} crops; lower learning_rate and begin a new "
-                f"--run-dir, with --init {self.run_dir / 'weights'} if it holds weights"
-            )
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.clip_norm)
-        for optimizer in self.optimizers:
-            optimizer.step()
-        self.record.images += batch
-        self._average(batch)
-        return loss.item()
-
-    @torch.no_grad()
-    def _average(self, batch: int) -> None:
-        """Move the average; its half-life is a share of the crops seen so far (Karras et al. 2024, EDM2 ramp-up)."""
-        seen = self.record.total()["images"]
-        keep = 0.5 ** (batch / (self.config.ema_halflife * seen))
-        for average, current in zip(self.ema.parameters(), self.denoiser.parameters(), strict=True):
-            average.lerp_(current, 1 - keep)
-
-    def _enter(self, pixels: np.ndarray, level: Tensor) -> Tensor:
-        """Crops relative to their known pixels, or to all of them where little is known."""
-        x = tensor_from_images(pixels).to(self.device)
-        known = (level == 0).float()
-        little = known.mean((1, 2, 3), keepdim=True) < MIN_KNOWN_SHARE
-        return Frame.of_known(x, torch.where(little, 1.0, known)).enter(x)
-
-    @torch.inference_mode()
-    def level_errors(self, held_out: tuple[np.ndarray, np.ndarray]) -> dict[float, float]:
-        """Per noise level, the averaged denoiser's squared x0 error in held-out holes over the mean fill's.
-
-        Below 1 the denoiser knows more than the mean colour of the surroundings. The hole is the inner half.
-        """
-        pixels, spacing_um = held_out
-        errors: dict[float, list[float]] = {level: [] for level in PROBE_LEVELS}
-        fills: list[float] = []
-        generator = torch.Generator().manual_seed(0)
-        side = pixels.shape[1]
-        hole = torch.zeros(1, 1, side, side, device=self.device)
-        hole[..., side // 7 : -(side // 7), side // 7 : -(side // 7)] = 1
-        for start in range(0, len(pixels), PROBE_BATCH):
-            spacing = torch.from_numpy(spacing_um[start : start + PROBE_BATCH]).to(self.device)
-            inside = hole.expand(len(spacing), -1, -1, -1)
-            x0 = self._enter(pixels[start : start + PROBE_BATCH], inside)
-            fills.append((x0.square() * inside).mean().item())      # the frame's origin is the mean of the known
-            for level in PROBE_LEVELS:
-                levels = inside * level
-                noise = torch.randn(x0.shape, generator=generator).to(self.device)
-                x = self.schedule.add_noise(x0, levels, noise)
-                with autocast(self.device):
-                    velocity = self.ema(x, levels, inside, spacing)
-                predicted = self.schedule.x0_from_velocity(x, levels, velocity)
-                errors[level].append(((predicted - x0).square() * inside).mean().item())
-        return {level: float(np.mean(values) / np.mean(fills)) for level, values in errors.items()}
-
-    def preview(self, held_out: tuple[np.ndarray, np.ndarray]) -> Image.Image:
-        """Rows of held-out crops: clean, hole, restored by the averaged denoiser."""
-        pixels, spacing_um = held_out
-        side = pixels.shape[1]
-        rows, columns = np.mgrid[:side, :side] / side - 0.5
-        mask = np.hypot(rows, columns) < 0.33
-        restorer = Restorer(Weights(self.ema, self.config.name, "", {}), str(self.device))
-        strips = []
-        for image, spacing in list(zip(pixels, spacing_um, strict=True))[:12]:
-            hole = np.where(mask[..., None], np.uint8(255), image)
-            strips.append(np.concatenate([image, hole, restorer.restore(image, mask, mpp=float(spacing))], axis=1))
-        half = (len(strips) + 1) // 2
-        left, right = np.concatenate(strips[:half]), np.concatenate(strips[half:] or strips[:half])
-        height = min(len(left), len(right))
-        return Image.fromarray(np.concatenate([left[:height], right[:height]], axis=1))
-
-    def save(self) -> None:
-        """Write the whole state, each file whole or not at all."""
-        tensors = {f"model.{k}": v for k, v in self.denoiser.state_dict().items()}
-        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
-        for n, optimizer in enumerate(self.optimizers):
-            for i, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{n}.{i}.{k}": v for k, v in state.items()}
-        save_weights(
-            self.run_dir / "weights", self.ema.state_dict(), self.config.denoiser, self.config.name, self.record.total()
-        )
-        (self.run_dir / CONFIG).write_text(self.config.model_dump_json(indent=2))
-        part = self.run_dir / f"{STATE}.part"
-        # the record rides in the state file, so that the two can never disagree after a crash; the state comes last,
-        # so that a run is never further than its weights
-        save_tensors({k: v.contiguous() for k, v in tensors.items()}, part, {"record": json.dumps(asdict(self.record))})
-        os.replace(part, self.run_dir / STATE)
-
-    def _load(self) -> None:
-        try:
-            with safe_open(self.run_dir / STATE, "pt") as file:
-                record = Record(**json.loads(file.metadata()["record"]))
-            tensors = load_file(self.run_dir / STATE, device=str(self.device))
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"{self.run_dir / STATE}: broken ({error}); remove it, or begin a new --run-dir with "
-                               f"--init {self.run_dir / 'weights'}") from None
-        if (record.init or {}).get("sha256") != (self.record.init or {}).get("sha256"):
-            raise ConfigError(f"{self.run_dir}: this run began from other weights; give the same --init, or use "
-                              "another --run-dir")
-        self.record = record
-        try:
-            for name, module in (("model.", self.denoiser), ("ema.", self.ema)):
-                module.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
-        except RuntimeError:
-            raise ConfigError(f"{self.run_dir}: holds a run of another architecture; use another --run-dir") from None
-        for n, optimizer in enumerate(self.optimizers):
-            states: dict[int, dict[str, Tensor]] = {}
-            for key, value in tensors.items():
-                if key.startswith(f"optimizer.{n}."):
-                    _, _, i, slot = key.split(".")
-                    states.setdefault(int(i), {})[slot] = value
-            optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def optimizers(denoiser: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices (Jordan et al. 2024), AdamW for everything else."""
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in denoiser.named_parameters():
-        is_matrix = parameter.ndim == 2 and "bias_table" not in name
-        (matrices if is_matrix else others).append(parameter)
-    return [
-        torch.optim.Muon(
-            matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-        ),
-        torch.optim.AdamW(others, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)),
-    ]
 
 
 def learning_rate(images: int, done: float, config: TrainConfig) -> float:
@@ -313,8 +114,7 @@ def held_out_crops(paths: Sequence[Path], config: TrainConfig, quiet: bool) -> t
     if not paths:
         return None
     data = config.data.model_copy(update={"stain_jitter": 0.0})
-    tiles: list[Tile] = read_tiles(paths, data, quiet)
-    return crops(tiles, data, HELD_OUT, (0, 0, 0))
+    return crops(read_tiles(paths, data, quiet), data, HELD_OUT, (0, 0, 0))
 
 
 def checkpoint(trainer: Trainer, progress: Progress, held_out: tuple[np.ndarray, np.ndarray] | None) -> None:
@@ -344,7 +144,3 @@ def checkpoint(trainer: Trainer, progress: Progress, held_out: tuple[np.ndarray,
     except (OSError, SafetensorError) as error:
         raise OutputError(f"{trainer.run_dir}: the checkpoint cannot be written ({error}); the one before is whole"
                           ) from None
-
-
-def _mix(seed: int, images: int) -> int:
-    return int(np.random.SeedSequence([seed, images]).generate_state(1, np.uint64)[0] >> 1)

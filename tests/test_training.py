@@ -11,7 +11,8 @@ from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.diffusion.loss import noise_levels, velocity_loss
 from artifusion.diffusion.schedule import CosineSchedule
 from artifusion.errors import ArtifusionError, ConfigError, DataError, OutputError, WeightsError
-from artifusion.training import learning_rate, optimizers, train
+from artifusion.trainer import optimizers
+from artifusion.training import learning_rate, train
 
 TINY = DenoiserConfig(pixel_dim=8, dims=(16, 32), heads=(2, 2), depths=(1, 1), window_sizes=(4, 4), time_dim=16)
 
@@ -106,7 +107,7 @@ def test_a_broken_or_impossible_run_folder_is_one_clear_error(tissue, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_with_the_remedy(tissue, tmp_path, monkeypatch):
-    monkeypatch.setattr("artifusion.training.velocity_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
+    monkeypatch.setattr("artifusion.trainer.velocity_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
     with pytest.raises(ArtifusionError, match="learning_rate"):
         next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
 

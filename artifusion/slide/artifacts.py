@@ -5,7 +5,7 @@ another refractive index than the mountant bends light, so it has dark rims with
 
 Every painter has the same contract:
 
-    painter(frame: Frame, rng, strong: bool) -> (pixels float32 (S, S, 3) in 0..255, footprint bool (S, S))
+    painter(frame: ArtifactFrame, rng, strong: bool) -> (pixels float32 (S, S, 3) in 0..255, footprint bool (S, S))
 
 The footprint depends on the frame's size, `rng` and `strong` alone, never on the tissue, and stays within
 `frame.size_px / 2` of the centre; lengths are shares of `size_px`, so an artifact looks alike at every
@@ -40,7 +40,7 @@ FIBRES = ((0.80, 0.60, 0.34), (0.70, 0.66, 0.60), (0.46, 0.56, 0.76))
 
 
 @dataclass(frozen=True)
-class Frame:
+class ArtifactFrame:
     """The square of pixels that a painter works on; the artifact's centre is the middle pixel."""
 
     pixels: np.ndarray                                                      # float32 (S, S, 3), 0..255
@@ -68,7 +68,7 @@ class Frame:
         return out
 
 
-def fold(frame: Frame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
+def fold(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
     """Tissue laid double along a curved band: to its density adds that of a copy mirrored at the crease."""
     size, (x, y) = frame.size_px, frame.grid
     width = size * rng.uniform(0.15, 0.20)
@@ -105,7 +105,7 @@ def fold(frame: Frame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarr
     return light(od), footprint
 
 
-def bubble(frame: Frame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
+def bubble(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
     """An air bubble: a dark refractile rim, sharp outside, fading inwards; a bright line, then dull blur."""
     size, (x, y) = frame.size_px, frame.grid
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
@@ -128,7 +128,7 @@ def bubble(frame: Frame, rng: np.random.Generator, strong: bool) -> tuple[np.nda
     return px, depth > -1.1 * rim - 3 * 0.45 * rim
 
 
-def pen(frame: Frame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
+def pen(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
     """A felt-tip stroke on the cover slip: ink absorbs, streaked along the stroke, its edges out of focus."""
     size, (x, y) = frame.size_px, frame.grid
     colour = rgb(*INKS[str(rng.choice(sorted(INKS)))])
@@ -149,7 +149,7 @@ def pen(frame: Frame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarra
     return light(od), body > 0
 
 
-def blur(frame: Frame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
+def blur(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
     """A patch out of focus; the defocus grows smoothly from its edge."""
     size, (x, y) = frame.size_px, frame.grid
     depth = 0.39 * size * (1 + outline(rng, np.arctan2(y, x), amplitude=0.24)) - np.hypot(x, y)
@@ -163,7 +163,7 @@ def blur(frame: Frame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarr
     return px, focus > 0
 
 
-def dark(frame: Frame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
+def dark(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
     """A dark particle far out of focus: a soft round shadow that hides the tissue in its middle."""
     size, (x, y) = frame.size_px, frame.grid
     depth = 0.42 * size * (1 + outline(rng, np.arctan2(y, x), amplitude=0.12)) - np.hypot(x, y)
@@ -172,7 +172,7 @@ def dark(frame: Frame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarr
     return light(density(frame.pixels) + shade[..., None] * colour), shade > 0
 
 
-def dust(frame: Frame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
+def dust(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
     """A cluster of small, sharp, nearly black specks and splinters, each with a thin bright edge."""
     size, (x, y) = frame.size_px, frame.grid
     od, bright = density(frame.pixels), np.zeros_like(x)
@@ -197,7 +197,7 @@ def dust(frame: Frame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarr
     return px + (bright * (0.4 if strong else 0.25))[..., None] * np.maximum(245 - px, 0), footprint
 
 
-def thread(frame: Frame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
+def thread(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
     """A curly textile fibre: a bent cylinder with dark edges, a bright core and bright lines outside."""
     size, (x, y) = frame.size_px, frame.grid
     widest = max(2.0, size * rng.uniform(0.022, 0.032))
@@ -220,7 +220,7 @@ def thread(frame: Frame, rng: np.random.Generator, strong: bool) -> tuple[np.nda
     return px + glow[..., None] * np.maximum(245 - px, 0), np.abs(d) < 1.9 * half
 
 
-PAINTERS: dict[str, Callable[[Frame, np.random.Generator, bool], tuple[np.ndarray, np.ndarray]]] = {
+PAINTERS: dict[str, Callable[[ArtifactFrame, np.random.Generator, bool], tuple[np.ndarray, np.ndarray]]] = {
     "fold": fold, "bubble": bubble, "pen": pen, "blur": blur, "dark": dark, "dust": dust, "thread": thread,
 }
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 
 from artifusion.geometry import Box, Point, Size
-from artifusion.slide.artifacts import PAINTERS, Frame
+from artifusion.slide.artifacts import PAINTERS, ArtifactFrame
 
 Strength = Literal["mild", "strong"]
 
@@ -67,7 +67,7 @@ def paint(
     bounds = Box(0, 0, image.shape[1], image.shape[0])
     if not (0 <= center[0] < bounds.width and 0 <= center[1] < bounds.height):
         raise ValueError(f"center {center} lies outside the image of {bounds.width}x{bounds.height} px")
-    reach = Frame.reach(size_px)
+    reach = ArtifactFrame.reach(size_px)
     window = Box(center[0] - reach, center[1] - reach, 2 * reach + 1, 2 * reach + 1)
     # Clipped indices repeat the image's edge, so that a painter always sees a whole frame.
     rows = np.clip(np.arange(window.y, window.bottom), 0, bounds.height - 1)
@@ -84,7 +84,7 @@ def painted(
     kind: str, pixels: np.ndarray, size_px: int, rng: np.random.Generator, strength: Strength,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One artifact on the frame around its centre: uint8 (S, S, 3) -> uint8 (S, S, 3), bool (S, S)."""
-    frame = Frame(pixels.astype(np.float32), size_px)
+    frame = ArtifactFrame(pixels.astype(np.float32), size_px)
     new, footprint = PAINTERS[kind](frame, rng, strength == "strong")
     return np.clip(np.rint(new), 0, 255).astype(np.uint8), grown(footprint)
 
@@ -173,7 +173,7 @@ def find_place(
 
 def spot_mask(kind: str, size_px: int, seed: int, strength: Strength) -> np.ndarray:
     """The mask of an artifact in its own frame, bool (S, S); the tissue has no influence on it."""
-    side = 2 * Frame.reach(size_px) + 1
+    side = 2 * ArtifactFrame.reach(size_px) + 1
     blank = np.full((side, side, 3), 255, np.uint8)
     return painted(kind, blank, size_px, np.random.default_rng(seed), strength)[1]
 
@@ -197,7 +197,7 @@ def damage_spot(spot: Spot, read: Callable[[Box], np.ndarray]) -> tuple[Box, np.
     Memory: up to 60 times what is read (180 MB for size_px 800).
     """
     check(spot.kind, spot.size_px, spot.strength)
-    reach = Frame.reach(spot.size_px)
+    reach = ArtifactFrame.reach(spot.size_px)
     window = Box(spot.l0_center.x - reach, spot.l0_center.y - reach, 2 * reach + 1, 2 * reach + 1)
     before = read(window)
     pixels, mask = painted(spot.kind, before, spot.size_px, np.random.default_rng(spot.seed), spot.strength)
