@@ -104,7 +104,7 @@ class RestoreConfig(Frozen):
     context_px: int = Field(64, ge=1)                      # known tissue around a region that the denoiser sees
     max_canvas_px: PositiveInt = 512
     batch_size: PositiveInt = 4
-    merge_px: int = Field(32, ge=0)                     # regions closer than this share a canvas
+    merge_px: int = Field(32, ge=1)                     # regions closer than twice this share a canvas
     default_spacing_um: float = Field(0.5, ge=0.01, le=100)   # assumed where a slide does not tell its scale
 
 

@@ -23,7 +23,7 @@ from artifusion.slide.reader import Slide, open_slide, sha256
 from artifusion.slide.regions import Canvas, find_regions
 from artifusion.slide.tissue import tissue_mask
 from artifusion.slide.writer import container_of, write_slide
-from artifusion.workspace import bar, beside, check_outputs, publish, resumes, workspace, write_json
+from artifusion.workspace import bar, beside, check_outputs, publish, published, workspace, write_json
 
 OVERVIEW_PX = 1024          # longer side of the picture in which tissue is found, at least
 MASK_PX = 8192              # longer side of the mask image at most
@@ -66,7 +66,7 @@ def damage_slide(
             "mpp_from": slide.mpp_origin,
         }
         outputs = [target, declaration, polygons, picture]
-        check_outputs([Path(source)], outputs, overwrite or resumes(target, job))
+        check_outputs([Path(source)], outputs, overwrite, published(target, job))
         with workspace(target, job) as work:
             mask = spots_mask(spots, slide)
             patches = Patches(work / "patches", slide, mask)
@@ -80,7 +80,7 @@ def damage_slide(
                               time.monotonic() - started)
             declared = geojson(mask, regions, job["source"]["sha256"], slide.bounds_offset)
             mask_image(mask, slide).save(work / "mask.png")
-            publish({
+            publish(work, {
                 declaration: write_json(work / "declaration.json", content),
                 polygons: write_json(work / "polygons.json", declared),
                 picture: work / "mask.png",

@@ -22,7 +22,7 @@ from artifusion.slide.reader import Slide, open_slide, sha256
 from artifusion.slide.regions import Canvas, Region, batches, find_regions, plan_canvases
 from artifusion.slide.verify import verify_slide
 from artifusion.slide.writer import container_of, default_output, write_slide
-from artifusion.workspace import bar, beside, check_outputs, publish, resumes, workspace, write_json
+from artifusion.workspace import bar, beside, check_outputs, publish, published, workspace, write_json
 
 Polarity = Literal["restore", "keep"]
 
@@ -126,7 +126,7 @@ def restore_slide(
             "config": config.model_dump(),
             "lossless": lossless,
         }
-        check_outputs(inputs, outputs, overwrite or resumes(target, job))
+        check_outputs(inputs, outputs, overwrite, published(target, job))
         if preview:
             check_picture_name(Path(preview))
         with workspace(target, job) as work:
@@ -153,7 +153,7 @@ def restore_slide(
                 with open_slide(report.path) as restored:
                     draw_comparison(slide, plan.mask, restored, [region.l0_box for region in plan.regions], picture)
                 files[Path(preview)] = picture
-            publish({**files, target: report.path})
+            publish(work, {**files, target: report.path})
     return content
 
 

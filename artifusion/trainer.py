@@ -169,7 +169,8 @@ class Trainer:
         save_weights(
             self.run_dir / "weights", self.ema.state_dict(), self.config.denoiser, self.config.name, self.record.total()
         )
-        (self.run_dir / CONFIG).write_text(self.config.model_dump_json(indent=2))
+        if not (self.run_dir / STATE).is_file():
+            (self.run_dir / CONFIG).write_text(self.config.model_dump_json(indent=2))
         part = self.run_dir / f"{STATE}.part"
         # the record rides in the state file, so that the two can never disagree after a crash; the state comes last,
         # so that a run is never further than its weights
@@ -182,7 +183,7 @@ class Trainer:
                 record = Record(**json.loads(file.metadata()["record"]))
             tensors = load_file(self.run_dir / STATE, device=str(self.device))
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"{self.run_dir / STATE}: broken ({error}); remove it, or begin a new --run-dir with "
+            raise WeightsError(f"{self.run_dir / STATE}: broken ({error}); begin a new --run-dir with "
                                f"--init {self.run_dir / 'weights'}") from None
         if (record.init or {}).get("sha256") != (self.record.init or {}).get("sha256"):
             raise ConfigError(f"{self.run_dir}: this run began from other weights; give the same --init, or use "

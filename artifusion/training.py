@@ -103,8 +103,9 @@ def check_same_config(config: TrainConfig, run_dir: Path) -> None:
         if begun and (run_dir / CONFIG).read_text() != config.model_dump_json(indent=2):
             raise ConfigError(f"{run_dir}: holds a run of another configuration; use another --run-dir, and --init "
                               f"{run_dir / 'weights'} to go on from it")
-        (run_dir / ".writable").touch()
-        (run_dir / ".writable").unlink()
+        if (run_dir / "weights").exists() and not (run_dir / STATE).is_file():
+            raise ConfigError(f"{run_dir}: holds weights but no run to go on with; use another --run-dir, and --init "
+                              f"{run_dir / 'weights'} to begin from them")
     except OSError as error:
         raise OutputError(f"{run_dir}: cannot hold a run ({error.strerror}); choose another --run-dir") from None
 

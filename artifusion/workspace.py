@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
@@ -16,14 +16,16 @@ from tqdm import tqdm
 
 from artifusion.errors import OutputError
 
-JOB = "job.json"
+JOB, LOCK, PUBLISHING = "job.json", "lock", "publishing.json"
 
 
-def check_outputs(inputs: Sequence[Path], outputs: Sequence[Path], overwrite: bool) -> None:
-    """Raise OutputError where an output is an input or a folder, exists without `overwrite`, or has nowhere to lie."""
-    for one, other in combinations([path.absolute() for path in outputs], 2):
-        if one == other:
-            raise OutputError(f"{one}: named for two outputs; choose two names")
+def check_outputs(
+    inputs: Sequence[Path], outputs: Sequence[Path], overwrite: bool, ours: Collection[Path] = ()
+) -> None:
+    """Raise OutputError where an output is an input or a folder, exists without `overwrite`, or has nowhere to lie.
+
+    `ours`: outputs that an interrupted run of the same job published; they may exist.
+    """
     for out in outputs:
         if out.is_dir():
             raise OutputError(f"{out}: is a folder; name the file to write")
@@ -31,8 +33,11 @@ def check_outputs(inputs: Sequence[Path], outputs: Sequence[Path], overwrite: bo
             raise OutputError(f"{out}: its folder does not exist; make {out.parent} first")
         if any(out.exists() and path.exists() and out.samefile(path) for path in inputs):
             raise OutputError(f"{out}: is the source itself or the mask and never overwritten; choose another name")
-        if out.exists() and not overwrite:
+        if out.exists() and not overwrite and out not in ours:
             raise OutputError(f"{out}: exists already; choose another name or pass --overwrite")
+    for one, other in combinations([path.parent.resolve() / path.name for path in outputs], 2):
+        if one == other:
+            raise OutputError(f"{one}: named for two outputs; choose two names")
 
 
 def beside(target: Path, *suffixes: str) -> list[Path]:
@@ -52,6 +57,15 @@ def resumes(target: Path, job: Mapping[str, Any]) -> bool:
         return False
 
 
+def published(target: Path, job: Mapping[str, Any]) -> set[Path]:
+    """The outputs that an interrupted run of the very same job had begun to publish."""
+    try:
+        names = json.loads((work_folder(target) / PUBLISHING).read_text())
+        return set(map(Path, names)) if resumes(target, job) else set()
+    except (OSError, ValueError):
+        return set()
+
+
 def stamp(job: Mapping[str, Any]) -> str:
     return json.dumps(job, sort_keys=True)
 
@@ -69,34 +83,53 @@ def workspace(target: Path, job: Mapping[str, Any]) -> Iterator[Path]:
     try:
         if work.is_symlink() or (work.exists() and not work.is_dir()):
             raise OutputError(f"{work}: is in the way of the work folder; move it away")
-        if work.is_dir() and any(work.iterdir()) and not (work / JOB).is_file():
-            raise OutputError(f"{work}: is in the way and was not made by artifusion; move it away")
-        if work.is_dir() and not resumes(target, job):
-            shutil.rmtree(work)
         work.mkdir(exist_ok=True)
-        (work / JOB).write_text(stamp(job))
-        with FileLock(work / "lock", timeout=0):
+        if {path.name for path in work.iterdir()} - {LOCK} and not (work / JOB).is_file():
+            raise OutputError(f"{work}: is in the way and was not made by artifusion; move it away")
+        with FileLock(work / LOCK, timeout=0):
+            if not resumes(target, job):
+                clear(work)
+                (work / "job.part").write_text(stamp(job))
+                os.replace(work / "job.part", work / JOB)
             yield work
+            clear(work)
         shutil.rmtree(work)
     except Timeout:
         raise OutputError(f"{target}: another run is writing it; wait for it or stop it") from None
     except OSError as error:
-        raise OutputError(f"{error.filename or work}: cannot be written ({error.strerror or error}); free some space "
-                          "or write elsewhere, and start again: what is painted is kept") from None
+        raise OutputError(f"{error.filename or work}: cannot be read or written ({error.strerror or error}); free some "
+                          "space or write elsewhere, and start again: what is painted is kept") from None
 
 
-def publish(files: Mapping[Path, Path]) -> None:
+def clear(work: Path) -> None:
+    """Remove everything from a work folder but its lock; the job's name goes last, so that it stays ours."""
+    for path in sorted(work.iterdir(), key=lambda path: path.name == JOB):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+
+
+def publish(work: Path, files: Mapping[Path, Path]) -> None:
     """Move finished files, target -> where it lies now, to their names, the last one last of all.
 
-    An old last one is removed first: a slide under its final name always has its own declaration beside it.
+    An old last one is removed first: a slide under its final name always has its own declaration beside it. What
+    must go to another disk is copied there before anything is touched.
     """
-    *_, last = files
-    for file in files.values():
+    staged = {target: file if same_disk(file, target) else Path(shutil.copyfile(file, f"{target}.part"))
+              for target, file in files.items()}
+    for file in staged.values():
         with file.open("rb+") as handle:
             os.fsync(handle.fileno())
+    (work / PUBLISHING).write_text(json.dumps([str(target) for target in files]))
+    *_, last = files
     last.unlink(missing_ok=True)
-    for target, file in files.items():
+    for target, file in staged.items():
         os.replace(file, target)
+
+
+def same_disk(file: Path, target: Path) -> bool:
+    return file.stat().st_dev == target.parent.stat().st_dev
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:

@@ -249,7 +249,7 @@ def test_batch_size_moves_no_pixel_by_more_than_one_grey_level(png_image, tmp_pa
     mask = mask_file(tmp_path, png_image, [(5, 5, 20), (2 * side, 10, 20), (side, 2 * side, 20)])
     images = []
     for n, size in enumerate((batch_size, 2)):
-        config = RestoreConfig(steps=3, context_px=16, batch_size=size, merge_px=0)
+        config = RestoreConfig(steps=3, context_px=16, batch_size=size, merge_px=1)
         restore_slide(png_image, mask, tmp_path / f"{n}.png", restorer=Restorer(weights, "cpu", config))
         images.append(np.asarray(Image.open(tmp_path / f"{n}.png")).astype(int))
     assert np.abs(images[0] - images[1]).max() <= 1

@@ -16,7 +16,9 @@ def test_outputs_that_would_do_harm_are_refused(tmp_path):
         with pytest.raises(OutputError, match=remedy):
             check_outputs([source], [tmp_path / "new.png", out], overwrite=False)
     check_outputs([source], [there], overwrite=True)
-    for outputs, remedy in (([link], "source itself"), ([there, tmp_path / "." / "there.png"], "two outputs")):
+    check_outputs([source], [there], overwrite=False, ours={there})
+    (tmp_path / "sub").mkdir()
+    for outputs, remedy in (([link], "source itself"), ([there, tmp_path / "sub" / ".." / "there.png"], "two outputs")):
         with pytest.raises(OutputError, match=remedy):
             check_outputs([source], outputs, overwrite=True)
 
@@ -35,7 +37,9 @@ def test_two_runs_of_one_job_do_not_share_a_folder(tmp_path):
         assert resumes(tmp_path / "out.svs", {"a": 1}) and not resumes(tmp_path / "out.svs", {"a": 2})
         with pytest.raises(OutputError, match="another run"), workspace(tmp_path / "out.svs", {"a": 1}):
             pass
-        assert work.is_dir()
+        with pytest.raises(OutputError, match="another run"), workspace(tmp_path / "out.svs", {"a": 2}):
+            pass
+        assert (work / "job.json").is_file()
     assert not work.exists()
 
 
@@ -65,10 +69,10 @@ def test_the_last_file_is_published_last_and_an_old_one_goes_first(tmp_path, mon
         replace(source, target)
 
     monkeypatch.setattr("artifusion.workspace.os.replace", watched)
-    publish({tmp_path / "a": tmp_path / "a.new", tmp_path / "slide": tmp_path / "slide.new"})
-    assert moved == ["a", "slide"] and (tmp_path / "slide").read_text() == "slide.new"
+    publish(tmp_path, {tmp_path / "a": tmp_path / "a.new", tmp_path / "slide": tmp_path / "slide.new"})
+    assert moved[-2:] == ["a", "slide"] and (tmp_path / "slide").read_text() == "slide.new"
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path):
-    with pytest.raises(OutputError, match="cannot be written"), workspace(tmp_path / "out.svs", {}):
+    with pytest.raises(OutputError, match="written"), workspace(tmp_path / "out.svs", {}):
         raise OSError(28, "No space left on device", "patch.npy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -36,7 +37,8 @@ class Patches:
         self._load = lru_cache(maxsize=HELD)(np.load)
         for path in sorted(self.folder.glob("*.npy")):
             wave, *numbers = (int(number) for number in path.stem.split("_"))
-            self._remember(Box(*numbers), wave, path)
+            if path.stat().st_size > 3 * Box(*numbers).area:                # else the machine died while writing it
+                self._remember(Box(*numbers), wave, path)
 
     def done(self, canvas: Canvas) -> bool:
         """Whether this canvas was painted already, in this run or an earlier one."""
@@ -52,6 +54,8 @@ class Patches:
         try:
             with partial.open("wb") as file:
                 np.save(file, np.ascontiguousarray(image[canvas.l0_target.slices(canvas.l0_box)]))
+                file.flush()
+                os.fsync(file.fileno())
             partial.replace(path)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written ({error.strerror}); free some space and start again, "

@@ -15,6 +15,7 @@ from artifusion.slide.masks import Mask
 from artifusion.slide.polygons import pixel_box, polygons_of
 
 INSET = 0.25
+KNOWN_SHARE = 0.05                   # of a canvas: enough tissue to take colours from
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def plan_canvases(regions: Iterable[Region], l0_size: Size, multiple: int = 64, 
 
     A region that fits into max_px with its context is one canvas. A larger one is cut into cells, each a canvas of
     its own with context_px around it, painted inwards: first the cells that see known tissue, then those beside them,
-    and so on. Cells that see each other never share a wave. Cells in which `mask`, where given, selects nothing are
+    and so on. Cells that touch never share a wave. Cells in which `mask`, where given, selects nothing are
     left out. Sides are multiples of `multiple`, or the slide's own where it is smaller.
 
     Raises:
@@ -86,7 +87,7 @@ def plan_canvases(regions: Iterable[Region], l0_size: Size, multiple: int = 64, 
         box = region.l0_box
         columns, rows = -(-box.width // reach), -(-box.height // reach)
         cells: dict[tuple[int, int], tuple[Box, Box]] = {}
-        seeing = set()
+        known: dict[tuple[int, int], float] = {}
         for row, column in np.ndindex(rows, columns):
             target = Box.from_edges(
                 box.x + box.width * column // columns, box.y + box.height * row // rows,
@@ -97,9 +98,9 @@ def plan_canvases(regions: Iterable[Region], l0_size: Size, multiple: int = 64, 
             top, bottom = _span(target.y, target.height, l0_size.height, context_px, multiple)
             canvas = Box.from_edges(left, top, right, bottom)
             cells[row, column] = canvas, target
-            if mask is None or not mask.read(canvas).all():
-                seeing.add((row, column))
-        waves = _inwards(set(cells), seeing)
+            known[row, column] = 1.0 if mask is None else 1 - float(mask.read(canvas).mean())
+        enough = {at for at, share in known.items() if share >= KNOWN_SHARE}
+        waves = _inwards(set(cells), enough or {at for at, share in known.items() if share})
         if len(waves) < len(cells):
             raise MaskError(f"nothing is left to paint from around ({box.x}, {box.y}): the mask covers "
                             f"{box.width} x {box.height} px without a gap; unmask what is clean")

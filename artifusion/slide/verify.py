@@ -29,6 +29,7 @@ CLIPPED = 6.0                            # brightness that clipping moves where 
 # A re-encoded slide went through another JPEG: on average, and in any 64-px block (noise, sharp ink).
 MEAN_LIMIT, BLOCK_LIMIT, BLOCK_PX = 3.0, 12.0, 64
 READ_PX = 1024
+CONTAINERS = ("copied", "re-encoded", "image")
 SHOWN = 5                                # problems of one kind that are listed
 NOTE_PROPERTIES = ("openslide.quickhash-1", "openslide.comment", "tiff.ImageDescription")
 
@@ -80,9 +81,14 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
     facts = _content(restored, sidecar, ".json")
     declared = _content(restored, geojson, ".geojson")
     try:
-        container, lossless = str(facts["written"]["container"]), bool(facts["written"]["lossless"])
+        container, lossless = facts["written"]["container"], facts["written"]["lossless"]
         source_sha, output_sha = facts["source"]["sha256"], facts["output"].get("sha256")
-    except (KeyError, TypeError, AttributeError):
+        painted_px = sum(int(region["area_px"]) for region in facts.get("regions", ()))
+        given_mpp = float(facts["mpp"]) if facts.get("mpp_from") == "argument" else None
+        told = isinstance(sidecar, Mapping) or (output_sha and painted_px)
+        if container not in CONTAINERS or not isinstance(lossless, bool) or not told:
+            raise ValueError(container)
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise OutputError(f"{restored}: its sidecar is not one that artifusion wrote; restore the slide "
                           "again") from None
     report, problems = VerifyReport(container), []
@@ -94,7 +100,6 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
         polygons, classes = geojson_polygons(declared, restored.with_name(f"{restored.name}.geojson"),
                                              before.bounds_offset)
         mask = Mask(tuple(polygons), before.size, tuple(classes))
-        painted_px = sum(region["area_px"] for region in facts.get("regions", ()))
         if facts.get("regions") and mask.area_px != painted_px:
             problems.append(f"the GeoJSON declares {mask.area_px} px but the sidecar {painted_px}; one was changed")
         if before.size != after.size:
@@ -102,8 +107,7 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
         elif container == "copied":
             problems += _metadata(before, after) + _segments(before, after, mask, report)
         else:
-            given = facts["mpp"] if facts.get("mpp_from") == "argument" else before.mpp
-            problems += _pixels(before, after, mask, lossless, given, report)
+            problems += _pixels(before, after, mask, lossless, given_mpp or before.mpp, report)
     report.problems = tuple(problems)
     return report
 

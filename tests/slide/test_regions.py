@@ -90,7 +90,7 @@ def test_canvases_keep_their_promises(seed):
         assert mask.read(canvas.l0_target).any()
 
 
-def test_cells_that_see_each_other_never_share_a_wave():
+def test_cells_that_touch_never_share_a_wave():
     mask = Mask.of([shapely.box(300, 300, 3300, 2500)], SIZE)
     canvases = plan_canvases(find_regions(mask, 0), SIZE, 64, 64, 512, mask)
     for i, one in enumerate(canvases):

@@ -156,14 +156,17 @@ def test_a_changed_place_of_a_reencoded_slide_is_found(lzw_slide, tmp_path):
 
 
 def test_missing_sidecars_say_so(copied_slide, tmp_path):
-    out, _, (sidecar, declared) = restored(copied_slide, tmp_path)
+    out, mask, (sidecar, declared) = restored(copied_slide, tmp_path)
     with pytest.raises(OutputError, match="missing"):
         verify_slide(copied_slide, out)
+    sidecar["regions"] = [{"area_px": mask.area_px}]
+    sidecar["output"]["sha256"] = sha256(out)
     (tmp_path / f"{out.name}.json").write_text(json.dumps(sidecar))
     (tmp_path / f"{out.name}.geojson").write_text(json.dumps(declared))
     assert verify_slide(copied_slide, out).ok
-    (tmp_path / f"{out.name}.json").write_text("{}")
-    with pytest.raises(OutputError, match="not one that artifusion wrote"):
-        verify_slide(copied_slide, out)
+    for broken in ({}, {**sidecar, "regions": [1]}, {**sidecar, "output": {}}, {**sidecar, "regions": []}):
+        (tmp_path / f"{out.name}.json").write_text(json.dumps(broken))
+        with pytest.raises(OutputError, match="not one that artifusion wrote"):
+            verify_slide(copied_slide, out)
     with pytest.raises(SlideError):
         verify_slide(copied_slide, tmp_path / "missing.svs", sidecar, declared)
