@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from artifusion.config import DenoiserConfig
@@ -98,7 +98,8 @@ def _read(folder: Path) -> Weights:
     try:
         config = json.loads((folder / CONFIG).read_text())
         training = dict(config.get("training", {}))
-        tensors = load_file(folder / MODEL)
+        model = (folder / MODEL).read_bytes()
+        tensors = load(model)
         denoiser = SwinDenoiser(DenoiserConfig.model_validate(config["denoiser"]))
         denoiser.load_state_dict({key: value.float() for key, value in tensors.items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
@@ -106,5 +107,5 @@ def _read(folder: Path) -> Weights:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise WeightsError(f"{folder}: weights of another architecture: {reason}") from None
-    digest = hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
+    digest = hashlib.sha256(model).hexdigest()
     return Weights(denoiser, str(config.get("name", folder.name)), digest, training)

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from artifusion.errors import ConfigError
 
+DEFAULT_SPACING_UM = 0.5    # um per pixel, assumed where neither the slide nor the user tells
+
 
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -105,7 +107,7 @@ class RestoreConfig(Frozen):
     max_canvas_px: PositiveInt = 512
     batch_size: PositiveInt = 4
     merge_px: int = Field(32, ge=1)                     # regions closer than twice this share a canvas
-    default_spacing_um: float = Field(0.5, ge=0.01, le=100)   # assumed where a slide does not tell its scale
+    default_spacing_um: float = Field(DEFAULT_SPACING_UM, ge=0.01, le=100)
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)

@@ -13,10 +13,11 @@ from shapely.affinity import translate
 from tqdm import tqdm
 
 from artifusion import __version__
+from artifusion.config import DEFAULT_SPACING_UM
 from artifusion.errors import ArtifusionError
-from artifusion.geometry import ORIGIN, Box
+from artifusion.geometry import Box
 from artifusion.provenance import geojson, sidecar
-from artifusion.slide.damage import Spot, damage_spot, mask_box, plan_damage, spot_mask
+from artifusion.slide.damage import Spot, damage_spot, plan_damage, spot_mask
 from artifusion.slide.masks import Mask, rectilinear
 from artifusion.slide.patches import Patches
 from artifusion.slide.reader import Slide, open_slide, sha256
@@ -27,7 +28,6 @@ from artifusion.workspace import bar, beside, check_outputs, publish, published,
 
 OVERVIEW_PX = 1024          # longer side of the picture in which tissue is found, at least
 MASK_PX = 8192              # longer side of the mask image at most
-DEFAULT_SPACING_UM = 0.5
 
 
 def damage_slide(
@@ -94,12 +94,9 @@ def spots_mask(spots: Sequence[Spot], slide: Slide) -> Mask:
     polygons, classes = [], []
     for spot in spots:
         mask = spot_mask(spot.kind, spot.size_px, spot.seed, spot.strength)
-        l0_box = mask_box(mask, spot.l0_center)
-        corner = mask_box(mask, ORIGIN)
-        reach = mask.shape[0] // 2
-        cut = Box(corner.x + reach, corner.y + reach, corner.width, corner.height).slices()
-        for polygon in rectilinear(mask[cut]):
-            polygons.append(translate(polygon, l0_box.x, l0_box.y))
+        reach = mask.shape[0] // 2                              # the spot's centre is the middle of its frame
+        for polygon in rectilinear(mask):
+            polygons.append(translate(polygon, spot.l0_center.x - reach, spot.l0_center.y - reach))
             classes.append(spot.kind)
     return Mask(tuple(polygons), slide.size, tuple(classes))
 

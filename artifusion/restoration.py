@@ -108,6 +108,8 @@ def restore_slide(
     with open_slide(source, mpp=mpp) as slide:
         target = Path(out) if out is not None else default_output(Path(source), slide)
         container_of(slide, target)
+        if preview:
+            check_picture_name(Path(preview))
         declaration, polygons = beside(target, ".json", ".geojson")
         outputs = [target, declaration, polygons, *([Path(preview)] if preview else [])]
         inputs = [Path(source), Path(mask)]
@@ -127,8 +129,6 @@ def restore_slide(
             "lossless": lossless,
         }
         check_outputs(inputs, outputs, overwrite, published(target, job))
-        if preview:
-            check_picture_name(Path(preview))
         with workspace(target, job) as work:
             patches = Patches(work / "patches", slide, plan.mask)
             for _ in tqdm(paint(plan, patches, restorer, spacing_um, seed), desc="painting", unit="canvas",

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from artifusion.config import DataConfig
+from artifusion.config import DEFAULT_SPACING_UM, DataConfig
 from artifusion.errors import DataError
 from artifusion.geometry import Box, Size
 from artifusion.slide.reader import open_slide
@@ -52,13 +52,13 @@ def is_validation(path: Path, config: DataConfig) -> bool:
     return any(fnmatch(f"{path.parent.name}/{path.name}", pattern) for pattern in config.validation)
 
 
-def cut_tiles(path: Path, config: DataConfig, default_spacing_um: float = 0.5) -> Iterator[Tile]:
+def cut_tiles(path: Path, config: DataConfig) -> Iterator[Tile]:
     """The clean tiles of one slide or image that hold a crop, on a grid. One tile is in memory at a time.
 
     The scale is the folder's in the configuration, else the slide's own, else the default.
     """
     with open_slide(path) as slide:
-        spacing = config.spacing_um.get(path.parent.name) or slide.mpp or default_spacing_um
+        spacing = config.spacing_um.get(path.parent.name) or slide.mpp or DEFAULT_SPACING_UM
         for l0_box in grid(slide.size, TILE_PX):
             if min(l0_box.width, l0_box.height) < config.crop_px:
                 continue

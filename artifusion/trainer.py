@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from artifusion.checkpoint import Weights, save_tensors, save_weights
@@ -179,9 +178,9 @@ class Trainer:
 
     def _load(self) -> None:
         try:
-            with safe_open(self.run_dir / STATE, "pt") as file:
+            with safe_open(self.run_dir / STATE, "pt", device=str(self.device)) as file:
                 record = Record(**json.loads(file.metadata()["record"]))
-            tensors = load_file(self.run_dir / STATE, device=str(self.device))
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{self.run_dir / STATE}: broken ({error}); begin a new --run-dir with "
                                f"--init {self.run_dir / 'weights'}") from None

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-import torch
+from torch import library
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def _torchvision_loads() -> bool:
 
 def _declare_missing_operators() -> None:
     global LIBRARY  # a torch library lives as long as its object
-    LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+    LIBRARY = library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
