@@ -8,11 +8,24 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from artifusion.errors import ConfigError
 
 DEFAULT_SPACING_UM = 0.5    # um per pixel, assumed where neither the slide nor the user tells
+
+ScheduleKind = Literal["cosine", "linear"]
+Prediction = Literal["velocity", "noise"]
+Sampler = Literal["ddim", "ancestral", "dpm++"]
 
 
 class Frozen(BaseModel):
@@ -20,9 +33,11 @@ class Frozen(BaseModel):
 
 
 class DenoiserConfig(Frozen):
-    """Architecture of a `SwinDenoiser`; level n of the U works at 1 / (4 * 2**n) of the canvas' resolution."""
+    """A `SwinDenoiser` and what it predicts; level n of its U works at 1 / (4 * 2**n) of the canvas' resolution."""
 
-    pixel_dim: PositiveInt = 40                         # channels of the convolutions at half resolution
+    schedule: ScheduleKind = "cosine"
+    prediction: Prediction = "velocity"
+    pixel_dim: NonNegativeInt = 40                      # channels of the convolutions at half resolution; 0: none
     dims: tuple[PositiveInt, ...] = Field((64, 160, 320), min_length=1)
     heads: tuple[PositiveInt, ...] = (2, 5, 10)
     depths: tuple[PositiveInt, ...] = (2, 2, 4)         # blocks on the way down; the last is the bottom
@@ -102,10 +117,14 @@ class TrainConfig(Frozen):
 class RestoreConfig(Frozen):
     """How a slide is painted."""
 
-    steps: int = Field(10, ge=1, le=1000)                             # DDIM steps = evaluations per canvas
-    context_px: int = Field(64, ge=1)                      # known tissue around a region that the denoiser sees
-    max_canvas_px: PositiveInt = 512
-    batch_size: PositiveInt = 4
+    sampler: Sampler = "ddim"
+    condition: Literal["clean", "noised"] = "clean"     # how known pixels enter: at level 0, or noised like the hole
+    steps: int = Field(10, ge=1, le=1000)               # evaluations per canvas, where there is no time travel
+    jump_length: PositiveInt = 1                        # RePaint's time travel: every so many steps ...
+    jump_samples: PositiveInt = 1                       # ... are walked so often
+    context_px: int = Field(64, ge=1)                   # known tissue around a region that the denoiser sees
+    max_canvas_px: PositiveInt = 1024                   # larger regions are painted cell by cell
+    batch_size: PositiveInt = 4                         # canvases of up to 512 px that are denoised together
     merge_px: int = Field(32, ge=1)                     # regions closer than twice this share a canvas
     default_spacing_um: float = Field(DEFAULT_SPACING_UM, ge=0.01, le=100)
 

@@ -13,10 +13,10 @@ from artifusion.checkpoint import DEFAULT_WEIGHTS, Weights, load_weights
 from artifusion.config import RestoreConfig
 from artifusion.device import autocast, resolve_device
 from artifusion.diffusion.frame import Frame
-from artifusion.diffusion.inpainting import CleanKnown
-from artifusion.diffusion.sampling import ddim_step, levels, sample
-from artifusion.diffusion.schedule import CosineSchedule
-from artifusion.errors import WeightsError
+from artifusion.diffusion.inpainting import CleanKnown, NoisedKnown
+from artifusion.diffusion.sampling import STEPS, Condition, evaluations, levels, sample
+from artifusion.diffusion.schedule import Schedule
+from artifusion.errors import DeviceError, WeightsError
 from artifusion.pixels import images_from_tensor, tensor_from_images
 
 
@@ -31,8 +31,8 @@ class Restorer:
         self.weights = weights
         self.device = resolve_device(device)
         self.config = config or RestoreConfig()
-        self.schedule = CosineSchedule()
         self.denoiser = weights.denoiser.eval().requires_grad_(False).to(self.device)
+        self.schedule = Schedule(self.denoiser.config.schedule, self.denoiser.config.prediction)
 
     @classmethod
     def from_pretrained(
@@ -50,6 +50,14 @@ class Restorer:
     def multiple(self) -> int:
         """Canvas sides are padded to multiples of this many pixels."""
         return self.denoiser.multiple
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the denoiser per canvas with the configuration's steps."""
+        return evaluations(self._times(self.config.steps))
+
+    def _times(self, steps: int) -> list[float]:
+        return levels(steps, self.config.jump_length, self.config.jump_samples)
 
     def restore(
         self, image: np.ndarray, mask: np.ndarray, *, steps: int | None = None, seed: int = 0, mpp: float | None = None
@@ -72,7 +80,8 @@ class Restorer:
         Args:
             images: uint8 (H, W, 3) RGB; images of one size go through the denoiser together.
             masks: bool (H, W), True = restore.
-            steps: evaluations of the denoiser per image (default: the configuration's).
+            steps: noise levels from noise to clean (default: the configuration's); without time travel the
+                evaluations of the denoiser per image.
             seed: same seed, same result.
             mpp: um per pixel (default: the configuration's).
             keys: non-negative numbers per image that tell its noise from the others', such as its place on the slide.
@@ -80,6 +89,7 @@ class Restorer:
         Raises:
             ValueError: shapes, dtypes, steps or a scale that do not fit, or an image without a known pixel.
             WeightsError: the weights give no finite picture.
+            DeviceError: not even one image fits into the GPU's memory; a batch that does not is halved.
         """
         steps = self.config.steps if steps is None else steps
         mpp = self.config.default_spacing_um if mpp is None else mpp
@@ -97,17 +107,33 @@ class Restorer:
                     if image.shape == shape and mask.any()]
             if not same:
                 continue
-            painted = self._paint(
+            painted = self._paint_in_memory(
                 np.stack([images[i] for i in same]),
                 np.stack([masks[i] for i in same]),
                 [names[i] for i in same],
-                levels(steps),
+                self._times(steps),
                 seed,
                 mpp,
             )
             for i, pixels in zip(same, painted, strict=True):
                 restored[i][masks[i]] = pixels[masks[i]]
         return restored
+
+    def _paint_in_memory(
+        self, images: np.ndarray, masks: np.ndarray, keys: list[tuple[int, ...]], times: list[float], seed: int,
+        mpp: float,
+    ) -> np.ndarray:
+        """`_paint`, in halves where the device has not the memory for all."""
+        try:
+            return self._paint(images, masks, keys, times, seed, mpp)
+        except torch.OutOfMemoryError:
+            half = len(images) // 2
+        if not half:
+            height, width = masks.shape[1:]
+            raise DeviceError(f"{self.device}: no memory for one canvas of {width} x {height} px; lower max_canvas_px "
+                              "in a --config, or use --device cpu")
+        return np.concatenate([self._paint_in_memory(images[part], masks[part], keys[part], times, seed, mpp)
+                               for part in (slice(None, half), slice(half, None))])
 
     @torch.inference_mode()
     def _paint(
@@ -121,15 +147,21 @@ class Restorer:
         hole = torch.from_numpy(np.pad(masks, pad, mode="symmetric"))[:, None].float().to(self.device)
         frame = Frame.of_known(pixels, 1 - hole)
         known = frame.enter(pixels) * (1 - hole)                                      # (B, 3, H, W)
-        noise = torch.stack([gaussian((seed, *key), known.shape[1:]) for key in keys]).to(self.device)
+        darkest, lightest = frame.enter(torch.tensor(-1.0)), frame.enter(torch.tensor(1.0))
         spacing = torch.full((len(images),), mpp, device=self.device)
+        condition: Condition = CleanKnown(known, hole)
+        if self.config.condition == "noised":
+            condition = NoisedKnown(known, hole, self.schedule)
+
+        def noise(number: int) -> Tensor:
+            return torch.stack([gaussian((seed, number, *key), known.shape[1:]) for key in keys]).to(self.device)
 
         def denoise(x: Tensor, level: Tensor) -> Tensor:
             with autocast(self.device):
-                velocity = self.denoiser(x, level, hole, spacing)
-            return self.schedule.x0_from_velocity(x, level, velocity)
+                predicted = self.denoiser(x, level, (level > 0).float(), spacing)
+            return self.schedule.x0(x, level, predicted).clamp(darkest, lightest)
 
-        *_, x = sample(denoise, self.schedule, noise, times, ddim_step, CleanKnown(known, hole))
+        *_, x = sample(denoise, self.schedule, noise, times, STEPS[self.config.sampler], condition)
         if not torch.isfinite(x).all():
             raise WeightsError(f"{self.weights.name}: these weights paint no finite numbers; use others")
         return images_from_tensor(frame.leave(x))[:, :height, :width]

@@ -20,8 +20,8 @@ from artifusion.config import TrainConfig
 from artifusion.device import autocast
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.diffusion.frame import Frame
-from artifusion.diffusion.loss import noise_levels, velocity_loss
-from artifusion.diffusion.schedule import CosineSchedule
+from artifusion.diffusion.loss import noise_levels, prediction_loss
+from artifusion.diffusion.schedule import Schedule
 from artifusion.errors import ArtifusionError, ConfigError, WeightsError
 from artifusion.pixels import tensor_from_images
 from artifusion.restorer import Restorer
@@ -53,7 +53,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, run_dir: Path, device: torch.device, init: Weights | None) -> None:
         self.config, self.run_dir, self.device = config, run_dir, device
-        self.schedule = CosineSchedule()
+        self.schedule = Schedule(config.denoiser.schedule, config.denoiser.prediction)
         torch.manual_seed(config.seed)
         self.denoiser = SwinDenoiser(config.denoiser).to(device)
         self.record = Record()
@@ -84,8 +84,8 @@ class Trainer:
                 group["lr"] = rate * self.config.learning_rate
             optimizer.zero_grad(set_to_none=True)
         with autocast(self.device):
-            velocity = self.denoiser(self.schedule.add_noise(x0, level, noise), level, (level > 0).float(), spacing)
-        loss = velocity_loss(velocity, x0, level, noise, self.schedule, self.config.targets.max_snr_weight)
+            predicted = self.denoiser(self.schedule.add_noise(x0, level, noise), level, (level > 0).float(), spacing)
+        loss = prediction_loss(predicted, x0, level, noise, self.schedule, self.config.targets.max_snr_weight)
         if not math.isfinite(loss.item()):
             raise ArtifusionError(
                 f"the loss is {loss.item()} after {self.record.images:,} crops; lower learning_rate and begin a new "
@@ -137,8 +137,7 @@ class Trainer:
                 noise = torch.randn(x0.shape, generator=generator).to(self.device)
                 x = self.schedule.add_noise(x0, levels, noise)
                 with autocast(self.device):
-                    velocity = self.ema(x, levels, inside, spacing)
-                predicted = self.schedule.x0_from_velocity(x, levels, velocity)
+                    predicted = self.schedule.x0(x, levels, self.ema(x, levels, inside, spacing))
                 errors[level].append(((predicted - x0).square() * inside).mean().item())
         return {level: float(np.mean(values) / np.mean(fills)) for level, values in errors.items()}
 

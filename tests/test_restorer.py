@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from artifusion.checkpoint import Weights
-from artifusion.config import DenoiserConfig
+from artifusion.config import DenoiserConfig, RestoreConfig
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.diffusion.frame import Frame
 from artifusion.errors import DeviceError, WeightsError
@@ -156,3 +156,49 @@ def test_a_folder_without_the_model_says_what_is_missing(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(WeightsError, match=r"model\.safetensors is missing"):
         Restorer.from_pretrained(tmp_path)
+
+
+class OutOfMemoryAbove:
+    """A denoiser for which the device has memory up to a number of canvases."""
+
+    def __init__(self, denoiser, most):
+        self.denoiser, self.most, self.batches = denoiser, most, []
+
+    def __call__(self, x, *rest):
+        self.batches.append(len(x))
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError
+        return self.denoiser(x, *rest)
+
+    def __getattr__(self, name):
+        return getattr(self.denoiser, name)
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(restorer, fp32, monkeypatch):
+    examples = [example(seed) for seed in range(5)]
+    images, masks = [i for i, _ in examples], [m for _, m in examples]
+    whole = restorer.restore_batch(images, masks, keys=[(n,) for n in range(5)])
+    small = OutOfMemoryAbove(restorer.denoiser, most=2)
+    monkeypatch.setattr(restorer, "denoiser", small)
+    halved = restorer.restore_batch(images, masks, keys=[(n,) for n in range(5)])
+    assert small.batches[0] == 5 and {1, 2} <= set(small.batches)
+    for one, other in zip(whole, halved, strict=True):
+        assert np.abs(one.astype(int) - other.astype(int)).max() <= 1
+
+
+def test_a_canvas_that_fits_into_no_memory_is_one_clear_error(restorer, monkeypatch):
+    monkeypatch.setattr(restorer, "denoiser", OutOfMemoryAbove(restorer.denoiser, most=0))
+    with pytest.raises(DeviceError, match=r"70 x 50 px; lower max_canvas_px"):
+        restorer.restore(*example())
+
+
+@pytest.mark.parametrize("config", [
+    {"sampler": "dpm++"}, {"sampler": "ancestral"}, {"condition": "noised", "jump_length": 2, "jump_samples": 2}])
+def test_every_sampler_and_condition_keeps_the_promises(restorer, config):
+    """Kept pixels exact, the masked ones a function of the seed, whatever the batch."""
+    other = Restorer(restorer.weights, "cpu", RestoreConfig(steps=4, **config))
+    image, mask = example()
+    painted = other.restore(image, mask, seed=1)
+    assert np.array_equal(painted[~mask], image[~mask]) and (painted[mask] != image[mask]).any()
+    assert np.array_equal(painted, other.restore(image, mask, seed=1))
+    assert not np.array_equal(painted, other.restore(image, mask, seed=2))

@@ -1,4 +1,4 @@
-"""The denoiser: a U-shaped Swin Transformer on pixels that predicts the velocity."""
+"""The denoiser: a U-shaped Swin Transformer on pixels."""
 
 from __future__ import annotations
 
@@ -72,11 +72,12 @@ class SwinStage(nn.Module):
 
 
 class SwinDenoiser(nn.Module):
-    """Velocity of a noisy canvas, from its pixels, the noise level of each and the scale.
+    """Velocity (or noise) of a noisy canvas, from its pixels, the noise level of each and the scale.
 
     A stem and a head of 3x3 convolutions work at half resolution and are joined by a skip, so that detail never
     passes the patches; in between lies a U of Swin stages at 1/4, 1/8, ... of the canvas. Every patch is told its
     own noise level (TD-Paint, Mayet et al. 2024), every window gets one time token (ArtiFusion, Wang et al. 2023).
+    With `pixel_dim` 0 there is neither stem nor head: patches of 4 x 4 px in and out, as published.
     """
 
     def __init__(self, config: DenoiserConfig) -> None:
@@ -85,23 +86,27 @@ class SwinDenoiser(nn.Module):
         pixel, dims, top = config.pixel_dim, config.dims, len(config.dims) - 1
         self.multiple = config.multiple
         self.time = nn.Sequential(nn.Linear(2 * config.time_dim, config.time_dim), nn.SiLU())
-        self.stem = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(20, pixel, 3, padding=1), PixelBlock(pixel))
-        self.embed = nn.Conv2d(pixel, dims[0], 2, stride=2)
+        if pixel:
+            self.stem = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(20, pixel, 3, padding=1), PixelBlock(pixel))
+            self.embed = nn.Conv2d(pixel, dims[0], 2, stride=2)
+        else:
+            self.embed = nn.Conv2d(5, dims[0], 4, stride=4)
         self.down_stages = nn.ModuleList(SwinStage(config, n) for n in range(top))
         self.downs = nn.ModuleList(nn.Conv2d(dims[n], dims[n + 1], 2, stride=2) for n in range(top))
         self.bottom = SwinStage(config, top)
         self.ups = nn.ModuleList(nn.Linear(dims[n + 1], 4 * dims[n]) for n in range(top))
         self.joins = nn.ModuleList(nn.Linear(2 * dims[n], dims[n]) for n in range(top))
         self.up_stages = nn.ModuleList(SwinStage(config, n) for n in range(top))
-        self.unembed = nn.Sequential(nn.LayerNorm(dims[0]), nn.Linear(dims[0], 4 * pixel))
-        self.head_join = nn.Conv2d(2 * pixel, pixel, 1)
-        last = nn.Conv2d(pixel, 12, 3, padding=1)
+        last: nn.Conv2d | nn.Linear = nn.Conv2d(pixel, 12, 3, padding=1) if pixel else nn.Linear(dims[0], 48)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-        self.head = nn.Sequential(PixelBlock(pixel), nn.GroupNorm(1, pixel), nn.SiLU(), last, nn.PixelShuffle(2))
+        self.unembed = nn.Sequential(nn.LayerNorm(dims[0]), nn.Linear(dims[0], 4 * pixel) if pixel else last)
+        if pixel:
+            self.head_join = nn.Conv2d(2 * pixel, pixel, 1)
+            self.head = nn.Sequential(PixelBlock(pixel), nn.GroupNorm(1, pixel), nn.SiLU(), last, nn.PixelShuffle(2))
 
     def forward(self, x: Tensor, noise_level: Tensor, hole: Tensor, spacing_um: Tensor) -> Tensor:
-        """Predict the velocity.
+        """What `Schedule.target` defines.
 
         Args:
             x: (B, 3, H, W) canvas relative to its known pixels, noisy in the hole; sides multiples of `multiple`.
@@ -117,8 +122,10 @@ class SwinDenoiser(nn.Module):
         hole = hole.to(x.dtype)
         level = noise_level.view(-1, 1, 1, 1) * hole if noise_level.ndim == 1 else noise_level * hole
         times, holes = self._embed_levels(level, hole, spacing_um)
-        pixels = self.stem(torch.cat([x, hole, level], dim=1).contiguous(memory_format=torch.channels_last))
-        y = self.embed(pixels)
+        pixels = torch.cat([x, hole, level], dim=1).contiguous(memory_format=torch.channels_last)
+        if self.config.pixel_dim:
+            pixels = self.stem(pixels)                                                # (B, pixel_dim, H / 2, W / 2)
+        y = self.embed(pixels)                                                        # (B, C, H / 4, W / 4)
         skips = []
         for stage, down, time, share in zip(self.down_stages, self.downs, times, holes, strict=False):
             y = stage(channels_last(y), time, share)
@@ -129,8 +136,9 @@ class SwinDenoiser(nn.Module):
             y = rearrange(self.ups[n](y), "b h w (i j c) -> b (h i) (w j) c", i=2, j=2)
             y = self.joins[n](torch.cat([y, skips[n]], dim=-1))
             y = self.up_stages[n](y, times[n], holes[n])
-        y = rearrange(self.unembed(y), "b h w (i j c) -> b c (h i) (w j)", i=2, j=2)
-        return self.head(self.head_join(torch.cat([y, pixels], dim=1))).float()
+        side = 2 if self.config.pixel_dim else 4
+        y = rearrange(self.unembed(y), "b h w (i j c) -> b c (h i) (w j)", i=side, j=side)
+        return self.head(self.head_join(torch.cat([y, pixels], dim=1))).float() if self.config.pixel_dim else y.float()
 
     def _embed_levels(self, level: Tensor, hole: Tensor, spacing_um: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Per level of the U: every patch's embedding (B, h, w, T) and noisy share (B, h, w, 1)."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from artifusion.diffusion.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -18,5 +21,20 @@ class CleanKnown:
     known: Tensor
     hole: Tensor
 
-    def enter(self, x: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    def enter(self, x: Tensor, level: float, noise: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
         return torch.where(self.hole > 0, x, self.known), self.hole * level
+
+
+@dataclass(frozen=True)
+class NoisedKnown:
+    """Known pixels enter noised to the level of the hole, so that the whole canvas has one level, as a denoiser
+    without levels per pixel asks for (RePaint, Lugmayr et al. 2022, eq. 8a). It wants time travel to harmonise."""
+
+    known: Tensor
+    hole: Tensor
+    schedule: Schedule
+
+    def enter(self, x: Tensor, level: float, noise: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+        everywhere = torch.full_like(self.hole, level)
+        known = self.schedule.add_noise(self.known, everywhere, noise())
+        return torch.where(self.hole > 0, x, known), everywhere

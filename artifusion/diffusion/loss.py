@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from artifusion.config import TargetConfig
-from artifusion.diffusion.schedule import CosineSchedule
+from artifusion.diffusion.schedule import Schedule
 
 BLOCK_PX = (8, 16, 32)      # sides of the blocks that get a level of their own
 BLOB_GRIDS = (3, 4, 6, 9)   # cells per side of the smooth noise whose level sets are the holes
@@ -50,16 +50,18 @@ def _holes(side_px: int, noisy_area: tuple[float, float], generator: torch.Gener
     return (smooth <= torch.quantile(smooth, share)).float()
 
 
-def velocity_loss(
-    predicted: Tensor, x0: Tensor, level: Tensor, noise: Tensor, schedule: CosineSchedule, max_snr_weight: float
+def prediction_loss(
+    predicted: Tensor, x0: Tensor, level: Tensor, noise: Tensor, schedule: Schedule, max_snr_weight: float
 ) -> Tensor:
-    """Mean squared velocity error over the noisy pixels, weighted so that the x0 error counts min(SNR + 1, cap).
+    """Mean squared error of the prediction over the noisy pixels, weighted so that the x0 error counts at most
+    max_snr_weight.
 
     Unweighted, fine noise would take most of the loss and structure and colour would starve (Hang et al. 2023,
-    min-SNR weighting, in velocity form: ||v - v'||^2 = (SNR + 1) ||x0 - x0'||^2).
+    min-SNR weighting: ||v - v'||^2 = (SNR + 1) ||x0 - x0'||^2 for velocity, SNR ||x0 - x0'||^2 for noise).
     """
-    target = schedule.velocity(x0, level, noise)
     hole = (level > 0).to(x0.dtype)                                                   # (B, 1, H, W)
     snr = schedule.snr(level.clamp(min=1e-3))
-    weight = hole * (max_snr_weight / (snr + 1)).clamp(max=1.0)
-    return ((predicted - target).square() * weight).sum() / (3 * hole.sum())
+    counts = snr + 1 if schedule.prediction == "velocity" else snr
+    weight = hole * (max_snr_weight / counts).clamp(max=1.0)
+    error = (predicted - schedule.target(x0, level, noise)).square()
+    return (error * weight).sum() / (3 * hole.sum())

@@ -1,55 +1,155 @@
-"""The one denoising loop."""
+"""The one denoising loop, its steps, and the lists of noise levels it follows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from artifusion.diffusion.schedule import CosineSchedule
+from artifusion.diffusion.schedule import Schedule
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x (B, C, H, W), level (B, 1, H, W) of every pixel) -> predicted x0 (B, C, H, W)."""
 
-Step = Callable[[Tensor, Tensor, float, float, CosineSchedule], Tensor]
-"""(x, predicted x0, level now, level next, schedule) -> x at the next level."""
+Noise = Callable[[int], Tensor]
+"""Fresh standard normal noise (B, C, H, W) by its number: a function of the number alone."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """One step of the loop: x at `level` becomes x at the lower `next_level`.
+
+    `x0` is what the denoiser predicted from x; `before` the level and prediction of the step before, where the
+    levels fell without a jump; `noise` gives fresh noise to the steps that want some.
+    """
+
+    schedule: Schedule
+    x: Tensor
+    x0: Tensor
+    level: float
+    next_level: float
+    before: tuple[float, Tensor] | None
+    noise: Callable[[], Tensor]
+
+    @property
+    def coefficients(self) -> tuple[float, float, float, float]:
+        """alpha and sigma at the level, then at the next."""
+        alpha, sigma = self.schedule.alpha_sigma(torch.tensor([self.level, self.next_level]).double())
+        return float(alpha[0]), float(sigma[0]), float(alpha[1]), float(sigma[1])
+
+
+Step = Callable[[Move], Tensor]
 
 
 class Condition(Protocol):
     """How the known pixels enter the denoiser."""
 
-    def enter(self, x: Tensor, level: float) -> tuple[Tensor, Tensor]:
-        """The denoiser's input (B, C, H, W) and the level of every pixel (B, 1, H, W)."""
+    def enter(self, x: Tensor, level: float, noise: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+        """The denoiser's input (B, C, H, W) and the level of every pixel (B, 1, H, W), 0 where it is known."""
         ...
 
 
-def levels(steps: int) -> list[float]:
-    """`steps` equal steps from pure noise to clean: 1, ..., 0."""
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    return [1 - i / steps for i in range(steps + 1)]
-
-
-def ddim_step(x: Tensor, x0: Tensor, level: float, next_level: float, schedule: CosineSchedule) -> Tensor:
-    """Deterministic step to the next level along the predicted noise  (Song et al. 2021, eq. 12 with sigma = 0)."""
-    alpha, sigma = schedule.alpha_sigma(torch.tensor(level))
-    next_alpha, next_sigma = schedule.alpha_sigma(torch.tensor(next_level))
-    noise = (x - alpha * x0) / sigma
-    return next_alpha * x0 + next_sigma * noise
-
-
 def sample(
-    denoise: Denoise, schedule: CosineSchedule, noise: Tensor, times: Sequence[float], step: Step, condition: Condition
+    denoise: Denoise, schedule: Schedule, noise: Noise, times: Sequence[float], step: Step, condition: Condition
 ) -> Iterator[Tensor]:
-    """Denoise `noise` (B, C, H, W) along `times`, falling levels in [0, 1]; yields x after every step.
+    """Denoise along `times`, noise levels that begin high and end at 0; yields x after every move.
 
+    Where the list falls, the denoiser is evaluated once and `step` moves x; where it rises, x is noised again, which
+    is the time travel of RePaint (Lugmayr et al. 2022, algorithm 1), and multistep solvers forget. `noise` is asked
+    for numbers 2 i (the steps) and 2 i + 1 (the known pixels) of move i; number 0 is the start.
     The last x holds the sample where nothing is known; pasting the known pixels back is the caller's.
-    One evaluation of `denoise` per pair of times.
     """
-    x = noise
-    for level, next_level in pairwise(times):
-        x = step(x, denoise(*condition.enter(x, level)), level, next_level, schedule)
+    x, before = noise(0), None
+    for number, (level, next_level) in enumerate(pairwise(times), 1):
+        fresh = _numbered(noise, 2 * number)
+        if next_level > level:
+            x, before = renoise(schedule, x, level, next_level, fresh()), None
+        else:
+            x0 = denoise(*condition.enter(x, level, _numbered(noise, 2 * number + 1)))
+            x = step(Move(schedule, x, x0, level, next_level, before, fresh))
+            before = level, x0
         yield x
+
+
+def _numbered(noise: Noise, number: int) -> Callable[[], Tensor]:
+    return lambda: noise(number)
+
+
+def levels(steps: int, jump_length: int = 1, jump_samples: int = 1) -> list[float]:
+    """`steps` equal steps from noise to clean: 1, ..., 0, with RePaint's time travel in between.
+
+    Every `jump_length` steps the list goes up by as many and down again, until that part has been walked
+    `jump_samples` times (Lugmayr et al. 2022, section 4.2 and its schedule in the supplement).
+    """
+    if steps < 1 or jump_length < 1 or jump_samples < 1:
+        raise ValueError(f"steps, jump_length and jump_samples must be at least 1, got {steps}, {jump_length}, "
+                         f"{jump_samples}")
+    jumps = dict.fromkeys(range(1, steps - jump_length + 1, jump_length), jump_samples - 1)
+    left, walk = steps, [steps]
+    while left > 0:
+        left -= 1
+        walk.append(left)
+        if jumps.get(left, 0) > 0:
+            jumps[left] -= 1
+            walk += range(left + 1, left + jump_length + 1)
+            left += jump_length
+    return [at / steps for at in walk]
+
+
+def evaluations(times: Sequence[float]) -> int:
+    """How often the denoiser is evaluated along `times`: once wherever they fall."""
+    return sum(following < level for level, following in pairwise(times))
+
+
+def renoise(schedule: Schedule, x: Tensor, level: float, next_level: float, noise: Tensor) -> Tensor:
+    """x at `level` noised on to the higher `next_level`  (Ho et al. 2020, eq. 2, over several steps)."""
+    alpha, _, next_alpha, _ = Move(schedule, x, x, level, next_level, None, lambda: noise).coefficients
+    keep = next_alpha / alpha
+    return keep * x + (1 - keep**2) ** 0.5 * noise
+
+
+def ddim_step(move: Move) -> Tensor:
+    """Deterministic step along the predicted noise  (Song et al. 2021, eq. 12 with sigma = 0)."""
+    alpha, sigma, next_alpha, next_sigma = move.coefficients
+    noise = (move.x - alpha * move.x0) / sigma
+    return next_alpha * move.x0 + next_sigma * noise
+
+
+def ancestral_step(move: Move) -> Tensor:
+    """A draw from the posterior q(x_next | x, x0) with its own variance  (Ho et al. 2020, eqs. 6 and 7)."""
+    alpha, sigma, next_alpha, next_sigma = move.coefficients
+    keep = alpha / next_alpha                                             # sqrt(alpha_t) of Ho et al.
+    beta = 1 - keep**2
+    mean = (next_alpha * beta * move.x0 + keep * next_sigma**2 * move.x) / sigma**2
+    if not move.next_level:
+        return mean
+    return mean + (beta**0.5 * next_sigma / sigma) * move.noise()
+
+
+def dpm_step(move: Move) -> Tensor:
+    """Second-order multistep solver DPM-Solver++(2M)  (Lu et al. 2022, algorithm 2).
+
+    First order where there is no step before, and for the last one, whose log-SNR is infinite.
+    """
+    alpha, sigma, next_alpha, next_sigma = move.coefficients
+    x0 = move.x0
+    if move.before is not None and next_sigma > 0:
+        level_before, x0_before = move.before
+        alpha_before, sigma_before = (float(c) for c in move.schedule.alpha_sigma(torch.tensor(level_before).double()))
+        now, then, before = (_half_log_snr(*pair) for pair in
+                             ((alpha, sigma), (next_alpha, next_sigma), (alpha_before, sigma_before)))
+        ratio = (then - now) / (2 * (now - before))
+        x0 = (1 + ratio) * x0 - ratio * x0_before
+    # (sigma'/sigma) x - alpha' (e^-h - 1) x0 with e^-h = sigma' alpha / (alpha' sigma)
+    return next_sigma / sigma * move.x + (next_alpha - next_sigma * alpha / sigma) * x0
+
+
+def _half_log_snr(alpha: float, sigma: float) -> float:
+    return float(torch.tensor(alpha).double().clamp(min=1e-12).log() - torch.tensor(sigma).double().log())
+
+
+STEPS: dict[str, Step] = {"ddim": ddim_step, "ancestral": ancestral_step, "dpm++": dpm_step}

@@ -16,6 +16,7 @@ from artifusion.slide.polygons import pixel_box, polygons_of
 
 INSET = 0.25
 KNOWN_SHARE = 0.05                   # of a canvas: enough tissue to take colours from
+BATCH_CANVAS_PX = 512                # side of the canvases whose number a batch size counts
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,16 @@ def plan_canvases(regions: Iterable[Region], l0_size: Size, multiple: int = 64, 
 
 
 def batches(canvases: Iterable[Canvas], batch_size: int) -> tuple[tuple[Canvas, ...], ...]:
-    """Canvases of one wave and size in groups of at most batch_size; the order follows from the plan alone."""
+    """Canvases of one wave and size in groups of at most batch_size, of fewer where they are larger than 512 px, so
+    that no batch has more pixels; the order follows from the plan alone."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     ordered = sorted(canvases, key=lambda canvas: (canvas.wave, canvas.size))
     found: list[tuple[Canvas, ...]] = []
     for _, alike in groupby(ordered, key=lambda canvas: (canvas.wave, canvas.size)):
         group = list(alike)
-        found.extend(tuple(group[i : i + batch_size]) for i in range(0, len(group), batch_size))
+        count = min(batch_size, max(1, batch_size * BATCH_CANVAS_PX**2 // group[0].l0_box.area))
+        found.extend(tuple(group[i : i + count]) for i in range(0, len(group), count))
     return tuple(found)
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from artifusion.config import DenoiserConfig
+from artifusion.config import DenoiserConfig, TrainConfig, load_config
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.diffusion.swin import SwinBlock, shift_mask, unwindow, window
 
@@ -99,3 +99,20 @@ def test_the_default_stays_within_its_budget():
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         denoiser(*inputs(256, 256, batch=1))
     assert counter.get_total_flops() <= 8e9
+
+
+def test_the_published_network_has_its_published_size():
+    """29.67 million parameters, give or take the scale embedding and the levels per patch."""
+    config = load_config(TrainConfig, "train", "paper").denoiser
+    denoiser = SwinDenoiser(config)
+    assert sum(p.numel() for p in denoiser.parameters()) == pytest.approx(29.67e6, rel=0.01)
+    assert denoiser.multiple == 256 and (config.schedule, config.prediction) == ("linear", "noise")
+
+
+def test_a_denoiser_of_patches_alone_predicts_at_pixel_resolution():
+    denoiser = SwinDenoiser(TINY.model_copy(update={"pixel_dim": 0})).eval()
+    assert denoiser(*inputs()).abs().max() == 0                          # nothing is said before training
+    torch.nn.init.normal_(denoiser.unembed[1].weight, std=0.1)
+    with torch.no_grad():
+        out = denoiser(*inputs())
+    assert out.shape == (2, 3, 64, 64) and out.std() > 0.01
