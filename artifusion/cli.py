@@ -122,7 +122,7 @@ def restore(
             plan = plan_restoration(opened, mask, settings, restorer.multiple, polarity=polarity, grow_um=grow_um)
             share = 100 * plan.area_px / (opened.size.width * opened.size.height)
             click.echo(f"{len(plan.regions)} regions, {plan.area_px:,} px ({share:.2f} % of the slide)")
-            click.echo(f"{len(plan.canvases)} canvases, {restorer.evaluations:,} evaluations each")
+            click.echo(f"{len(plan.canvases)} canvases, {settings.evaluations:,} evaluations each")
             return
     content = restore_slide(
         slide, mask, output, restorer=restorer, seed=seed, mpp=mpp, polarity=polarity, grow_um=grow_um,

@@ -119,7 +119,7 @@ class RestoreConfig(Frozen):
 
     sampler: Sampler = "ddim"
     condition: Literal["clean", "noised"] = "clean"     # how known pixels enter: at level 0, or noised like the hole
-    steps: int = Field(10, ge=1, le=1000)               # evaluations per canvas, where there is no time travel
+    steps: int = Field(10, ge=1, le=1000)               # noise levels from noise to clean
     jump_length: PositiveInt = 1                        # RePaint's time travel: every so many steps ...
     jump_samples: PositiveInt = 1                       # ... are walked so often
     context_px: int = Field(64, ge=1)                   # known tissue around a region that the denoiser sees
@@ -127,6 +127,12 @@ class RestoreConfig(Frozen):
     batch_size: PositiveInt = 4                         # canvases of up to 512 px that are denoised together
     merge_px: int = Field(32, ge=1)                     # regions closer than twice this share a canvas
     default_spacing_um: float = Field(DEFAULT_SPACING_UM, ge=0.01, le=100)
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the denoiser per canvas: one per step, and those of the parts walked again."""
+        jumps = len(range(self.jump_length, self.steps, self.jump_length))
+        return self.steps + jumps * self.jump_length * (self.jump_samples - 1)
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)

@@ -122,7 +122,7 @@ def restore_slide(
                      "grow_um": grow_um},
             "weights": {"name": restorer.weights.name, "sha256": restorer.weights.sha256},
             "sampler": {"name": config.sampler, "condition": f"{config.condition} known", "steps": config.steps,
-                        "evaluations_per_canvas": restorer.evaluations, "seed": seed, "device": restorer.device.type},
+                        "evaluations_per_canvas": config.evaluations, "seed": seed, "device": restorer.device.type},
             "mpp": spacing_um,
             "mpp_from": slide.mpp_origin,
             "config": config.model_dump(),
@@ -136,7 +136,7 @@ def restore_slide(
                 pass
             text = note(regions=len(plan.regions), share=plan.area_px / (slide.size.width * slide.size.height),
                         weights=restorer.weights.name, weights_sha256=restorer.weights.sha256,
-                        sampler=f"{config.sampler} {restorer.evaluations} evaluations", seed=seed, version=__version__)
+                        sampler=f"{config.sampler} {config.evaluations} evaluations", seed=seed, version=__version__)
             report = write_slide(slide, plan.mask, patches, target, note=text, work=work, lossless=lossless,
                                  progress=bar("writing", quiet))
             content = sidecar(job, plan.regions, len(plan.canvases), report.to_dict(), target.name,

@@ -14,7 +14,7 @@ from artifusion.config import RestoreConfig
 from artifusion.device import autocast, resolve_device
 from artifusion.diffusion.frame import Frame
 from artifusion.diffusion.inpainting import CleanKnown, NoisedKnown
-from artifusion.diffusion.sampling import STEPS, Condition, evaluations, levels, sample
+from artifusion.diffusion.sampling import STEPS, Condition, levels, sample
 from artifusion.diffusion.schedule import Schedule
 from artifusion.errors import DeviceError, WeightsError
 from artifusion.pixels import images_from_tensor, tensor_from_images
@@ -50,14 +50,6 @@ class Restorer:
     def multiple(self) -> int:
         """Canvas sides are padded to multiples of this many pixels."""
         return self.denoiser.multiple
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of the denoiser per canvas with the configuration's steps."""
-        return evaluations(self._times(self.config.steps))
-
-    def _times(self, steps: int) -> list[float]:
-        return levels(steps, self.config.jump_length, self.config.jump_samples)
 
     def restore(
         self, image: np.ndarray, mask: np.ndarray, *, steps: int | None = None, seed: int = 0, mpp: float | None = None
@@ -111,7 +103,7 @@ class Restorer:
                 np.stack([images[i] for i in same]),
                 np.stack([masks[i] for i in same]),
                 [names[i] for i in same],
-                self._times(steps),
+                levels(steps, self.config.jump_length, self.config.jump_samples),
                 seed,
                 mpp,
             )

@@ -38,3 +38,11 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path):
         load_config(TrainConfig, "train", "nothing")
     with pytest.raises(ConfigError, match="no such"):
         load_config(TrainConfig, "train", tmp_path / "he-small.toml")
+
+
+@pytest.mark.parametrize(("steps", "jump_length", "jump_samples"), [(10, 1, 1), (250, 10, 10), (20, 7, 3), (3, 5, 2)])
+def test_evaluations_are_those_of_the_walk(steps, jump_length, jump_samples):
+    from artifusion.diffusion.sampling import evaluations, levels
+
+    config = RestoreConfig(steps=steps, jump_length=jump_length, jump_samples=jump_samples)
+    assert config.evaluations == evaluations(levels(steps, jump_length, jump_samples))

@@ -179,7 +179,7 @@ def test_a_given_scale_goes_into_the_pyramid_and_is_verified(aperio_slide, tmp_p
 def test_a_canvas_without_room_for_its_context_is_refused(aperio_slide, tmp_path):
     mask = mask_file(tmp_path, aperio_slide, [(40, 40, 30)])
     with pytest.raises(ConfigError, match="max_canvas_px"):
-        restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=FlatPainter(context_px=200))
+        restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=FlatPainter(context_px=400))
 
 
 def test_an_enlarged_declaration_is_found(aperio_slide, tmp_path):
