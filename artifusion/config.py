@@ -123,7 +123,7 @@ class RestoreConfig(Frozen):
     jump_length: PositiveInt = 1                        # RePaint's time travel: every so many steps ...
     jump_samples: PositiveInt = 1                       # ... are walked so often
     context_px: int = Field(64, ge=1)                   # known tissue around a region that the denoiser sees
-    max_canvas_px: PositiveInt = 1024                   # larger regions are painted cell by cell
+    max_canvas_px: PositiveInt = 1536                   # larger regions are painted cell by cell
     batch_size: PositiveInt = 4                         # canvases of up to 512 px that are denoised together
     merge_px: int = Field(32, ge=1)                     # regions closer than twice this share a canvas
     default_spacing_um: float = Field(DEFAULT_SPACING_UM, ge=0.01, le=100)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from tqdm import tqdm
 
 from artifusion import __version__
@@ -25,6 +27,8 @@ from artifusion.slide.writer import container_of, default_output, write_slide
 from artifusion.workspace import bar, beside, check_outputs, publish, published, workspace, write_json
 
 Polarity = Literal["restore", "keep"]
+
+SAMPLE_PX = 512          # per side of a canvas: pixels that tell the colours around a region
 
 
 @dataclass(frozen=True)
@@ -160,14 +164,30 @@ def restore_slide(
 def paint(plan: Plan, patches: Patches, restorer: Restorer, mpp: float, seed: int) -> Iterator[Canvas]:
     """Paint every canvas that is not painted yet, batch by batch; yields each when it is on disk.
 
-    A canvas sees what earlier waves painted as known tissue, and everything else that is masked as a hole.
+    A canvas sees what earlier waves painted as known tissue, and everything else that is masked as a hole. All canvases
+    of a region are expressed relative to the same colours.
     """
+    canvases = {region: list(members) for region, members in groupby(plan.canvases, key=lambda canvas: canvas.region)}
+    surroundings: dict[int, np.ndarray] = {}
     for batch in batches(plan.canvases, restorer.config.batch_size):
         if not all(patches.done(canvas) for canvas in batch):
+            for region in {canvas.region for canvas in batch} - surroundings.keys():
+                surroundings[region] = known_around(canvases[region], patches)
             images = [patches.read(canvas.l0_box, before_wave=canvas.wave) for canvas in batch]
             masks = [patches.remaining(canvas.l0_box, before_wave=canvas.wave) for canvas in batch]
             keys = [(canvas.l0_box.x, canvas.l0_box.y) for canvas in batch]
-            painted = restorer.restore_batch(images, masks, seed=seed, mpp=mpp, keys=keys)
+            painted = restorer.restore_batch(images, masks, seed=seed, mpp=mpp, keys=keys,
+                                             surroundings=[surroundings[canvas.region] for canvas in batch])
             for canvas, image in zip(batch, painted, strict=True):
                 patches.add(canvas, image)
         yield from batch
+
+
+def known_around(canvases: Sequence[Canvas], patches: Patches) -> np.ndarray:
+    """Known pixels around a region as scanned, uint8 (N, 3), from at most SAMPLE_PX**2 pixels of each canvas."""
+    known = []
+    for canvas in canvases:
+        step = -(-max(canvas.size) // SAMPLE_PX)
+        pixels = patches.read(canvas.l0_box, before_wave=0)[::step, ::step]
+        known.append(pixels[~patches.remaining(canvas.l0_box, before_wave=0)[::step, ::step]])
+    return np.concatenate(known)

@@ -16,8 +16,11 @@ from artifusion.diffusion.frame import Frame
 from artifusion.diffusion.inpainting import CleanKnown, NoisedKnown
 from artifusion.diffusion.sampling import STEPS, Condition, levels, sample
 from artifusion.diffusion.schedule import Schedule
+from artifusion.diffusion.views import in_views
 from artifusion.errors import DeviceError, WeightsError
 from artifusion.pixels import images_from_tensor, tensor_from_images
+
+VIEW_PX, OVERLAP_PX = 1024, 128     # a larger canvas is denoised in views that overlap
 
 
 class Restorer:
@@ -66,6 +69,7 @@ class Restorer:
         seed: int = 0,
         mpp: float | None = None,
         keys: Sequence[Sequence[int]] | None = None,
+        surroundings: Sequence[np.ndarray] | None = None,
     ) -> list[np.ndarray]:
         """The images with their masked pixels repainted; every other pixel equals the input.
 
@@ -77,6 +81,8 @@ class Restorer:
             seed: same seed, same result.
             mpp: um per pixel (default: the configuration's).
             keys: non-negative numbers per image that tell its noise from the others', such as its place on the slide.
+            surroundings: known pixels, uint8 (N, 3), to whose colours each image is relative (default: its own);
+                images that are parts of one region share theirs, so that they agree.
 
         Raises:
             ValueError: shapes, dtypes, steps or a scale that do not fit, or an image without a known pixel.
@@ -103,6 +109,7 @@ class Restorer:
                 np.stack([images[i] for i in same]),
                 np.stack([masks[i] for i in same]),
                 [names[i] for i in same],
+                [surroundings[i] for i in same] if surroundings is not None else None,
                 levels(steps, self.config.jump_length, self.config.jump_samples),
                 seed,
                 mpp,
@@ -112,32 +119,34 @@ class Restorer:
         return restored
 
     def _paint_in_memory(
-        self, images: np.ndarray, masks: np.ndarray, keys: list[tuple[int, ...]], times: list[float], seed: int,
-        mpp: float,
+        self, images: np.ndarray, masks: np.ndarray, keys: list[tuple[int, ...]], surroundings: list[np.ndarray] | None,
+        times: list[float], seed: int, mpp: float,
     ) -> np.ndarray:
         """`_paint`, in halves where the device has not the memory for all."""
         try:
-            return self._paint(images, masks, keys, times, seed, mpp)
+            return self._paint(images, masks, keys, surroundings, times, seed, mpp)
         except torch.OutOfMemoryError:
             half = len(images) // 2
         if not half:
             height, width = masks.shape[1:]
             raise DeviceError(f"{self.device}: no memory for one canvas of {width} x {height} px; lower max_canvas_px "
                               "in a --config, or use --device cpu")
-        return np.concatenate([self._paint_in_memory(images[part], masks[part], keys[part], times, seed, mpp)
-                               for part in (slice(None, half), slice(half, None))])
+        return np.concatenate([
+            self._paint_in_memory(images[part], masks[part], keys[part], surroundings and surroundings[part], times,
+                                  seed, mpp)
+            for part in (slice(None, half), slice(half, None))])
 
     @torch.inference_mode()
     def _paint(
-        self, images: np.ndarray, masks: np.ndarray, keys: list[tuple[int, ...]], times: list[float], seed: int,
-        mpp: float,
+        self, images: np.ndarray, masks: np.ndarray, keys: list[tuple[int, ...]], surroundings: list[np.ndarray] | None,
+        times: list[float], seed: int, mpp: float,
     ) -> np.ndarray:
         """uint8 (B, H, W, 3), bool (B, H, W) -> uint8 (B, H, W, 3), meaningful where masked."""
         height, width = masks.shape[1:]
         pad = ((0, 0), (0, -height % self.multiple), (0, -width % self.multiple))
         pixels = tensor_from_images(np.pad(images, (*pad, (0, 0)), mode="symmetric")).to(self.device)
         hole = torch.from_numpy(np.pad(masks, pad, mode="symmetric"))[:, None].float().to(self.device)
-        frame = Frame.of_known(pixels, 1 - hole)
+        frame = frame_around(surroundings).to(self.device) if surroundings else Frame.of_known(pixels, 1 - hole)
         known = frame.enter(pixels) * (1 - hole)                                      # (B, 3, H, W)
         darkest, lightest = frame.enter(torch.tensor(-1.0)), frame.enter(torch.tensor(1.0))
         spacing = torch.full((len(images),), mpp, device=self.device)
@@ -153,10 +162,17 @@ class Restorer:
                 predicted = self.denoiser(x, level, (level > 0).float(), spacing)
             return self.schedule.x0(x, level, predicted).clamp(darkest, lightest)
 
-        *_, x = sample(denoise, self.schedule, noise, times, STEPS[self.config.sampler], condition)
+        everywhere = in_views(denoise, VIEW_PX, OVERLAP_PX, self.multiple)
+        *_, x = sample(everywhere, self.schedule, noise, times, STEPS[self.config.sampler], condition)
         if not torch.isfinite(x).all():
             raise WeightsError(f"{self.weights.name}: these weights paint no finite numbers; use others")
         return images_from_tensor(frame.leave(x))[:, :height, :width]
+
+
+def frame_around(surroundings: Sequence[np.ndarray]) -> Frame:
+    """The frame of canvases around which the pixels uint8 (N, 3) are known."""
+    return Frame.stack([Frame.of_known(tensor_from_images(known[None, None]), torch.ones(1, 1, 1, len(known)))
+                        for known in surroundings])
 
 
 def gaussian(key: Sequence[int], shape: Sequence[int]) -> Tensor:

@@ -253,3 +253,25 @@ def test_batch_size_moves_no_pixel_by_more_than_one_grey_level(png_image, tmp_pa
         restore_slide(png_image, mask, tmp_path / f"{n}.png", restorer=Restorer(weights, "cpu", config))
         images.append(np.asarray(Image.open(tmp_path / f"{n}.png")).astype(int))
     assert np.abs(images[0] - images[1]).max() <= 1
+
+
+def test_the_canvases_of_a_region_share_the_colours_around_it(tmp_path):
+    """Half of a region lies in pale tissue, half in dark: its canvases are painted relative to one frame."""
+    image = np.random.default_rng(0).integers(0, 30, (400, 900, 3), dtype=np.uint8)
+    image[:, :450] += 180
+    Image.fromarray(image).save(tmp_path / "image.png")
+    mask = mask_file(tmp_path, tmp_path / "image.png", [])
+    selected = np.zeros((400, 900), np.uint8)
+    selected[100:300, 50:850] = 255
+    Image.fromarray(selected).save(mask)
+    seen = []
+
+    class Watching(FlatPainter):
+        def restore_batch(self, images, masks, *, surroundings, **options):
+            seen.extend(surroundings)
+            return super().restore_batch(images, masks)
+
+    restore_slide(tmp_path / "image.png", mask, restorer=Watching(max_canvas_px=320, context_px=32))
+    assert len(seen) > 2
+    assert all(np.array_equal(known, seen[0]) for known in seen)
+    assert 10 < seen[0].mean() - image[:, 450:].mean() < 170                 # both halves count

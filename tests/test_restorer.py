@@ -202,3 +202,29 @@ def test_every_sampler_and_condition_keeps_the_promises(restorer, config):
     assert np.array_equal(painted[~mask], image[~mask]) and (painted[mask] != image[mask]).any()
     assert np.array_equal(painted, other.restore(image, mask, seed=1))
     assert not np.array_equal(painted, other.restore(image, mask, seed=2))
+
+
+def test_glass_does_not_count_beside_tissue():
+    """The colours at the edge of a section are those of the tissue alone; a canvas of glass keeps the glass's."""
+    rng = np.random.default_rng(0)
+    image = np.full((1, 64, 64, 3), 245, np.uint8)
+    glass = Frame.of_known(tensor_from_images(image), torch.ones(1, 1, 64, 64))
+    image[:, :, :16] = rng.integers(-20, 20, (1, 64, 16, 3)) + np.array([200, 130, 170])
+    pixels, known = tensor_from_images(image), torch.ones(1, 1, 64, 64)
+    edge = Frame.of_known(pixels, known)
+    assert torch.allclose(edge.mean, pixels[..., :16].mean((2, 3), keepdim=True), atol=1e-5)
+    assert torch.allclose(glass.mean, torch.full((1, 3, 1, 1), 245 / 127.5 - 1), atol=1e-5)
+
+
+def test_a_canvas_larger_than_a_view_is_painted_without_a_joint(restorer, monkeypatch):
+    """Seen in views or whole, the same noise becomes nearly the same picture, and no line stands out."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (128, 320, 3), dtype=np.uint8)
+    mask = np.zeros((128, 320), bool)
+    mask[32:96, 32:288] = True
+    monkeypatch.setattr("artifusion.restorer.VIEW_PX", 128)
+    monkeypatch.setattr("artifusion.restorer.OVERLAP_PX", 32)
+    painted = restorer.restore(image, mask).astype(float)
+    assert np.array_equal(painted[~mask], image[~mask])
+    steps = np.abs(np.diff(painted[32:96, 32:288], axis=1)).mean((0, 2))
+    assert steps.max() < 1.5 * steps.mean()

@@ -1,7 +1,8 @@
-"""A canvas relative to its own known pixels: the slide's stain is the origin, whatever the laboratory."""
+"""A canvas relative to its own known tissue: the slide's stain is the origin, whatever the laboratory."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 MIN_SCALE = 0.2             # of the [-1, 1] range; a canvas whose known pixels are all glass is not blown up
 MIN_KNOWN = 16              # known pixels below which the plain range serves
+GLASS = 0.75                # [-1, 1]; a pixel whose darkest channel is lighter shows glass
+MIN_TISSUE = 0.05           # of the known pixels; with less tissue the glass counts too
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class Frame:
     """Mean colour (B, 3, 1, 1) and one scale (B, 1, 1, 1) per canvas.
 
     One scale for all channels: equalising them would blow the weakest colour axis, which is mostly noise, up to
-    the size of the others.
+    the size of the others. Glass does not count beside tissue: a hole at the edge of a section would be painted pale.
     """
 
     mean: Tensor
@@ -26,6 +29,9 @@ class Frame:
     def of_known(cls, pixels: Tensor, known: Tensor) -> Frame:
         """The frame of canvases (B, 3, H, W) in [-1, 1] whose known pixels (B, 1, H, W) are 1."""
         known = known.to(pixels.dtype)
+        tissue = known * (pixels.amin(1, keepdim=True) < GLASS)                       # (B, 1, H, W)
+        share = tissue.sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True).clamp(min=1)
+        known = torch.where(share >= MIN_TISSUE, tissue, known)
         count = known.sum((2, 3), keepdim=True)                                       # (B, 1, 1, 1)
         enough = count >= MIN_KNOWN
         count = count.clamp(min=1)
@@ -35,6 +41,14 @@ class Frame:
             torch.where(enough, mean, 0.0),
             torch.where(enough, variance.sqrt().clamp(min=MIN_SCALE), 0.5),
         )
+
+    @classmethod
+    def stack(cls, frames: Sequence[Frame]) -> Frame:
+        """One frame for a batch, of the frames of its canvases."""
+        return cls(torch.cat([frame.mean for frame in frames]), torch.cat([frame.scale for frame in frames]))
+
+    def to(self, device: torch.device) -> Frame:
+        return Frame(self.mean.to(device), self.scale.to(device))
 
     def enter(self, pixels: Tensor) -> Tensor:
         """[-1, 1] -> the frame."""
