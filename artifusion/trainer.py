@@ -23,6 +23,7 @@ from artifusion.diffusion.frame import Frame
 from artifusion.diffusion.loss import noise_levels, velocity_loss
 from artifusion.diffusion.schedule import CosineSchedule
 from artifusion.errors import ArtifusionError, ConfigError, WeightsError
+from artifusion.muon import Muon
 from artifusion.pixels import tensor_from_images
 from artifusion.restorer import Restorer
 
@@ -210,9 +211,7 @@ def optimizers(denoiser: nn.Module, config: TrainConfig) -> list[torch.optim.Opt
         is_matrix = parameter.ndim == 2 and "bias_table" not in name
         (matrices if is_matrix else others).append(parameter)
     return [
-        torch.optim.Muon(
-            matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-        ),
+        Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay),
         torch.optim.AdamW(others, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)),
     ]
 
