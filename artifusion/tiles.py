@@ -1,8 +1,8 @@
-"""Slides and images -> clean tiles in memory -> training crops."""
+"""Slides and images -> clean tiles in memory -> crops."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -88,26 +88,30 @@ def read_tiles(paths: Sequence[Path], config: DataConfig, quiet: bool = False) -
     return tiles
 
 
-def crops(
-    tiles: Sequence[Tile], config: DataConfig, batch_size: int, key: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """A batch of training crops: uint8 (B, crop, crop, 3) and um per pixel (B,). A function of the key alone.
+@dataclass(frozen=True)
+class Corpus:
+    """Tiles with how often each folder's are drawn."""
+
+    folders: tuple[tuple[Tile, ...], ...]
+    weights: np.ndarray     # of the folders, add up to 1
+
+    @classmethod
+    def of(cls, tiles: Iterable[Tile], config: DataConfig) -> Corpus:
+        by_folder: dict[str, list[Tile]] = {}
+        for tile in tiles:
+            by_folder.setdefault(tile.folder, []).append(tile)
+        names = sorted(by_folder)
+        weights = np.array([config.weights.get(name, 1.0) for name in names])
+        return cls(tuple(tuple(by_folder[name]) for name in names), weights / weights.sum())
+
+
+def cut_crop(corpus: Corpus, config: DataConfig, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    """A training crop and its um per pixel: uint8 (crop, crop, 3).
 
     Random folder (by weight), tile, scale (down only), place, flip, quarter turn and stain.
     """
-    rng = np.random.default_rng(list(key))
-    folders = sorted({tile.folder for tile in tiles})
-    members = {folder: [i for i, tile in enumerate(tiles) if tile.folder == folder] for folder in folders}
-    weights = np.array([config.weights.get(folder, 1.0) for folder in folders])
-    side = config.crop_px
-    pixels, spacings = np.empty((batch_size, side, side, 3), np.uint8), np.empty(batch_size, np.float32)
-    for i in range(batch_size):
-        tile = tiles[rng.choice(members[rng.choice(folders, p=weights / weights.sum())])]
-        pixels[i], spacings[i] = _crop(tile, config, rng)
-    return pixels, spacings
-
-
-def _crop(tile: Tile, config: DataConfig, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    folder = corpus.folders[rng.choice(len(corpus.folders), p=corpus.weights)]
+    tile = folder[rng.integers(len(folder))]
     side, (height, width) = config.crop_px, tile.pixels.shape[:2]
     most = min(config.max_zoom, min(height, width) / side, max(1.0, config.max_spacing_um / tile.spacing_um))
     zoom = 1.0 if rng.random() < 0.4 else float(np.exp(rng.uniform(0, np.log(most))))
@@ -118,6 +122,7 @@ def _crop(tile: Tile, config: DataConfig, rng: np.random.Generator) -> tuple[np.
         crop = np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BOX))
     crop = np.rot90(crop[:, ::-1] if rng.random() < 0.5 else crop, int(rng.integers(4)))
     if config.stain_jitter:
-        gain = np.exp(rng.normal(0, config.stain_jitter, 3)).astype(np.float32)
-        crop = np.rint(256 * 10 ** (-optical_density(crop) * gain) - 1).clip(0, 255).astype(np.uint8)
+        gain = np.exp(rng.normal(0, config.stain_jitter, (3, 1)))
+        table = np.rint(256 * 10 ** (-gain * optical_density(np.arange(256))) - 1).clip(0, 255).astype(np.uint8)
+        crop = np.stack([table[c][crop[..., c]] for c in range(3)], axis=-1)
     return crop, tile.spacing_um * span / side

@@ -15,12 +15,13 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from artifusion.batches import Batch
 from artifusion.checkpoint import Weights, save_tensors, save_weights
 from artifusion.config import TrainConfig
 from artifusion.device import autocast
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.diffusion.frame import Frame
-from artifusion.diffusion.loss import noise_levels, velocity_loss
+from artifusion.diffusion.loss import velocity_loss
 from artifusion.diffusion.schedule import CosineSchedule
 from artifusion.errors import ArtifusionError, ConfigError, WeightsError
 from artifusion.muon import Muon
@@ -69,17 +70,14 @@ class Trainer:
         if (run_dir / STATE).is_file():
             self._load()
 
-    def step(self, pixels: np.ndarray, spacing_um: np.ndarray, rate: float) -> float:
-        """One optimiser step on uint8 (B, H, W, 3) crops at `rate` times the peak learning rate; the loss.
+    def step(self, batch: Batch, rate: float) -> float:
+        """One optimiser step at `rate` times the peak learning rate; the loss.
 
         Raises:
             ArtifusionError: the loss is no longer a number; the checkpoint on disk is from before.
         """
-        generator = torch.Generator().manual_seed(_mix(self.config.seed, self.record.images))
-        batch, side = pixels.shape[:2]
-        level = noise_levels(batch, side, self.config.targets, generator).to(self.device)
-        noise = torch.randn((batch, 3, side, side), generator=generator).to(self.device)
-        x0, spacing = self._enter(pixels, level), torch.from_numpy(spacing_um).to(self.device)
+        level, noise, spacing = (x.to(self.device) for x in (batch.level, batch.noise, batch.spacing_um))
+        x0 = self._enter(batch.pixels, level)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * self.config.learning_rate
@@ -96,17 +94,16 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.clip_norm)
         for optimizer in self.optimizers:
             optimizer.step()
-        self.record.images += batch
-        self._average(batch)
+        self.record.images += len(level)
+        self._average(len(level))
         return loss.item()
 
     @torch.no_grad()
-    def _average(self, batch: int) -> None:
+    def _average(self, crops: int) -> None:
         """Move the average; its half-life is a share of the crops seen so far (Karras et al. 2024, EDM2 ramp-up)."""
         seen = self.record.total()["images"]
-        keep = 0.5 ** (batch / (self.config.ema_halflife * seen))
-        for average, current in zip(self.ema.parameters(), self.denoiser.parameters(), strict=True):
-            average.lerp_(current, 1 - keep)
+        keep = 0.5 ** (crops / (self.config.ema_halflife * seen))
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.denoiser.parameters()), 1 - keep)
 
     def _enter(self, pixels: np.ndarray, level: Tensor) -> Tensor:
         """Crops relative to their known pixels, or to all of them where little is known."""
@@ -214,7 +211,3 @@ def optimizers(denoiser: nn.Module, config: TrainConfig) -> list[torch.optim.Opt
         Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay),
         torch.optim.AdamW(others, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)),
     ]
-
-
-def _mix(seed: int, images: int) -> int:
-    return int(np.random.SeedSequence([seed, images]).generate_state(1, np.uint64)[0] >> 1)

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
+from artifusion.batches import batches
 from artifusion.checkpoint import load_weights
 from artifusion.config import TrainConfig
 from artifusion.device import resolve_device
 from artifusion.errors import ConfigError, DataError, OutputError
-from artifusion.tiles import crops, find_images, is_validation, read_tiles
+from artifusion.tiles import Corpus, cut_crop, find_images, is_validation, read_tiles
 from artifusion.trainer import CONFIG, STATE, Trainer
 
 LOG = "log.csv"
@@ -72,18 +73,20 @@ def train(
     training = [path for path in paths if not is_validation(path, config.data)]
     if not training:
         raise DataError(f"all {len(paths)} images belong to the validation split of {config.name}")
-    tiles = read_tiles(training, config.data, quiet)
+    corpus = Corpus.of(read_tiles(training, config.data, quiet), config.data)
     held_out = held_out_crops([path for path in paths if is_validation(path, config.data)], config, quiet)
     started = saved = time.monotonic()
     begun_images, begun_minutes = trainer.record.images, trainer.record.minutes
-    while trainer.record.images < config.images:
+
+    def done_share(images: int) -> float:
         minutes = (time.monotonic() - started) / 60
-        if max_minutes is not None and minutes >= max_minutes:
+        return min(1.0, max(images / config.images, minutes / max_minutes if max_minutes else 0.0))
+
+    for batch in batches(corpus, config, begun_images, done_share):
+        if (done := done_share(trainer.record.images)) >= 1:
             break
-        done = max(trainer.record.images / config.images, minutes / max_minutes if max_minutes else 0.0)
-        pixels, spacing_um = crops(tiles, config.data, config.batch_size, (config.seed, trainer.record.images))
         rate = learning_rate(trainer.record.images - (begun_images if max_minutes else 0), done, config)
-        loss = trainer.step(pixels, spacing_um, rate)
+        loss = trainer.step(batch, rate)
         elapsed = time.monotonic() - started
         trainer.record.minutes = begun_minutes + elapsed / 60
         progress = Progress(trainer.record.images, loss, (trainer.record.images - begun_images) / elapsed, rate)
@@ -115,7 +118,9 @@ def held_out_crops(paths: Sequence[Path], config: TrainConfig, quiet: bool) -> t
     if not paths:
         return None
     data = config.data.model_copy(update={"stain_jitter": 0.0})
-    return crops(read_tiles(paths, data, quiet), data, HELD_OUT, (0, 0, 0))
+    corpus, rng = Corpus.of(read_tiles(paths, data, quiet), data), np.random.default_rng(0)
+    pixels, spacings = zip(*(cut_crop(corpus, data, rng) for _ in range(HELD_OUT)), strict=True)
+    return np.stack(pixels), np.array(spacings, np.float32)
 
 
 def checkpoint(trainer: Trainer, progress: Progress, held_out: tuple[np.ndarray, np.ndarray] | None) -> None:

@@ -6,15 +6,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from artifusion.batches import draw_batch
 from artifusion.config import DataConfig, DenoiserConfig, TargetConfig, TrainConfig
 from artifusion.diffusion.denoiser import SwinDenoiser
-from artifusion.diffusion.loss import noise_levels, velocity_loss
+from artifusion.diffusion.loss import velocity_loss
 from artifusion.diffusion.schedule import CosineSchedule
+from artifusion.diffusion.targets import noise_levels
 from artifusion.errors import ArtifusionError, ConfigError, DataError, OutputError, WeightsError
+from artifusion.tiles import Corpus, find_images, read_tiles
 from artifusion.trainer import optimizers
 from artifusion.training import learning_rate, train
 
 TINY = DenoiserConfig(pixel_dim=8, dims=(16, 32), heads=(2, 2), depths=(1, 1), window_sizes=(4, 4), time_dim=16)
+DEFAULT = TargetConfig()
 
 
 def tiny_config(**changes):
@@ -117,6 +121,10 @@ def test_missing_data_is_one_clear_error(tmp_path):
         next(train(tiny_config(), [tmp_path / "nothing"], tmp_path / "run", device="cpu", quiet=True))
 
 
+def levels_of_crops(numbers, side_px, done, config=DEFAULT):
+    return torch.stack([noise_levels(side_px, config, n, done, np.random.default_rng([0, n])) for n in numbers])
+
+
 def test_a_tiny_denoiser_overfits_one_tile():
     """After 200 steps on one tile it knows most of the tile under heavy noise."""
     torch.manual_seed(0)
@@ -130,8 +138,8 @@ def test_a_tiny_denoiser_overfits_one_tile():
     def predicted(level, noise):
         return denoiser(schedule.add_noise(x0, level, noise), level, (level > 0).float(), spacing)
 
-    for _ in range(200):
-        level = noise_levels(8, 32, TargetConfig(), generator)
+    for step in range(200):
+        level = levels_of_crops(range(8 * step, 8 * step + 8), 32, done=0.0)
         noise = torch.randn(x0.shape, generator=generator)
         loss = velocity_loss(predicted(level, noise), x0, level, noise, schedule, 5.0)
         denoiser.zero_grad()
@@ -145,11 +153,33 @@ def test_a_tiny_denoiser_overfits_one_tile():
 
 
 def test_most_pixels_of_a_batch_are_targets_and_levels_cover_the_range():
-    level = noise_levels(64, 64, TargetConfig(), torch.Generator().manual_seed(0))
+    level = levels_of_crops(range(64), 64, done=0.0)
     assert level.shape == (64, 1, 64, 64) and level.min() == 0 and level.max() <= 1
     assert 0.7 < (level > 0).float().mean() < 0.95
     peaks = level.amax((1, 2, 3))
     assert peaks.min() < 0.1 and peaks.max() > 0.95
+
+
+def test_holes_like_artifacts_come_in_the_last_part_of_the_run_with_one_level_on_a_part_of_the_crop():
+    config = TargetConfig(artifact_shaped=1.0, artifact_from=0.5)
+    assert torch.equal(levels_of_crops(range(16), 64, 0.0, config), levels_of_crops(range(16), 64, 0.5, config))
+    late = levels_of_crops(range(128), 64, 1.0, config)
+    covered = (late > 0).float().mean((1, 2, 3))
+    assert covered.min() >= 0.05 and covered.max() <= 0.7 and covered.std() > 0.1
+    assert all(len(level.unique()) == 2 for level in late)
+    between = levels_of_crops(range(128), 64, 0.75, config)
+    assert 0.35 < np.mean([torch.equal(*pair) for pair in zip(between, late, strict=True)]) < 0.65
+
+
+def test_a_crop_does_not_depend_on_the_batch_it_comes_in(tissue):
+    config = tiny_config()
+    corpus = Corpus.of(read_tiles(find_images([tissue]), config.data, quiet=True), config.data)
+    together = draw_batch(corpus, config, range(8, 12), 0.9)
+    for i in range(4):
+        alone = draw_batch(corpus, config, range(8 + i, 9 + i), 0.9)
+        assert np.array_equal(together.pixels[i], alone.pixels[0])
+        for name in ("spacing_um", "level", "noise"):
+            assert torch.equal(getattr(together, name)[i], getattr(alone, name)[0])
 
 
 def test_the_loss_sees_only_noisy_pixels():
