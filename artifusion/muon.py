@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +28,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        assert closure is None
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             like: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
             for matrix in group["params"]:
@@ -46,8 +44,10 @@ class Muon(torch.optim.Optimizer):
             state = self.state[matrix]
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(matrix)
-            average = state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
-            update = torch.lerp(matrix.grad, average, momentum)                       # Nesterov
+            gradient = matrix.grad
+            assert gradient is not None
+            average = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+            update = torch.lerp(gradient, average, momentum)                          # Nesterov
             updates.append(update if len(update) <= update.shape[1] else update.T)
         rate = 0.2 * lr * max(matrices[0].shape) ** 0.5
         for matrix, update in zip(matrices, orthogonal(torch.stack(updates)), strict=True):

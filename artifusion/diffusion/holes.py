@@ -62,7 +62,7 @@ def side(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     hole = x < rng.uniform(-0.4, 0.2)
     if rng.random() < 0.5:
         hole = hole | (y < rng.uniform(-0.4, 0.2))
-    return np.rot90(hole, rng.integers(4))
+    return np.rot90(hole, int(rng.integers(4)))
 
 
 def box(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:

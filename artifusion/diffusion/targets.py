@@ -42,8 +42,8 @@ def _block_levels(side_px: int, rng: np.random.Generator) -> Tensor:
     block_px = BLOCK_PX[rng.integers(len(BLOCK_PX))]
     cells = -(-side_px // block_px)
     levels = rng.uniform(MIN_LEVEL, 1, (cells, cells)) * (rng.random((cells, cells)) < 0.8)
-    levels = np.kron(levels, np.ones((block_px, block_px)))[:side_px, :side_px]
-    return torch.from_numpy(levels).float()[None]
+    in_blocks = np.kron(levels, np.ones((block_px, block_px), np.float32))[:side_px, :side_px]
+    return torch.from_numpy(in_blocks).float()[None]
 
 
 def _around_islands(side_px: int, noisy_area: tuple[float, float], rng: np.random.Generator) -> Tensor:
