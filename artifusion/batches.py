@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from artifusion.config import TrainConfig
+from artifusion.corpus import Corpus, cut_crop
 from artifusion.diffusion.targets import noise_levels
-from artifusion.tiles import Corpus, cut_crop
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,18 @@ def draw_batch(corpus: Corpus, config: TrainConfig, numbers: range, done: float)
     return Batch(np.stack(pixels), torch.tensor(spacings), torch.stack(levels), torch.stack(noises))
 
 
-def batches(corpus: Corpus, config: TrainConfig, first: int, done: Callable[[int], float]) -> Iterator[Batch]:
+def batches(
+    corpus: Corpus, config: TrainConfig, first: int, done: Callable[[int], float], rank: int = 0, ranks: int = 1
+) -> Iterator[Batch]:
     """Batches without end from crop number `first` on, each drawn in a thread while the one before it is in use.
 
-    `done`: crops seen -> finished share of the run.
+    `done`: crops seen -> finished share of the run. Process `rank` of `ranks` gets its slice of every batch.
     """
+    size = config.batch_size // ranks
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         def begin() -> Future[Batch]:
-            return thread.submit(draw_batch, corpus, config, range(first, first + config.batch_size), done(first))
+            start = first + rank * size
+            return thread.submit(draw_batch, corpus, config, range(start, start + size), done(first))
 
         coming = begin()
         while True:

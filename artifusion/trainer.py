@@ -23,6 +23,7 @@ from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.diffusion.frame import Frame
 from artifusion.diffusion.loss import velocity_loss
 from artifusion.diffusion.schedule import CosineSchedule
+from artifusion.distributed import Group
 from artifusion.errors import ArtifusionError, ConfigError, WeightsError
 from artifusion.muon import Muon
 from artifusion.pixels import tensor_from_images
@@ -40,6 +41,7 @@ class Record:
 
     images: int = 0                     # crops seen in this run
     minutes: float = 0.0                # in the loop, this run
+    data: str = ""                      # digest of the tiles it learns from
     init: dict[str, Any] | None = None  # name, sha256 and record of the weights it began from
 
     def total(self) -> dict[str, Any]:
@@ -53,25 +55,28 @@ class Record:
 class Trainer:
     """The state of a run: denoiser, its moving average, optimisers and record. One folder holds all of it."""
 
-    def __init__(self, config: TrainConfig, run_dir: Path, device: torch.device, init: Weights | None) -> None:
-        self.config, self.run_dir, self.device = config, run_dir, device
+    def __init__(self, config: TrainConfig, run_dir: Path, group: Group, init: Weights | None) -> None:
+        self.config, self.run_dir, self.group, self.device = config, run_dir, group, group.device
         self.schedule = CosineSchedule()
         torch.manual_seed(config.seed)
-        self.denoiser = SwinDenoiser(config.denoiser).to(device)
+        self.denoiser = SwinDenoiser(config.denoiser).to(self.device)
         self.record = Record()
         if init is not None:
             if init.denoiser.config != config.denoiser:
                 raise ConfigError(f"{init.name}: these weights have another architecture than {config.name}")
             self.denoiser.load_state_dict(init.denoiser.state_dict())
             self.record.init = {"name": init.name, "sha256": init.sha256, "training": init.training}
-        self.ema = SwinDenoiser(config.denoiser).to(device).requires_grad_(False)
+        self.ema = SwinDenoiser(config.denoiser).to(self.device).requires_grad_(False)
         self.ema.load_state_dict(self.denoiser.state_dict())
         self.optimizers = optimizers(self.denoiser, config)
         if (run_dir / STATE).is_file():
             self._load()
+        self.parallel = group.parallel(self.denoiser)
 
     def step(self, batch: Batch, rate: float) -> float:
-        """One optimiser step at `rate` times the peak learning rate; the loss.
+        """One optimiser step at `rate` times the peak learning rate; the loss of the whole batch.
+
+        The batch is this process' slice of it: every process of the group steps at once and to the same weights.
 
         Raises:
             ArtifusionError: the loss is no longer a number; the checkpoint on disk is from before.
@@ -83,20 +88,24 @@ class Trainer:
                 group["lr"] = rate * self.config.learning_rate
             optimizer.zero_grad(set_to_none=True)
         with autocast(self.device):
-            velocity = self.denoiser(self.schedule.add_noise(x0, level, noise), level, (level > 0).float(), spacing)
+            velocity = self.parallel(self.schedule.add_noise(x0, level, noise), level, (level > 0).float(), spacing)
         loss = velocity_loss(velocity, x0, level, noise, self.schedule, self.config.targets.max_snr_weight)
-        if not math.isfinite(loss.item()):
+        noisy = (level > 0).sum().clamp(min=1).float()  # a slice counts by its share of the batch's noisy pixels
+        loss = loss * (noisy / self.group.mean(noisy))
+        value = self.group.mean(loss.detach()).item()
+        if not math.isfinite(value):
             raise ArtifusionError(
-                f"the loss is {loss.item()} after {self.record.images:,} crops; lower learning_rate and begin a new "
+                f"the loss is {value} after {self.record.images:,} crops; lower learning_rate and begin a new "
                 f"--run-dir, with --init {self.run_dir / 'weights'} if it holds weights"
             )
         loss.backward()
         nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.clip_norm)
         for optimizer in self.optimizers:
             optimizer.step()
-        self.record.images += len(level)
-        self._average(len(level))
-        return loss.item()
+        crops = len(level) * self.group.size
+        self.record.images += crops
+        self._average(crops)
+        return value
 
     @torch.no_grad()
     def _average(self, crops: int) -> None:

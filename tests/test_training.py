@@ -1,24 +1,42 @@
 """Training on a folder of small images with a tiny denoiser."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from artifusion.batches import draw_batch
 from artifusion.config import DataConfig, DenoiserConfig, TargetConfig, TrainConfig
+from artifusion.corpus import Corpus
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.diffusion.loss import velocity_loss
 from artifusion.diffusion.schedule import CosineSchedule
 from artifusion.diffusion.targets import noise_levels
+from artifusion.distributed import Group
 from artifusion.errors import ArtifusionError, ConfigError, DataError, OutputError, WeightsError
-from artifusion.tiles import Corpus, find_images, read_tiles
+from artifusion.shards import read_tiles
+from artifusion.tiles import find_images
 from artifusion.trainer import optimizers
 from artifusion.training import learning_rate, train
 
 TINY = DenoiserConfig(pixel_dim=8, dims=(16, 32), heads=(2, 2), depths=(1, 1), window_sizes=(4, 4), time_dim=16)
 DEFAULT = TargetConfig()
+TINY_TOML = """
+images = 24
+batch_size = 8
+warmup_images = 8
+denoiser = { pixel_dim = 8, dims = [16, 32], heads = [2, 2], depths = [1, 1], window_sizes = [4, 4], time_dim = 16 }
+data = { crop_px = 32, validation = ["*/held.png"] }
+"""
 
 
 def tiny_config(**changes):
@@ -43,6 +61,11 @@ def tissue(tmp_path):
 
 def final(run_dir):
     return load_file(run_dir / "state.safetensors")
+
+
+def record(run_dir):
+    with safe_open(run_dir / "state.safetensors", "pt") as file:
+        return json.loads(file.metadata()["record"])
 
 
 def test_a_stopped_and_resumed_run_equals_a_straight_one_bit_for_bit(tissue, tmp_path):
@@ -173,7 +196,7 @@ def test_holes_like_artifacts_come_in_the_last_part_of_the_run_with_one_level_on
 
 def test_a_crop_does_not_depend_on_the_batch_it_comes_in(tissue):
     config = tiny_config()
-    corpus = Corpus.of(read_tiles(find_images([tissue]), config.data, quiet=True), config.data)
+    corpus = Corpus.of(list(read_tiles(find_images([tissue]), quiet=True)), config.data)
     together = draw_batch(corpus, config, range(8, 12), 0.9)
     for i in range(4):
         alone = draw_batch(corpus, config, range(8 + i, 9 + i), 0.9)
@@ -197,3 +220,56 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero():
     assert learning_rate(1000, 0.5, config) == 1.0
     assert learning_rate(1000, 0.9, config) == pytest.approx(0.5)
     assert learning_rate(1000, 1.0, config) == 0.0
+
+
+def test_a_second_run_in_one_folder_is_one_clear_error(tissue, tmp_path):
+    first = train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True)
+    next(first)
+    with pytest.raises(OutputError, match="another run is at work"):
+        next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+    first.close()
+    assert next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+
+
+def test_other_images_on_resume_are_refused(tissue, tmp_path):
+    list(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+    (tissue / "b.png").unlink()
+    with pytest.raises(ConfigError, match="other images"):
+        next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_and_goes_on_bit_for_bit(tissue, tmp_path, number):
+    list(train(tiny_config(), [tissue], tmp_path / "straight", device="cpu", quiet=True))
+    with pytest.raises(KeyboardInterrupt):
+        for progress in train(tiny_config(), [tissue], tmp_path / "stopped", device="cpu", quiet=True):
+            if progress.images == 12:
+                os.kill(os.getpid(), number)
+    assert len(list(train(tiny_config(), [tissue], tmp_path / "stopped", device="cpu", quiet=True))) == 8 - 3
+    straight, stopped = final(tmp_path / "straight"), final(tmp_path / "stopped")
+    assert all(torch.equal(straight[key], stopped[key]) for key in straight)
+
+
+def test_two_processes_learn_what_one_learns(tissue, tmp_path):
+    """Each from its half of every batch; equal up to the order in which fp32 sums are taken."""
+    config = tmp_path / "tiny.toml"
+    config.write_text(TINY_TOML)
+    command = ["-m", "artifusion", "train", str(config), "--data", str(tissue), "--device", "cpu"]
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *command, "--run-dir", str(alone)], check=True, env=environment)
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    result = subprocess.run([*ranks, *command, "--run-dir", str(together)], check=True, env=environment,
+                            capture_output=True, text=True)
+    assert result.stdout.count("crops seen") == 1
+    one, two = final(alone), final(together)
+    assert one.keys() == two.keys() and record(alone)["images"] == record(together)["images"] == 24
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=1e-3, atol=1e-4)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(tissue, tmp_path, monkeypatch):
+    monkeypatch.setattr("artifusion.training.process_group", lambda device: nullcontext(
+        Group(0, 3, torch.device("cpu"))))
+    with pytest.raises(ConfigError, match="3 processes"):
+        next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))

@@ -19,4 +19,4 @@ def velocity_loss(
     hole = (level > 0).to(x0.dtype)                                                   # (B, 1, H, W)
     snr = schedule.snr(level.clamp(min=1e-3))
     weight = hole * (max_snr_weight / (snr + 1)).clamp(max=1.0)
-    return ((predicted - target).square() * weight).sum() / (3 * hole.sum())
+    return ((predicted - target).square() * weight).sum() / (3 * hole.sum().clamp(min=1))
