@@ -178,7 +178,7 @@ def verify(source: Path, restored: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("config")
 @click.option("--data", required=True, multiple=True, type=PATH, metavar="PATH",
-              help="A slide, an image, or a folder of them; repeat for more.")
+              help="A slide, an image, a shard of `artifusion tiles`, or a folder of them; repeat for more.")
 @click.option("--run-dir", required=True, type=PATH, help="Where the run lives; the same command again resumes it.")
 @click.option("--init", metavar="NAME|DIR", help="Begin from these weights.")
 @click.option("--max-minutes", type=Number(0, min_open=True), help="End, cooled down, after this long.")
@@ -191,8 +191,9 @@ def train(
     """Train a denoiser on clean tissue, by CONFIG (a TOML file, or a shipped name such as he-small).
 
     RUN_DIR/weights always holds the averaged weights of the last checkpoint, ready for `restore --weights`;
-    RUN_DIR/log.csv the loss and the error per noise level over that of a mean fill; RUN_DIR/preview.png held-out
-    restorations.
+    RUN_DIR/log.csv the loss and the error per noise level over that of a mean fill, RUN_DIR/curves.png draws them;
+    RUN_DIR/preview.png shows held-out restorations. Ctrl-C saves before it ends. Several GPUs or machines:
+    torchrun --nproc-per-node N -m artifusion train ...
     """
     from tqdm import tqdm
 
@@ -200,19 +201,46 @@ def train(
 
     settings = load_config(TrainConfig, "train", config)
 
+    from artifusion.distributed import rank
     from artifusion.training import train as training
 
-    progress = None
+    quiet = quiet or rank() > 0
+    progress = begun = None
     run = training(settings, data, run_dir, init=init, max_minutes=max_minutes, device=device, quiet=quiet)
-    with tqdm(desc="training", unit="img", total=settings.images, disable=quiet or None) as line:
+    with tqdm(desc="training", unit="img", total=settings.images, disable=quiet or None, smoothing=0.05) as line:
         for progress in run:
+            if begun is None:                                # what earlier calls saw does not count for the speed
+                begun = line.initial = line.n = progress.images - settings.batch_size
+            line.set_postfix(loss=f"{progress.loss:.4f}", rate=f"{progress.rate:.2f}", refresh=False)
             line.update(progress.images - line.n)
-            line.set_postfix(loss=f"{progress.loss:.4f}", refresh=False)
+    if rank() > 0:
+        return
     if progress is None:
         click.echo(f"{run_dir}: this run is complete; nothing to do")
     else:
         seen, speed = progress.images, progress.images_per_second
         click.echo(f"{run_dir / 'weights'}: {seen:,} crops seen, {speed:.1f} per second")
+
+
+@main.command()
+@click.option("--data", required=True, multiple=True, type=PATH, metavar="PATH",
+              help="A slide, an image, or a folder of them; repeat for more.")
+@click.option("-o", "--output", required=True, type=PATH, metavar="SHARD.tar", help="The file to write.")
+@click.option("--max-mb", type=Number(0, min_open=True), metavar="MB",
+              help="Leave tiles of the largest folders out, evenly spread, to stay below this many million bytes.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def tiles(data: tuple[Path, ...], output: Path, max_mb: float | None, quiet: bool) -> None:
+    """Collect clean tiles of slides and images in one file, for `artifusion train --data SHARD.tar`.
+
+    The tiles are JPEG of quality 95 without chroma subsampling, at full resolution; glass, ink, bubbles and what is out
+    of focus are left out. Each keeps the name of its folder and image and its scale, so that the configuration of a
+    training run tells training from validation as it does with the files themselves.
+    """
+    from artifusion.shards import write_shard
+
+    report = write_shard(data, output, max_mb=max_mb, quiet=quiet)
+    left = f", {report.left_out} left out" if report.left_out else ""
+    click.echo(f"{output}: {report.tiles} tiles, {report.size_bytes / 1e6:.1f} MB{left}")
 
 
 @main.command()

@@ -61,11 +61,13 @@ class DenoiserConfig(Frozen):
 
 
 class TargetConfig(Frozen):
-    """What share of the training crops gets which noise pattern; the rest are islands of clean tissue."""
+    """What share of the training crops gets which noise pattern; the rest are noise around islands of clean tissue."""
 
     uniform: float = Field(0.25, ge=0, le=1)            # the whole crop at one level, nothing known
     blocks: float = Field(0.20, ge=0, le=1)             # every block at a level of its own
     noisy_area: tuple[float, float] = (0.6, 1.0)        # noisy share of a crop with clean islands
+    artifact_shaped: float = Field(0.6, ge=0, le=1)     # share with holes like artifacts, at the end of the run
+    artifact_from: float = Field(0.5, ge=0, lt=1)       # part of the run from which that share rises from 0
     max_snr_weight: PositiveFloat = 5.0                 # cap on the x0 error's weight (Hang et al. 2023, min-SNR)
 
     @model_validator(mode="after")

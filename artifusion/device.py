@@ -28,7 +28,13 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def autocast(device: torch.device) -> AbstractContextManager:
-    """bfloat16 inside the denoiser on CUDA and on CPUs with bfloat16 arithmetic; elsewhere float32."""
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on CUDA and on CPUs with bfloat16 arithmetic; elsewhere float32."""
     fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16) if fast else nullcontext()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def autocast(device: torch.device) -> AbstractContextManager:
+    """The fast number format inside the denoiser."""
+    dtype = fast_dtype(device)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)

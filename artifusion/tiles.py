@@ -1,37 +1,38 @@
-"""Slides and images -> clean tiles in memory -> training crops."""
+"""Slides and images -> clean tiles."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
-from artifusion.config import DEFAULT_SPACING_UM, DataConfig
 from artifusion.errors import DataError
 from artifusion.geometry import Box, Size
 from artifusion.slide.reader import open_slide
-from artifusion.slide.tissue import is_clean, optical_density
+from artifusion.slide.tissue import is_clean
 
 TILE_PX = 512
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".svs", ".ndpi", ".mrxs", ".dcm", ".scn", ".bif", ".vms")
+SHARD = ".tar"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".svs", ".ndpi", ".mrxs", ".dcm", ".scn", ".bif", ".vms", SHARD)
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A piece of clean tissue: uint8 (H, W, 3), sides at most TILE_PX; its folder's name; um per pixel."""
+    """A piece of clean tissue, with the slide or image it is from."""
 
-    pixels: np.ndarray
-    folder: str
-    spacing_um: float
+    pixels: np.ndarray          # uint8 (H, W, 3), sides at most TILE_PX
+    image: str                  # folder/name
+    spacing_um: float | None    # um per pixel that the slide tells
+
+    @property
+    def folder(self) -> str:
+        return self.image.split("/")[0]
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """Every slide and image in files and folders (searched whole), sorted.
+    """Every slide, image and shard in files and folders (searched whole), sorted.
 
     Raises:
         DataError: a path that does not exist, or nothing found.
@@ -47,24 +48,13 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     return sorted(found)
 
 
-def is_validation(path: Path, config: DataConfig) -> bool:
-    """Whether folder/name matches a validation pattern; such images are never trained on."""
-    return any(fnmatch(f"{path.parent.name}/{path.name}", pattern) for pattern in config.validation)
-
-
-def cut_tiles(path: Path, config: DataConfig) -> Iterator[Tile]:
-    """The clean tiles of one slide or image that hold a crop, on a grid. One tile is in memory at a time.
-
-    The scale is the folder's in the configuration, else the slide's own, else the default.
-    """
+def cut_tiles(path: Path) -> Iterator[Tile]:
+    """The clean tiles of one slide or image, on a grid. One tile is in memory at a time."""
     with open_slide(path) as slide:
-        spacing = config.spacing_um.get(path.parent.name) or slide.mpp or DEFAULT_SPACING_UM
         for l0_box in grid(slide.size, TILE_PX):
-            if min(l0_box.width, l0_box.height) < config.crop_px:
-                continue
             pixels = slide.read(l0_box)
             if is_clean(pixels):
-                yield Tile(pixels, path.parent.name, spacing)
+                yield Tile(pixels, f"{path.absolute().parent.name}/{path.name}", slide.mpp)
 
 
 def grid(size: Size, side_px: int) -> Iterator[Box]:
@@ -72,52 +62,3 @@ def grid(size: Size, side_px: int) -> Iterator[Box]:
     xs, ys = ([0] if length <= side_px else np.linspace(0, length - side_px, -(-length // side_px)).astype(int).tolist()
               for length in size)
     return (Box(x, y, min(side_px, size.width), min(side_px, size.height)) for y in ys for x in xs)
-
-
-def read_tiles(paths: Sequence[Path], config: DataConfig, quiet: bool = False) -> list[Tile]:
-    """The clean tiles of all images, in memory.
-
-    Raises:
-        DataError: none is clean and large enough for a crop.
-    """
-    tiles: list[Tile] = []
-    for path in tqdm(paths, desc="tiles", unit="image", disable=quiet or None):
-        tiles.extend(cut_tiles(path, config))
-    if not tiles:
-        raise DataError(f"no clean tissue of {config.crop_px} px in {len(paths)} images; see docs/training.md")
-    return tiles
-
-
-def crops(
-    tiles: Sequence[Tile], config: DataConfig, batch_size: int, key: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """A batch of training crops: uint8 (B, crop, crop, 3) and um per pixel (B,). A function of the key alone.
-
-    Random folder (by weight), tile, scale (down only), place, flip, quarter turn and stain.
-    """
-    rng = np.random.default_rng(list(key))
-    folders = sorted({tile.folder for tile in tiles})
-    members = {folder: [i for i, tile in enumerate(tiles) if tile.folder == folder] for folder in folders}
-    weights = np.array([config.weights.get(folder, 1.0) for folder in folders])
-    side = config.crop_px
-    pixels, spacings = np.empty((batch_size, side, side, 3), np.uint8), np.empty(batch_size, np.float32)
-    for i in range(batch_size):
-        tile = tiles[rng.choice(members[rng.choice(folders, p=weights / weights.sum())])]
-        pixels[i], spacings[i] = _crop(tile, config, rng)
-    return pixels, spacings
-
-
-def _crop(tile: Tile, config: DataConfig, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    side, (height, width) = config.crop_px, tile.pixels.shape[:2]
-    most = min(config.max_zoom, min(height, width) / side, max(1.0, config.max_spacing_um / tile.spacing_um))
-    zoom = 1.0 if rng.random() < 0.4 else float(np.exp(rng.uniform(0, np.log(most))))
-    span = int(side * zoom)
-    x, y = int(rng.integers(width - span + 1)), int(rng.integers(height - span + 1))
-    crop = tile.pixels[y : y + span, x : x + span]
-    if span != side:
-        crop = np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BOX))
-    crop = np.rot90(crop[:, ::-1] if rng.random() < 0.5 else crop, int(rng.integers(4)))
-    if config.stain_jitter:
-        gain = np.exp(rng.normal(0, config.stain_jitter, 3)).astype(np.float32)
-        crop = np.rint(256 * 10 ** (-optical_density(crop) * gain) - 1).clip(0, 255).astype(np.uint8)
-    return crop, tile.spacing_um * span / side

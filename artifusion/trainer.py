@@ -15,14 +15,17 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from artifusion.batches import Batch
 from artifusion.checkpoint import Weights, save_tensors, save_weights
 from artifusion.config import TrainConfig
 from artifusion.device import autocast
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.diffusion.frame import Frame
-from artifusion.diffusion.loss import noise_levels, prediction_loss
+from artifusion.diffusion.loss import prediction_loss
 from artifusion.diffusion.schedule import Schedule
+from artifusion.distributed import Group
 from artifusion.errors import ArtifusionError, ConfigError, WeightsError
+from artifusion.muon import Muon
 from artifusion.pixels import tensor_from_images
 from artifusion.restorer import Restorer
 
@@ -38,6 +41,7 @@ class Record:
 
     images: int = 0                     # crops seen in this run
     minutes: float = 0.0                # in the loop, this run
+    data: str = ""                      # digest of the tiles it learns from
     init: dict[str, Any] | None = None  # name, sha256 and record of the weights it began from
 
     def total(self) -> dict[str, Any]:
@@ -51,61 +55,64 @@ class Record:
 class Trainer:
     """The state of a run: denoiser, its moving average, optimisers and record. One folder holds all of it."""
 
-    def __init__(self, config: TrainConfig, run_dir: Path, device: torch.device, init: Weights | None) -> None:
-        self.config, self.run_dir, self.device = config, run_dir, device
+    def __init__(self, config: TrainConfig, run_dir: Path, group: Group, init: Weights | None) -> None:
+        self.config, self.run_dir, self.group, self.device = config, run_dir, group, group.device
         self.schedule = Schedule(config.denoiser.schedule, config.denoiser.prediction)
         torch.manual_seed(config.seed)
-        self.denoiser = SwinDenoiser(config.denoiser).to(device)
+        self.denoiser = SwinDenoiser(config.denoiser).to(self.device)
         self.record = Record()
         if init is not None:
             if init.denoiser.config != config.denoiser:
                 raise ConfigError(f"{init.name}: these weights have another architecture than {config.name}")
             self.denoiser.load_state_dict(init.denoiser.state_dict())
             self.record.init = {"name": init.name, "sha256": init.sha256, "training": init.training}
-        self.ema = SwinDenoiser(config.denoiser).to(device).requires_grad_(False)
+        self.ema = SwinDenoiser(config.denoiser).to(self.device).requires_grad_(False)
         self.ema.load_state_dict(self.denoiser.state_dict())
         self.optimizers = optimizers(self.denoiser, config)
         if (run_dir / STATE).is_file():
             self._load()
+        self.parallel = group.parallel(self.denoiser)
 
-    def step(self, pixels: np.ndarray, spacing_um: np.ndarray, rate: float) -> float:
-        """One optimiser step on uint8 (B, H, W, 3) crops at `rate` times the peak learning rate; the loss.
+    def step(self, batch: Batch, rate: float) -> float:
+        """One optimiser step at `rate` times the peak learning rate; the loss of the whole batch.
+
+        The batch is this process' slice of it: every process of the group steps at once and to the same weights.
 
         Raises:
             ArtifusionError: the loss is no longer a number; the checkpoint on disk is from before.
         """
-        generator = torch.Generator().manual_seed(_mix(self.config.seed, self.record.images))
-        batch, side = pixels.shape[:2]
-        level = noise_levels(batch, side, self.config.targets, generator).to(self.device)
-        noise = torch.randn((batch, 3, side, side), generator=generator).to(self.device)
-        x0, spacing = self._enter(pixels, level), torch.from_numpy(spacing_um).to(self.device)
+        level, noise, spacing = (x.to(self.device) for x in (batch.level, batch.noise, batch.spacing_um))
+        x0 = self._enter(batch.pixels, level)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * self.config.learning_rate
             optimizer.zero_grad(set_to_none=True)
         with autocast(self.device):
-            predicted = self.denoiser(self.schedule.add_noise(x0, level, noise), level, (level > 0).float(), spacing)
+            predicted = self.parallel(self.schedule.add_noise(x0, level, noise), level, (level > 0).float(), spacing)
         loss = prediction_loss(predicted, x0, level, noise, self.schedule, self.config.targets.max_snr_weight)
-        if not math.isfinite(loss.item()):
+        noisy = (level > 0).sum().clamp(min=1).float()  # a slice counts by its share of the batch's noisy pixels
+        loss = loss * (noisy / self.group.mean(noisy))
+        value = self.group.mean(loss.detach()).item()
+        if not math.isfinite(value):
             raise ArtifusionError(
-                f"the loss is {loss.item()} after {self.record.images:,} crops; lower learning_rate and begin a new "
+                f"the loss is {value} after {self.record.images:,} crops; lower learning_rate and begin a new "
                 f"--run-dir, with --init {self.run_dir / 'weights'} if it holds weights"
             )
         loss.backward()
         nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.clip_norm)
         for optimizer in self.optimizers:
             optimizer.step()
-        self.record.images += batch
-        self._average(batch)
-        return loss.item()
+        crops = len(level) * self.group.size
+        self.record.images += crops
+        self._average(crops)
+        return value
 
     @torch.no_grad()
-    def _average(self, batch: int) -> None:
+    def _average(self, crops: int) -> None:
         """Move the average; its half-life is a share of the crops seen so far (Karras et al. 2024, EDM2 ramp-up)."""
         seen = self.record.total()["images"]
-        keep = 0.5 ** (batch / (self.config.ema_halflife * seen))
-        for average, current in zip(self.ema.parameters(), self.denoiser.parameters(), strict=True):
-            average.lerp_(current, 1 - keep)
+        keep = 0.5 ** (crops / (self.config.ema_halflife * seen))
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.denoiser.parameters()), 1 - keep)
 
     def _enter(self, pixels: np.ndarray, level: Tensor) -> Tensor:
         """Crops relative to their known pixels, or to all of them where little is known."""
@@ -209,12 +216,6 @@ def optimizers(denoiser: nn.Module, config: TrainConfig) -> list[torch.optim.Opt
         is_matrix = parameter.ndim == 2 and "bias_table" not in name
         (matrices if is_matrix else others).append(parameter)
     return [
-        torch.optim.Muon(
-            matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-        ),
+        Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay),
         torch.optim.AdamW(others, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)),
     ]
-
-
-def _mix(seed: int, images: int) -> int:
-    return int(np.random.SeedSequence([seed, images]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,31 +1,41 @@
-"""Training: clean tiles -> crops -> steps -> checkpoints, as a generator of progress."""
+"""Training: clean tiles -> batches -> steps -> checkpoints, as a generator of progress."""
 
 from __future__ import annotations
 
 import csv
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from artifusion.batches import batches
 from artifusion.checkpoint import load_weights
 from artifusion.config import TrainConfig
-from artifusion.device import resolve_device
+from artifusion.corpus import Corpus, cut_crop, is_validation
+from artifusion.curves import draw_curves
+from artifusion.distributed import process_group
 from artifusion.errors import ConfigError, DataError, OutputError
-from artifusion.tiles import crops, find_images, is_validation, read_tiles
+from artifusion.interrupts import postponed
+from artifusion.shards import read_tiles
+from artifusion.tiles import Tile, find_images
 from artifusion.trainer import CONFIG, STATE, Trainer
 
-LOG = "log.csv"
+LOG, CURVES, PREVIEW, LOCK = "log.csv", "curves.png", "preview.png", "lock"
 HELD_OUT = 48               # validation crops
+
+HeldOut = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What one step of training says: crops seen in all, loss, crops per second, learning rate over its peak."""
+    """After a step: crops seen in all, mean loss since the last checkpoint, crops per second, rate over its peak."""
 
     images: int
     loss: float
@@ -59,40 +69,67 @@ def train(
     averaged weights of the last checkpoint. Without max_minutes, a run that was stopped and resumed equals one
     that was not, bit for bit, on one device.
 
+    Under torchrun, each process learns from its slice of every batch; the first one alone writes. Ctrl-C and SIGTERM
+    take effect between two steps and after a checkpoint, as KeyboardInterrupt; a second Ctrl-C at once.
+
     Raises:
         DataError: no images, or none fit to learn from.
-        ConfigError: `run_dir` holds another run.
+        ConfigError: `run_dir` holds another run, or one that learned from other data.
         WeightsError: `init` cannot be loaded.
-        OutputError: `run_dir` cannot be written.
+        OutputError: `run_dir` cannot be written, or another process trains in it.
     """
     run_dir = Path(run_dir)
-    check_same_config(config, run_dir)
-    trainer = Trainer(config, run_dir, resolve_device(device), load_weights(init) if init else None)
-    paths = find_images(data)
-    training = [path for path in paths if not is_validation(path, config.data)]
-    if not training:
-        raise DataError(f"all {len(paths)} images belong to the validation split of {config.name}")
-    tiles = read_tiles(training, config.data, quiet)
-    held_out = held_out_crops([path for path in paths if is_validation(path, config.data)], config, quiet)
+    with ExitStack() as stack:
+        group = stack.enter_context(process_group(device))
+        if config.batch_size % group.size:
+            raise ConfigError(f"batch_size {config.batch_size} cannot be shared by {group.size} processes; "
+                              "start a number of them that divides it")
+        check_same_config(config, run_dir)
+        if group.rank == 0:
+            stack.enter_context(lock(run_dir))
+        trainer = Trainer(config, run_dir, group, load_weights(init) if init else None)
+        corpus, held_out = read_data(data, config, quiet or group.rank > 0)
+        digest = corpus.digest()
+        if trainer.record.data not in ("", digest):
+            raise ConfigError(f"{run_dir}: this run learned from other images; give the same --data, or use another "
+                              f"--run-dir with --init {run_dir / 'weights'}")
+        trainer.record.data = digest
+        yield from _loop(trainer, corpus, held_out, max_minutes)
+
+
+def _loop(trainer: Trainer, corpus: Corpus, held_out: HeldOut | None, max_minutes: float | None) -> Iterator[Progress]:
+    config, group, record = trainer.config, trainer.group, trainer.record
     started = saved = time.monotonic()
-    begun_images, begun_minutes = trainer.record.images, trainer.record.minutes
-    while trainer.record.images < config.images:
-        minutes = (time.monotonic() - started) / 60
-        if max_minutes is not None and minutes >= max_minutes:
-            break
-        done = max(trainer.record.images / config.images, minutes / max_minutes if max_minutes else 0.0)
-        pixels, spacing_um = crops(tiles, config.data, config.batch_size, (config.seed, trainer.record.images))
-        rate = learning_rate(trainer.record.images - (begun_images if max_minutes else 0), done, config)
-        loss = trainer.step(pixels, spacing_um, rate)
-        elapsed = time.monotonic() - started
-        trainer.record.minutes = begun_minutes + elapsed / 60
-        progress = Progress(trainer.record.images, loss, (trainer.record.images - begun_images) / elapsed, rate)
-        yield progress
-        if time.monotonic() - saved > 60 * config.checkpoint_minutes:
-            checkpoint(trainer, progress, held_out)
-            saved = time.monotonic()
-    if trainer.record.images > begun_images:
-        checkpoint(trainer, progress, held_out)
+    begun_images, begun_minutes = record.images, record.minutes
+    losses: list[float] = []
+    progress: Progress | None = None
+
+    def done_share(images: int) -> float:
+        share = images / config.images
+        if max_minutes:
+            share = group.agree(max(share, (time.monotonic() - started) / 60 / max_minutes))
+        return min(1.0, share)
+
+    with postponed() as interrupted:
+        for batch in batches(corpus, config, begun_images, done_share, group.rank, group.size):
+            stop = group.any(interrupted.is_set())
+            done = done_share(record.images)
+            late = time.monotonic() - saved > 60 * config.checkpoint_minutes
+            if progress and losses and (stop or late or done >= 1):
+                if group.rank == 0:
+                    checkpoint(trainer, progress, held_out)
+                saved, losses = time.monotonic(), []
+            if stop:
+                raise KeyboardInterrupt
+            if done >= 1:
+                break
+            rate = learning_rate(record.images - (begun_images if max_minutes else 0), done, config)
+            losses.append(trainer.step(batch, rate))
+            elapsed = time.monotonic() - started
+            record.minutes = begun_minutes + elapsed / 60
+            speed = (record.images - begun_images) / elapsed
+            progress = Progress(record.images, fmean(losses), speed, rate)
+            yield progress
 
 
 def check_same_config(config: TrainConfig, run_dir: Path) -> None:
@@ -110,16 +147,41 @@ def check_same_config(config: TrainConfig, run_dir: Path) -> None:
         raise OutputError(f"{run_dir}: cannot hold a run ({error.strerror}); choose another --run-dir") from None
 
 
-def held_out_crops(paths: Sequence[Path], config: TrainConfig, quiet: bool) -> tuple[np.ndarray, np.ndarray] | None:
+def lock(run_dir: Path) -> FileLock:
+    """The run's lock, held; its end is its release."""
+    try:
+        held = FileLock(run_dir / LOCK, timeout=0)
+        held.acquire()
+        return held
+    except Timeout:
+        raise OutputError(f"{run_dir}: another run is at work in it; wait for it or stop it, or use another --run-dir"
+                          ) from None
+    except OSError as error:
+        raise OutputError(f"{run_dir}: cannot hold a run ({error.strerror}); choose another --run-dir") from None
+
+
+def read_data(data: Sequence[str | Path], config: TrainConfig, quiet: bool) -> tuple[Corpus, HeldOut | None]:
+    """What is learned from, and the fixed held-out crops (None without validation images)."""
+    tiles = list(read_tiles(find_images(data), quiet))
+    training = [tile for tile in tiles if not is_validation(tile.image, config.data)]
+    if tiles and not training:
+        raise DataError(f"all {len(tiles)} tiles belong to the validation split of {config.name}")
+    held_out = [tile for tile in tiles if is_validation(tile.image, config.data)]
+    return Corpus.of(training, config.data), held_out_crops(held_out, config)
+
+
+def held_out_crops(tiles: Sequence[Tile], config: TrainConfig) -> HeldOut | None:
     """The fixed validation crops, without stain jitter; None where no image belongs to the validation split."""
-    if not paths:
+    if not tiles:
         return None
     data = config.data.model_copy(update={"stain_jitter": 0.0})
-    return crops(read_tiles(paths, data, quiet), data, HELD_OUT, (0, 0, 0))
+    corpus, rng = Corpus.of(tiles, data), np.random.default_rng(0)
+    pixels, spacings = zip(*(cut_crop(corpus, data, rng) for _ in range(HELD_OUT)), strict=True)
+    return np.stack(pixels), np.array(spacings, np.float32)
 
 
-def checkpoint(trainer: Trainer, progress: Progress, held_out: tuple[np.ndarray, np.ndarray] | None) -> None:
-    """Save; append a line to the log; draw held-out restorations.
+def checkpoint(trainer: Trainer, progress: Progress, held_out: HeldOut | None) -> None:
+    """Save; append a line to the log; draw its curves and held-out restorations.
 
     Raises:
         OutputError: the disk is full or the folder gone; the checkpoint before is whole.
@@ -134,7 +196,7 @@ def checkpoint(trainer: Trainer, progress: Progress, held_out: tuple[np.ndarray,
         trainer.save()
         if held_out is not None:
             row |= {f"error_{level}": round(error, 4) for level, error in trainer.level_errors(held_out).items()}
-            trainer.preview(held_out).save(trainer.run_dir / "preview.png")
+            trainer.preview(held_out).save(trainer.run_dir / PREVIEW)
         log = trainer.run_dir / LOG
         fresh = not log.exists()
         with log.open("a", newline="") as file:
@@ -142,6 +204,7 @@ def checkpoint(trainer: Trainer, progress: Progress, held_out: tuple[np.ndarray,
             if fresh:
                 writer.writeheader()
             writer.writerow(row)
+        draw_curves(log).save(trainer.run_dir / CURVES)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"{trainer.run_dir}: the checkpoint cannot be written ({error}); the one before is whole"
                           ) from None

@@ -11,21 +11,28 @@ MAY = {                                                 # room -> the rooms it m
     "errors": set(), "geometry": set(), "config": set(),
     "slide": set(),
     "diffusion": set(),
-    "pixels": set(), "device": set(),
+    "pixels": set(), "device": set(), "muon": {"device"},
     "checkpoint": {"diffusion"},
     "provenance": {"slide"},
     "workspace": set(),
     "tiles": {"slide"},
+    "shards": {"tiles"},
+    "corpus": {"slide", "tiles"},
+    "batches": {"diffusion", "corpus"},
+    "curves": set(), "interrupts": set(),
+    "distributed": {"device"},
     "restorer": {"diffusion", "checkpoint", "pixels", "device"},
-    "trainer": {"diffusion", "checkpoint", "pixels", "device", "restorer"},
-    "training": {"checkpoint", "device", "tiles", "trainer"},
+    "trainer": {"diffusion", "batches", "checkpoint", "pixels", "device", "distributed", "muon", "restorer"},
+    "training": {"batches", "checkpoint", "corpus", "curves", "distributed", "interrupts", "shards", "tiles",
+                 "trainer"},
     "restoration": {"slide", "restorer", "provenance", "workspace", "picture"},
     "damaging": {"slide", "provenance", "workspace"},
     "picture": {"slide"},
-    "cli": {"slide", "restorer", "restoration", "training", "damaging", "checkpoint"},
+    "cli": {"slide", "restorer", "restoration", "training", "distributed", "shards", "damaging", "checkpoint"},
     "__init__": set(), "__main__": {"cli"},
 }
-TORCHLESS = ("slide", "provenance", "workspace", "damaging", "picture", "errors", "geometry", "config")
+TORCHLESS = ("slide", "tiles", "shards", "corpus", "curves", "provenance", "workspace", "damaging", "picture", "errors",
+             "geometry", "config")
 
 
 def imports(path):

@@ -1,20 +1,42 @@
 """Training on a folder of small images with a tiny denoiser."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
+from artifusion.batches import draw_batch
 from artifusion.config import DataConfig, DenoiserConfig, TargetConfig, TrainConfig
+from artifusion.corpus import Corpus
 from artifusion.diffusion.denoiser import SwinDenoiser
-from artifusion.diffusion.loss import noise_levels, velocity_loss
-from artifusion.diffusion.schedule import CosineSchedule
+from artifusion.diffusion.loss import prediction_loss
+from artifusion.diffusion.schedule import Schedule
+from artifusion.diffusion.targets import noise_levels
+from artifusion.distributed import Group
 from artifusion.errors import ArtifusionError, ConfigError, DataError, OutputError, WeightsError
+from artifusion.shards import read_tiles
+from artifusion.tiles import find_images
 from artifusion.trainer import optimizers
 from artifusion.training import learning_rate, train
 
 TINY = DenoiserConfig(pixel_dim=8, dims=(16, 32), heads=(2, 2), depths=(1, 1), window_sizes=(4, 4), time_dim=16)
+DEFAULT = TargetConfig()
+TINY_TOML = """
+images = 24
+batch_size = 8
+warmup_images = 8
+denoiser = { pixel_dim = 8, dims = [16, 32], heads = [2, 2], depths = [1, 1], window_sizes = [4, 4], time_dim = 16 }
+data = { crop_px = 32, validation = ["*/held.png"] }
+"""
 
 
 def tiny_config(**changes):
@@ -39,6 +61,11 @@ def tissue(tmp_path):
 
 def final(run_dir):
     return load_file(run_dir / "state.safetensors")
+
+
+def record(run_dir):
+    with safe_open(run_dir / "state.safetensors", "pt") as file:
+        return json.loads(file.metadata()["record"])
 
 
 def test_a_stopped_and_resumed_run_equals_a_straight_one_bit_for_bit(tissue, tmp_path):
@@ -107,7 +134,7 @@ def test_a_broken_or_impossible_run_folder_is_one_clear_error(tissue, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_with_the_remedy(tissue, tmp_path, monkeypatch):
-    monkeypatch.setattr("artifusion.trainer.velocity_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
+    monkeypatch.setattr("artifusion.trainer.prediction_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
     with pytest.raises(ArtifusionError, match="learning_rate"):
         next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
 
@@ -117,10 +144,14 @@ def test_missing_data_is_one_clear_error(tmp_path):
         next(train(tiny_config(), [tmp_path / "nothing"], tmp_path / "run", device="cpu", quiet=True))
 
 
+def levels_of_crops(numbers, side_px, done, config=DEFAULT):
+    return torch.stack([noise_levels(side_px, config, n, done, np.random.default_rng([0, n])) for n in numbers])
+
+
 def test_a_tiny_denoiser_overfits_one_tile():
     """After 200 steps on one tile it knows most of the tile under heavy noise."""
     torch.manual_seed(0)
-    denoiser, schedule = SwinDenoiser(TINY), CosineSchedule()
+    denoiser, schedule = SwinDenoiser(TINY), Schedule()
     steppers = optimizers(denoiser, tiny_config(learning_rate=1e-2))
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(1, 3, 4, 4, generator=generator)
@@ -130,35 +161,57 @@ def test_a_tiny_denoiser_overfits_one_tile():
     def predicted(level, noise):
         return denoiser(schedule.add_noise(x0, level, noise), level, (level > 0).float(), spacing)
 
-    for _ in range(200):
-        level = noise_levels(8, 32, TargetConfig(), generator)
+    for step in range(200):
+        level = levels_of_crops(range(8 * step, 8 * step + 8), 32, done=0.0)
         noise = torch.randn(x0.shape, generator=generator)
-        loss = velocity_loss(predicted(level, noise), x0, level, noise, schedule, 5.0)
+        loss = prediction_loss(predicted(level, noise), x0, level, noise, schedule, 5.0)
         denoiser.zero_grad()
         loss.backward()
         for optimizer in steppers:
             optimizer.step()
     level, noise = torch.full((8, 1, 32, 32), 0.8), torch.randn(x0.shape, generator=generator)
     with torch.no_grad():
-        known = schedule.x0_from_velocity(schedule.add_noise(x0, level, noise), level, predicted(level, noise))
+        known = schedule.x0(schedule.add_noise(x0, level, noise), level, predicted(level, noise))
     assert (known - x0).square().mean() < 0.2 * x0.var()
 
 
 def test_most_pixels_of_a_batch_are_targets_and_levels_cover_the_range():
-    level = noise_levels(64, 64, TargetConfig(), torch.Generator().manual_seed(0))
+    level = levels_of_crops(range(64), 64, done=0.0)
     assert level.shape == (64, 1, 64, 64) and level.min() == 0 and level.max() <= 1
     assert 0.7 < (level > 0).float().mean() < 0.95
     peaks = level.amax((1, 2, 3))
     assert peaks.min() < 0.1 and peaks.max() > 0.95
 
 
+def test_holes_like_artifacts_come_in_the_last_part_of_the_run_with_one_level_on_a_part_of_the_crop():
+    config = TargetConfig(artifact_shaped=1.0, artifact_from=0.5)
+    assert torch.equal(levels_of_crops(range(16), 64, 0.0, config), levels_of_crops(range(16), 64, 0.5, config))
+    late = levels_of_crops(range(128), 64, 1.0, config)
+    covered = (late > 0).float().mean((1, 2, 3))
+    assert covered.min() >= 0.05 and covered.max() <= 0.7 and covered.std() > 0.1
+    assert all(len(level.unique()) == 2 for level in late)
+    between = levels_of_crops(range(128), 64, 0.75, config)
+    assert 0.35 < np.mean([torch.equal(*pair) for pair in zip(between, late, strict=True)]) < 0.65
+
+
+def test_a_crop_does_not_depend_on_the_batch_it_comes_in(tissue):
+    config = tiny_config()
+    corpus = Corpus.of(list(read_tiles(find_images([tissue]), quiet=True)), config.data)
+    together = draw_batch(corpus, config, range(8, 12), 0.9)
+    for i in range(4):
+        alone = draw_batch(corpus, config, range(8 + i, 9 + i), 0.9)
+        assert np.array_equal(together.pixels[i], alone.pixels[0])
+        for name in ("spacing_um", "level", "noise"):
+            assert torch.equal(getattr(together, name)[i], getattr(alone, name)[0])
+
+
 def test_the_loss_sees_only_noisy_pixels():
-    schedule, level = CosineSchedule(), torch.zeros(1, 1, 8, 8)
+    schedule, level = Schedule(), torch.zeros(1, 1, 8, 8)
     level[..., 4:] = 0.5
     x0, noise = torch.randn(1, 3, 8, 8), torch.randn(1, 3, 8, 8)
-    predicted = schedule.velocity(x0, level, noise)
+    predicted = schedule.target(x0, level, noise)
     predicted[..., :4] += 100
-    assert velocity_loss(predicted, x0, level, noise, schedule, 5.0) < 1e-10
+    assert prediction_loss(predicted, x0, level, noise, schedule, 5.0) < 1e-10
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_zero():
@@ -167,3 +220,56 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero():
     assert learning_rate(1000, 0.5, config) == 1.0
     assert learning_rate(1000, 0.9, config) == pytest.approx(0.5)
     assert learning_rate(1000, 1.0, config) == 0.0
+
+
+def test_a_second_run_in_one_folder_is_one_clear_error(tissue, tmp_path):
+    first = train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True)
+    next(first)
+    with pytest.raises(OutputError, match="another run is at work"):
+        next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+    first.close()
+    assert next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+
+
+def test_other_images_on_resume_are_refused(tissue, tmp_path):
+    list(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+    (tissue / "b.png").unlink()
+    with pytest.raises(ConfigError, match="other images"):
+        next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_and_goes_on_bit_for_bit(tissue, tmp_path, number):
+    list(train(tiny_config(), [tissue], tmp_path / "straight", device="cpu", quiet=True))
+    with pytest.raises(KeyboardInterrupt):
+        for progress in train(tiny_config(), [tissue], tmp_path / "stopped", device="cpu", quiet=True):
+            if progress.images == 12:
+                os.kill(os.getpid(), number)
+    assert len(list(train(tiny_config(), [tissue], tmp_path / "stopped", device="cpu", quiet=True))) == 8 - 3
+    straight, stopped = final(tmp_path / "straight"), final(tmp_path / "stopped")
+    assert all(torch.equal(straight[key], stopped[key]) for key in straight)
+
+
+def test_two_processes_learn_what_one_learns(tissue, tmp_path):
+    """Each from its half of every batch; equal up to the order in which fp32 sums are taken."""
+    config = tmp_path / "tiny.toml"
+    config.write_text(TINY_TOML)
+    command = ["-m", "artifusion", "train", str(config), "--data", str(tissue), "--device", "cpu"]
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *command, "--run-dir", str(alone)], check=True, env=environment)
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    result = subprocess.run([*ranks, *command, "--run-dir", str(together)], check=True, env=environment,
+                            capture_output=True, text=True)
+    assert result.stdout.count("crops seen") == 1
+    one, two = final(alone), final(together)
+    assert one.keys() == two.keys() and record(alone)["images"] == record(together)["images"] == 24
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=1e-3, atol=1e-4)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(tissue, tmp_path, monkeypatch):
+    monkeypatch.setattr("artifusion.training.process_group", lambda device: nullcontext(
+        Group(0, 3, torch.device("cpu"))))
+    with pytest.raises(ConfigError, match="3 processes"):
+        next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))

@@ -1,0 +1,160 @@
+"""Clean tiles in one tar file, and tiles from wherever they lie."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from artifusion.errors import DataError, OutputError
+from artifusion.tiles import SHARD, Tile, cut_tiles, find_images
+
+QUALITY = 95
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What was written."""
+
+    tiles: int
+    size_bytes: int
+    left_out: int           # clean tiles that would have made it larger than asked
+
+
+def read_tiles(paths: Sequence[Path], quiet: bool = False) -> Iterator[Tile]:
+    """The clean tiles of slides, images and shards, in the order of the paths.
+
+    Raises:
+        DataError: a shard that cannot be read.
+    """
+    for path in tqdm(paths, desc="tiles", unit="file", disable=quiet or None):
+        yield from read_shard(path) if path.suffix.lower() == SHARD else cut_tiles(path)
+
+
+def write_shard(
+    data: Sequence[str | Path], out: str | Path, *, max_mb: float | None = None, quiet: bool = False
+) -> ShardReport:
+    """Write the clean tiles of slides and images as a tar of JPEG and JSON pairs; nothing of it depends on the clock.
+
+    Members are FOLDER/NUMBER.jpg (quality 95, no chroma subsampling) and FOLDER/NUMBER.json (the image's folder/name,
+    um per pixel where the slide tells), as webdataset names them. Larger than `max_mb` million bytes, it loses tiles
+    of the folders that take most room, evenly spread. One tile is in memory at a time.
+
+    Raises:
+        DataError: no images, or no clean tissue in them.
+        OutputError: `out` exists, is no .tar, or cannot be written.
+    """
+    out = Path(out)
+    if out.suffix != SHARD:
+        raise OutputError(f"{out}: a shard is a {SHARD} file; name one")
+    if out.exists():
+        raise OutputError(f"{out}: exists already; choose another name or remove it")
+    paths = find_images(data)
+    part = out.with_name(f"{out.name}.part")
+    try:
+        with tarfile.open(part, "w") as shard:
+            for number, tile in enumerate(read_tiles(paths, quiet)):
+                _add(shard, f"{tile.folder}/{number:06d}", tile)
+        sizes = _tile_sizes(part)
+        kept = _within(sizes, max_mb * 1e6 if max_mb else float("inf"))
+        if not kept:
+            raise DataError(f"no clean tissue in {len(paths)} images" if not sizes else
+                            f"{max_mb:g} MB hold none of {len(sizes)} tiles; allow more")
+        if len(kept) < len(sizes):
+            _thin(part, kept)
+        os.replace(part, out)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror or error}); free some space or choose another "
+                          "place") from None
+    finally:
+        part.unlink(missing_ok=True)
+    return ShardReport(len(kept), out.stat().st_size, len(sizes) - len(kept))
+
+
+def read_shard(path: Path) -> Iterator[Tile]:
+    """The tiles of a shard, decoded.
+
+    Raises:
+        DataError: it cannot be read, or was not written by `write_shard`.
+    """
+    try:
+        with tarfile.open(path) as shard:
+            for member in shard:
+                key, dot, suffix = member.name.rpartition(".")
+                if suffix == "json":
+                    about = json.load(_open(shard, member.name))
+                    image = Image.open(_open(shard, f"{key}{dot}jpg"))
+                    yield Tile(np.asarray(image.convert("RGB")), about["image"], about["um_per_px"])
+    except (tarfile.TarError, OSError, KeyError, ValueError, UnidentifiedImageError) as error:
+        raise DataError(f"{path}: no shard of `artifusion tiles`, or a broken one ({error})") from None
+
+
+def _open(shard: tarfile.TarFile, name: str) -> IO[bytes]:
+    file = shard.extractfile(name)
+    if file is None:
+        raise KeyError(f"{name} is no file")
+    return file
+
+
+def _add(shard: tarfile.TarFile, key: str, tile: Tile) -> None:
+    encoded = io.BytesIO()
+    Image.fromarray(tile.pixels).save(encoded, "JPEG", quality=QUALITY, subsampling=0)
+    about = json.dumps({"image": tile.image, "um_per_px": tile.spacing_um})
+    for suffix, content in (("jpg", encoded.getvalue()), ("json", about.encode())):
+        info = tarfile.TarInfo(f"{key}.{suffix}")
+        info.size = len(content)
+        shard.addfile(info, io.BytesIO(content))
+
+
+def _tile_sizes(path: Path) -> dict[str, int]:
+    """Bytes that each tile takes in a tar, by its key."""
+    sizes: dict[str, int] = {}
+    with tarfile.open(path) as shard:
+        for member in shard:
+            key, blocks = member.name.rpartition(".")[0], 1 + -(-member.size // tarfile.BLOCKSIZE)
+            sizes[key] = sizes.get(key, 0) + blocks * tarfile.BLOCKSIZE
+    return sizes
+
+
+def _within(sizes: dict[str, int], most_bytes: float) -> set[str]:
+    """The tiles to keep: all of small folders, evenly spread ones of those that would take more than an equal part."""
+    room = most_bytes - tarfile.RECORDSIZE
+    folders: dict[str, list[str]] = {}
+    for key in sizes:
+        folders.setdefault(key.split("/")[0], []).append(key)
+    kept: set[str] = set()
+    by_size = sorted(folders.values(), key=lambda keys: sum(sizes[key] for key in keys))
+    for left, keys in zip(range(len(by_size), 0, -1), by_size, strict=True):
+        whole = sum(sizes[key] for key in keys)
+        count = len(keys) if whole <= room / left else int(len(keys) * room / left / whole)
+        while (taken := sum(sizes[key] for key in _spread(keys, count))) > room / left:
+            count -= 1
+        kept.update(_spread(keys, count))
+        room -= taken
+    return kept
+
+
+def _spread(keys: list[str], count: int) -> list[str]:
+    return [keys[i * len(keys) // count] for i in range(count)]
+
+
+def _thin(path: Path, kept: set[str]) -> None:
+    """Rewrite a tar with some of its tiles."""
+    thin = path.with_name(f"{path.name}.thin")
+    try:
+        with tarfile.open(path) as shard, tarfile.open(thin, "w") as smaller:
+            for member in shard:
+                if member.name.rpartition(".")[0] in kept:
+                    smaller.addfile(member, shard.extractfile(member))
+        os.replace(thin, path)
+    finally:
+        thin.unlink(missing_ok=True)
