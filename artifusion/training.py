@@ -204,7 +204,7 @@ def checkpoint(trainer: Trainer, progress: Progress, held_out: HeldOut | None) -
             if fresh:
                 writer.writeheader()
             writer.writerow(row)
-        draw_curves(log).save(trainer.run_dir / CURVES)
+        draw_curves(log, trainer.run_dir / CURVES)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"{trainer.run_dir}: the checkpoint cannot be written ({error}); the one before is whole"
                           ) from None
