@@ -60,7 +60,7 @@ def _panel(title: str, images: Sequence[float], lines: Mapping[str, Sequence[flo
         draw.line([(x, y), (x, y + FINE * 4)], INK, FINE)
         draw.text((x, y + FINE * 6), f"{crops:,.0f}", INK, font, anchor="mt")
     draw.text((left, FINE * 8), title, INK, font)
-    draw.text((width - right + FINE * 6, height - bottom + FINE * 6), "crops", INK, font)
+    draw.text((width - right + FINE * 36, height - bottom + FINE * 6), "crops", INK, font, anchor="lt")
     if level:
         for x in range(left, width - right, FINE * 12):
             draw.line([(x, place(0, level)[1]), (x + FINE * 6, place(0, level)[1])], INK, FINE)
@@ -82,10 +82,10 @@ def _panel(title: str, images: Sequence[float], lines: Mapping[str, Sequence[flo
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round values between two, 1-2-5 or finer where few of them fit."""
+    """Round values between two, at most 8: 1-2-5 or finer where few of those fit."""
     for steps in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(1 + n / 10 for n in range(90))):
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
         if len(ticks) >= 3:
             break
-    return ticks
+    return ticks[:: -(-len(ticks) // 8)] if ticks else []

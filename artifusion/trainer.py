@@ -160,7 +160,9 @@ class Trainer:
         strips = []
         for image, spacing in list(zip(pixels, spacing_um, strict=True))[:PREVIEWS]:
             hole = np.where(mask[..., None], np.uint8(255), image)
-            strips.append(np.concatenate([image, hole, restorer.restore(image, mask, mpp=float(spacing))], axis=1))
+            restored = restorer.restore(image, mask, mpp=float(spacing))
+            framed = [np.pad(part, ((2, 2), (2, 2), (0, 0)), constant_values=255) for part in (image, hole, restored)]
+            strips.append(np.pad(np.concatenate(framed, axis=1), ((0, 0), (0, 10), (0, 0)), constant_values=255))
         half = (len(strips) + 1) // 2
         left, right = np.concatenate(strips[:half]), np.concatenate(strips[half:] or strips[:half])
         height = min(len(left), len(right))
