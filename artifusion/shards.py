@@ -9,7 +9,6 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -88,21 +87,17 @@ def read_shard(path: Path) -> Iterator[Tile]:
     """
     try:
         with tarfile.open(path) as shard:
+            pictures: dict[str, Image.Image] = {}
             for member in shard:
-                key, dot, suffix = member.name.rpartition(".")
-                if suffix == "json":
-                    about = json.load(_open(shard, member.name))
-                    image = Image.open(_open(shard, f"{key}{dot}jpg"))
-                    yield Tile(np.asarray(image.convert("RGB")), about["image"], about["um_per_px"])
-    except (tarfile.TarError, OSError, KeyError, ValueError, UnidentifiedImageError) as error:
+                key, _, suffix = member.name.rpartition(".")
+                file = shard.extractfile(member)
+                if suffix == "jpg" and file:
+                    pictures[key] = Image.open(io.BytesIO(file.read())).convert("RGB")
+                elif suffix == "json" and file:
+                    about = json.load(file)
+                    yield Tile(np.asarray(pictures.pop(key)), about["image"], about["um_per_px"])
+    except (tarfile.TarError, OSError, KeyError, TypeError, ValueError, UnidentifiedImageError) as error:
         raise DataError(f"{path}: no shard of `artifusion tiles`, or a broken one ({error})") from None
-
-
-def _open(shard: tarfile.TarFile, name: str) -> IO[bytes]:
-    file = shard.extractfile(name)
-    if file is None:
-        raise KeyError(f"{name} is no file")
-    return file
 
 
 def _add(shard: tarfile.TarFile, key: str, tile: Tile) -> None:
@@ -127,7 +122,7 @@ def _tile_sizes(path: Path) -> dict[str, int]:
 
 def _within(sizes: dict[str, int], most_bytes: float) -> set[str]:
     """The tiles to keep: all of small folders, evenly spread ones of those that would take more than an equal part."""
-    room = most_bytes - tarfile.RECORDSIZE
+    room = max(0.0, most_bytes - tarfile.RECORDSIZE)
     folders: dict[str, list[str]] = {}
     for key in sizes:
         folders.setdefault(key.split("/")[0], []).append(key)

@@ -32,6 +32,7 @@ from artifusion.restorer import Restorer
 STATE, CONFIG = "state.safetensors", "config.json"
 MIN_KNOWN_SHARE = 0.05      # of a crop; with less the frame is that of the whole crop
 PROBE_BATCH = 8
+PREVIEWS = 12               # held-out restorations in the picture
 PROBE_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 
@@ -156,9 +157,11 @@ class Trainer:
         mask = np.hypot(rows, columns) < 0.33
         restorer = Restorer(Weights(self.ema, self.config.name, "", {}), str(self.device))
         strips = []
-        for image, spacing in list(zip(pixels, spacing_um, strict=True))[:12]:
+        for image, spacing in list(zip(pixels, spacing_um, strict=True))[:PREVIEWS]:
             hole = np.where(mask[..., None], np.uint8(255), image)
-            strips.append(np.concatenate([image, hole, restorer.restore(image, mask, mpp=float(spacing))], axis=1))
+            restored = restorer.restore(image, mask, mpp=float(spacing))
+            framed = [np.pad(part, ((2, 2), (2, 2), (0, 0)), constant_values=255) for part in (image, hole, restored)]
+            strips.append(np.pad(np.concatenate(framed, axis=1), ((0, 0), (0, 10), (0, 0)), constant_values=255))
         half = (len(strips) + 1) // 2
         left, right = np.concatenate(strips[:half]), np.concatenate(strips[half:] or strips[:half])
         height = min(len(left), len(right))
