@@ -15,7 +15,7 @@ from tqdm import tqdm
 from artifusion import __version__
 from artifusion.config import DEFAULT_SPACING_UM
 from artifusion.errors import ArtifusionError
-from artifusion.geometry import Box
+from artifusion.geometry import Box, fitted
 from artifusion.provenance import geojson, sidecar
 from artifusion.slide.damage import Spot, damage_spot, plan_damage, spot_mask
 from artifusion.slide.masks import Mask, rectilinear
@@ -26,7 +26,7 @@ from artifusion.slide.tissue import tissue_mask
 from artifusion.slide.writer import container_of, write_slide
 from artifusion.workspace import bar, beside, check_outputs, publish, published, workspace, write_json
 
-OVERVIEW_PX = 1024          # longer side of the picture in which tissue is found, at least
+OVERVIEW_PX = 1024          # longer side of the picture in which tissue is found, at most
 MASK_PX = 8192              # longer side of the mask image at most
 
 
@@ -64,6 +64,7 @@ def damage_slide(
             "painted": {"kinds": list(kinds), "share": share, "seed": seed},
             "mpp": spacing,
             "mpp_from": slide.mpp_origin,
+            "mpp_doubt": slide.mpp_doubt,
         }
         outputs = [target, declaration, polygons, picture]
         check_outputs([Path(source)], outputs, overwrite, published(target, job))
@@ -79,7 +80,7 @@ def damage_slide(
             content = sidecar(job, regions, len(spots), report.to_dict(), target.name, sha256(report.path),
                               time.monotonic() - started)
             declared = geojson(mask, regions, job["source"]["sha256"], slide.bounds_offset)
-            mask_image(mask, slide).save(work / "mask.png")
+            mask_image(mask).save(work / "mask.png")
             publish(work, {
                 declaration: write_json(work / "declaration.json", content),
                 polygons: write_json(work / "polygons.json", declared),
@@ -102,30 +103,11 @@ def spots_mask(spots: Sequence[Spot], slide: Slide) -> Mask:
 
 
 def overview(slide: Slide) -> np.ndarray:
-    """The slide at a few um/px, from its smallest level that is large enough: uint8 (h, w, 3)."""
-    fitting = [n for n, size in enumerate(slide.level_sizes) if max(size) >= OVERVIEW_PX] or [0]
-    size = slide.level_sizes[fitting[-1]]
-    scale = max(1.0, max(size) / OVERVIEW_PX)
-    width, height = max(1, round(size.width / scale)), max(1, round(size.height / scale))
-    edges = np.linspace(0, size.height, max(1, size.height // 2048) + 1).astype(int)
-    rows = np.round(edges / size.height * height).astype(int)
-    strips = []
-    for top, bottom, count in zip(edges[:-1], edges[1:], np.diff(rows), strict=True):
-        pixels = slide.read_level(fitting[-1], Box.from_edges(0, int(top), size.width, int(bottom)))
-        strips.append(np.asarray(Image.fromarray(pixels).resize((width, int(count)), Image.Resampling.BOX)))
-    return np.concatenate(strips)
+    """The slide, small: uint8 (h, w, 3)."""
+    return slide.read_as(Box(0, 0, *slide.size), fitted(slide.size, OVERVIEW_PX))
 
 
-def mask_image(mask: Mask, slide: Slide) -> Image.Image:
+def mask_image(mask: Mask) -> Image.Image:
     """The mask as a picture, white = masked; where it must be reduced, any masked pixel makes its pixel white."""
-    width, height = slide.size
-    ratio = max(1.0, max(slide.size) / MASK_PX)
-    shape = (round(height / ratio), round(width / ratio))
-    picture = np.zeros(shape, np.uint8)
-    rows = np.floor(np.arange(height) * shape[0] / height).astype(int)
-    columns = np.floor(np.arange(width) * shape[1] / width).astype(int)
-    for top in range(0, height, 1024):
-        inside = mask.read(Box.from_edges(0, top, width, min(height, top + 1024)))
-        y, x = np.nonzero(inside)
-        picture[rows[y + top], columns[x]] = 255
-    return Image.fromarray(picture)
+    size = fitted(mask.l0_size, MASK_PX)
+    return Image.fromarray(mask.coverage(size, Box(0, 0, *size)).astype(np.uint8) * 255)

@@ -125,6 +125,7 @@ def restore_slide(
                         "seed": seed, "device": restorer.device.type},
             "mpp": spacing_um,
             "mpp_from": slide.mpp_origin,
+            "mpp_doubt": slide.mpp_doubt,
             "config": config.model_dump(),
             "lossless": lossless,
         }

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 import shapely
@@ -55,15 +53,6 @@ def test_close_polygons_share_a_region_and_far_ones_do_not():
 def test_the_class_of_a_region_is_that_of_its_largest_part():
     mask = Mask.of([disk(100, 100, 10), disk(150, 100, 30)], SIZE, ["pen", "fold"])
     assert [region.name for region in find_regions(mask, 64)] == ["fold"]
-
-
-def test_ten_thousand_polygons_take_seconds():
-    rng = np.random.default_rng(0)
-    size = Size(100_000, 100_000)
-    mask = Mask(tuple(disk(*rng.uniform(100, 99_900, 2), rng.uniform(2, 60)) for _ in range(10_000)), size)
-    start = time.perf_counter()
-    assert len(find_regions(mask, 32)) > 1000
-    assert time.perf_counter() - start < 10
 
 
 @pytest.mark.parametrize("side", [100, 700, 3000])
