@@ -24,7 +24,7 @@ from artifusion.slide.reader import Slide, open_slide, sha256
 from artifusion.slide.regions import Canvas, find_regions
 from artifusion.slide.tissue import tissue_mask
 from artifusion.slide.writer import container_of, write_slide
-from artifusion.workspace import bar, beside, check_outputs, publish, published, workspace, write_json
+from artifusion.workspace import bar, beside, check_outputs, finished, publish, published, sweep, workspace, write_json
 
 OVERVIEW_PX = 1024          # longer side of the picture in which tissue is found, at most
 MASK_PX = 8192              # longer side of the mask image at most
@@ -54,6 +54,9 @@ def damage_slide(
     with open_slide(source, mpp=mpp) as slide:
         container_of(slide, target)
         declaration, polygons, picture = beside(target, ".json", ".geojson", ".mask.png")
+        outputs = [target, declaration, polygons, picture]
+        sweep(target)
+        check_outputs([Path(source)], outputs, overwrite, published(target))
         spacing = slide.mpp or DEFAULT_SPACING_UM
         spots = plan_damage(slide.size, tissue_mask(overview(slide)), kinds, share, spacing, seed)
         if not spots:
@@ -66,9 +69,11 @@ def damage_slide(
             "mpp_from": slide.mpp_origin,
             "mpp_doubt": slide.mpp_doubt,
         }
-        outputs = [target, declaration, polygons, picture]
         check_outputs([Path(source)], outputs, overwrite, published(target, job))
+        done = finished(target, job)
         with workspace(target, job) as work:
+            if done:
+                return spots
             mask = spots_mask(spots, slide)
             patches = Patches(work / "patches", slide, mask)
             for spot in tqdm(spots, desc="damaging", unit="artifact", disable=quiet or None):
@@ -81,7 +86,7 @@ def damage_slide(
                               time.monotonic() - started)
             declared = geojson(mask, regions, job["source"]["sha256"], slide.bounds_offset)
             mask_image(mask).save(work / "mask.png")
-            publish(work, {
+            publish(work, job, {
                 declaration: write_json(work / "declaration.json", content),
                 polygons: write_json(work / "polygons.json", declared),
                 picture: work / "mask.png",

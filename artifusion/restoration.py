@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from artifusion.slide.reader import Slide, open_slide, sha256
 from artifusion.slide.regions import Canvas, Region, batches, find_regions, plan_canvases
 from artifusion.slide.verify import verify_slide
 from artifusion.slide.writer import container_of, default_output, write_slide
-from artifusion.workspace import bar, beside, check_outputs, publish, published, workspace, write_json
+from artifusion.workspace import bar, beside, check_outputs, finished, publish, published, sweep, workspace, write_json
 
 Polarity = Literal["restore", "keep"]
 
@@ -113,6 +114,8 @@ def restore_slide(
         declaration, polygons = beside(target, ".json", ".geojson")
         outputs = [target, declaration, polygons, *([Path(preview)] if preview else [])]
         inputs = [Path(source), Path(mask)]
+        sweep(target)
+        check_outputs(inputs, outputs, overwrite, published(target))     # tell it before the mask is outlined
         plan = plan_restoration(slide, mask, config, restorer.multiple, polarity=polarity, grow_um=grow_um)
         spacing_um = slide.mpp or config.default_spacing_um
         job: dict[str, Any] = {
@@ -130,7 +133,10 @@ def restore_slide(
             "lossless": lossless,
         }
         check_outputs(inputs, outputs, overwrite, published(target, job))
+        done = finished(target, job)
         with workspace(target, job) as work:
+            if done:
+                return json.loads(declaration.read_text())
             patches = Patches(work / "patches", slide, plan.mask)
             for _ in tqdm(paint(plan, patches, restorer, spacing_um, seed), desc="painting", unit="canvas",
                           total=len(plan.canvases), disable=quiet or None):
@@ -154,7 +160,7 @@ def restore_slide(
                 with open_slide(report.path) as restored:
                     draw_comparison(slide, plan.mask, restored, [region.l0_box for region in plan.regions], picture)
                 files[Path(preview)] = picture
-            publish(work, {**files, target: report.path})
+            publish(work, job, {**files, target: report.path})
     return content
 
 

@@ -60,6 +60,8 @@ def _load(path: Path) -> tuple[np.ndarray, bool]:
                 lossless = opened.format not in ("JPEG", "WEBP") and image.info.get("compression") != "jpeg"
                 if image.mode in ("P", "PA") or "transparency" in image.info:
                     image = image.convert("RGBA")
+                elif image.mode == "1":                     # whose array is bool with bytes of 255
+                    image = image.convert("L")
                 elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
                     image = image.convert("RGB")
                 pixels = np.asarray(image)
@@ -77,6 +79,8 @@ def _load(path: Path) -> tuple[np.ndarray, bool]:
         pixels = (pixels[..., :-1] * opaque // 255).astype(np.uint8)
     if pixels.ndim == 3 and pixels.shape[2] in (1, 3):
         pixels = pixels.max(axis=2)
+    if pixels.dtype.kind == "c":
+        raise MaskError(f"{path}: holds complex numbers; a mask has black and white pixels")
     if pixels.ndim != 2 or not pixels.size:
         raise MaskError(f"{path}: has shape {pixels.shape}; a mask is one image with black and white pixels")
     return pixels, lossless
@@ -111,8 +115,8 @@ def _check_detail(path: Path, selected: np.ndarray) -> None:
     corners = np.count_nonzero((around & 1).astype(bool) | diagonal)
     if corners > MOST_CORNERS:
         _, specks = ndimage.label(selected)
-        raise MaskError(f"{path}: has {specks:,} separate specks and an outline of {corners / 1e6:.1f} million corners: "
-                        "no mask of artifacts; smooth it, or mark what to restore as areas")
+        raise MaskError(f"{path}: has {specks:,} separate specks and an outline of {corners / 1e6:.1f} million "
+                        "corners: no mask of artifacts; smooth it, or mark what to restore as areas")
 
 
 def read_geojson(path: Path, bounds_offset: Point) -> tuple[list[Polygon], list[str]]:
@@ -164,10 +168,12 @@ def _mended(path: Path, number: int, geometry: Any) -> list[Polygon]:
         raise MaskError(f"{path}: entry {number} is a {kind or 'thing without geometry'}; only Polygon and "
                         "MultiPolygon have an area to restore, remove it or draw it as an area")
     try:
-        form = shapely.force_2d(shape(geometry))
+        with np.errstate(invalid="ignore"):
+            form = shapely.force_2d(shape(geometry))
         if not np.isfinite(shapely.get_coordinates(form)).all():
             raise ValueError("a coordinate is no number")
-        mended = polygons_of(form if form.is_valid else shapely.make_valid(form))
+        # "structure" keeps what a hand-drawn outline runs around twice; even-odd would leave it out as a hole.
+        mended = polygons_of(form if form.is_valid else shapely.make_valid(form, method="structure"))
     except (ShapelyError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise MaskError(f"{path}: entry {number} is no valid polygon ({shortened(error)}); redraw it") from None
     if not mended:

@@ -151,9 +151,12 @@ def read_mask(path: str | Path, slide: Slide, polarity: str | None = None, grow_
     if path.suffix.lower() in (".geojson", ".json"):
         polygons, classes = read_geojson(path, slide.bounds_offset)
         mask = Mask.of(polygons, slide.size, classes)
-        if polygons and not mask.polygons:
-            raise MaskError(f"{path}: every polygon lies outside the slide ({slide.size.width}x{slide.size.height} px);"
-                            " coordinates must be level-0 pixels of this slide")
+        left = sum(polygon.area for polygon in mask.polygons)
+        outside = shapely.union_all(polygons).difference(shapely.box(0, 0, *slide.size)).area
+        if outside > HALF * (outside + left):
+            share = "all" if not left else f"{outside / (outside + left):.0%}"
+            raise MaskError(f"{path}: {share} of its area lies outside the slide ({slide.size.width}x"
+                            f"{slide.size.height} px); coordinates must be level-0 pixels of this slide")
     else:
         mask = Mask(tuple(read_raster(path, slide.size)), slide.size)
     if polarity == "keep":

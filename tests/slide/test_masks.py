@@ -167,7 +167,7 @@ def test_every_wrapping_of_geojson_is_read(tmp_path, slide, wrap):
 
 def test_invalid_rings_are_mended_and_polygons_clipped(tmp_path, slide):
     bow = {"type": "Polygon", "coordinates": [[[10, 10], [50, 50], [50, 10], [10, 50], [10, 10]]]}
-    mask = read_mask(geo(tmp_path / "m.json", bow, square(290, 250, 100)), slide)
+    mask = read_mask(geo(tmp_path / "m.json", bow, square(290, 250, 30)), slide)
     assert all(polygon.is_valid for polygon in mask.polygons)
     assert mask.read(Box(0, 0, 300, 260))[255, 295] and mask.area_px == mask.read(Box(0, 0, 300, 260)).sum()
 
