@@ -5,8 +5,8 @@
 OUT must lie in FOLDER, alone. Prints one JSON line per kill: what the killed run left, and what the same command then
 did. The real command line runs in a process group of its own, painted by a flat colour (`painters.Flat`, one canvas a
 batch), and the whole group gets SIGKILL from an audit hook, so that no moment between two file operations is missed.
---every N takes every Nth operation and the last eight, in which a finished slide gets its name. With --limits no file may
-grow beyond so many bytes, as on a full disk.
+--every N takes every Nth operation and the last eight, in which a finished slide gets its name. With --limits no file
+may grow beyond so many bytes, as on a full disk.
 """
 
 import argparse

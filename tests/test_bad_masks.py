@@ -95,7 +95,7 @@ BAD = {                                                  # name.suffix -> (how i
     "not-a-number.tif": (values(np.full((HEIGHT, WIDTH), np.nan, np.float32)), "values from nan"),
     "negative.tif": (values(np.full((HEIGHT, WIDTH), -1, np.int16)), "values from -1"),
     "deep.tif": (values(noise(HEIGHT, WIDTH).astype(np.uint16) * 257), "looks like a picture"),
-    "five-channels.tif": (values(np.zeros((HEIGHT, WIDTH, 5), np.uint8), photometric="minisblack"), "has shape"),
+    "five-channels.tif": (values(np.zeros((HEIGHT, WIDTH, 5), np.uint8), photometric="minisblack"), "not the shape"),
     "complex.tif": (values(np.ones((HEIGHT, WIDTH), np.complex64)), "complex numbers"),
     "empty.png": (raw(b""), "not a mask image"),
     "text.png": (raw(b"white where the fold is"), "not a mask image"),
