@@ -137,6 +137,8 @@ def restore(
 @click.argument("output", type=PATH)
 @click.option("--kinds", default="fold,bubble,pen", show_default=True, callback=known_kinds,
               help="Any of fold, bubble, pen, blur, dark, dust, thread, with commas.")
+@click.option("--strength", type=click.Choice(["mild", "strong"]), default="strong", show_default=True,
+              help="How much of the tissue still shows.")
 @click.option("--share", type=Number(0.0001, 0.3), default=0.03, show_default=True,
               help="Damaged share of the slide's area, about.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
@@ -144,8 +146,8 @@ def restore(
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def damage(
-    source: Path, output: Path, kinds: tuple[str, ...], share: float, seed: int, mpp: float | None, overwrite: bool,
-    quiet: bool,
+    source: Path, output: Path, kinds: tuple[str, ...], strength: Any, share: float, seed: int, mpp: float | None,
+    overwrite: bool, quiet: bool,
 ) -> None:
     """Paint artifacts on a clean slide, for demonstrations, tests and evaluation.
 
@@ -154,7 +156,7 @@ def damage(
     """
     from artifusion.damaging import damage_slide
 
-    spots = damage_slide(source, output, kinds=kinds, share=share, seed=seed, mpp=mpp,
+    spots = damage_slide(source, output, kinds=kinds, strength=strength, share=share, seed=seed, mpp=mpp,
                          overwrite=overwrite, quiet=quiet)
     click.echo(f"{output}: {len(spots)} artifacts painted ({', '.join(sorted({spot.kind for spot in spots}))})")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from artifusion.config import DEFAULT_SPACING_UM
 from artifusion.errors import ArtifusionError
 from artifusion.geometry import Box, fitted
 from artifusion.provenance import geojson, sidecar
-from artifusion.slide.damage import Spot, damage_spot, plan_damage, spot_mask
+from artifusion.slide.damage import Spot, Strength, damage_spot, plan_damage
 from artifusion.slide.masks import Mask, rectilinear
 from artifusion.slide.patches import Patches
 from artifusion.slide.reader import Slide, open_slide, sha256
@@ -37,6 +37,7 @@ def damage_slide(
     kinds: Sequence[str] = ("fold", "bubble", "pen"),
     share: float = 0.03,
     seed: int = 0,
+    strength: Strength = "strong",
     mpp: float | None = None,
     overwrite: bool = False,
     quiet: bool = True,
@@ -58,13 +59,13 @@ def damage_slide(
         sweep(target)
         check_outputs([Path(source)], outputs, overwrite, published(target))
         spacing = slide.mpp or DEFAULT_SPACING_UM
-        spots = plan_damage(slide.size, tissue_mask(overview(slide)), kinds, share, spacing, seed)
+        spots = plan_damage(slide.size, tissue_mask(overview(slide)), kinds, share, spacing, seed, strength)
         if not spots:
             raise ArtifusionError(f"{source}: no tissue found on which artifacts would fit")
         job: dict[str, Any] = {
             "version": __version__,
             "source": {"name": Path(source).name, "sha256": sha256(source)},
-            "painted": {"kinds": list(kinds), "share": share, "seed": seed},
+            "painted": {"kinds": list(kinds), "share": share, "seed": seed, "strength": strength},
             "mpp": spacing,
             "mpp_from": slide.mpp_origin,
             "mpp_doubt": slide.mpp_doubt,
@@ -74,11 +75,9 @@ def damage_slide(
         with workspace(target, job) as work:
             if done:
                 return spots
-            mask = spots_mask(spots, slide)
+            line = tqdm(spots, desc="damaging", unit="artifact", disable=quiet or None)
+            mask = paint_spots(line, slide, work / "patches")
             patches = Patches(work / "patches", slide, mask)
-            for spot in tqdm(spots, desc="damaging", unit="artifact", disable=quiet or None):
-                l0_box, pixels, _ = damage_spot(spot, slide.read)
-                patches.add(Canvas(0, l0_box, l0_box, 0), pixels)
             report = write_slide(slide, mask, patches, target, note=f"{len(spots)} synthetic artifacts painted",
                                  work=work, progress=bar("writing", quiet))
             regions = find_regions(mask, 0)
@@ -95,14 +94,15 @@ def damage_slide(
     return spots
 
 
-def spots_mask(spots: Sequence[Spot], slide: Slide) -> Mask:
-    """The exact mask of all spots with their kinds as classes."""
+def paint_spots(spots: Iterable[Spot], slide: Slide, folder: Path) -> Mask:
+    """Paint artifacts into a folder of patches; returns their exact mask, with their kinds as classes."""
+    patches = Patches(folder, slide, Mask((), slide.size))
     polygons, classes = [], []
     for spot in spots:
-        mask = spot_mask(spot.kind, spot.size_px, spot.seed, spot.strength)
-        reach = mask.shape[0] // 2                              # the spot's centre is the middle of its frame
+        l0_box, pixels, mask = damage_spot(spot, slide.read)
+        patches.add(Canvas(0, l0_box, l0_box, 0), pixels)
         for polygon in rectilinear(mask):
-            polygons.append(translate(polygon, spot.l0_center.x - reach, spot.l0_center.y - reach))
+            polygons.append(translate(polygon, l0_box.x, l0_box.y))
             classes.append(spot.kind)
     return Mask(tuple(polygons), slide.size, tuple(classes))
 

@@ -8,8 +8,8 @@ Every painter has the same contract:
     painter(frame: ArtifactFrame, rng, strong: bool) -> (pixels float32 (S, S, 3) in 0..255, footprint bool (S, S))
 
 The footprint depends on the frame's size, `rng` and `strong` alone, never on the tissue, and stays within
-`frame.size_px / 2` of the centre; lengths are shares of `size_px`, so an artifact looks alike at every
-magnification. All in float32.
+`frame.size_px / 2` of the centre; lengths are shares of `size_px`, so an artifact looks alike, and its footprint is
+the same, at every magnification. All in float32.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def dust(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[
     """A cluster of small, sharp, nearly black specks and splinters, each with a thin bright edge."""
     size, (x, y) = frame.size_px, frame.grid
     od, bright = density(frame.pixels), np.zeros_like(x)
-    grain = smooth_noise(rng, x.shape, 0.007 * size)
+    grain = smooth_noise(rng.spawn(1)[0], x.shape, 0.007 * size)            # leaves rng alone: shapes know no size
     speck, footprint = np.zeros(x.shape, bool), np.zeros(x.shape, bool)
     for _ in range(rng.integers(16, 26) if strong else rng.integers(8, 14)):
         radius = size * min(0.055, 0.014 * float(np.exp(0.65 * rng.normal())) + 0.006)
