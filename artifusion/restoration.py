@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
@@ -16,7 +16,6 @@ from artifusion.config import RestoreConfig
 from artifusion.errors import ConfigError, OutputError
 from artifusion.picture import check_picture_name, draw_comparison
 from artifusion.provenance import geojson, note, sidecar
-from artifusion.restorer import Restorer
 from artifusion.slide.masks import Mask, read_mask
 from artifusion.slide.patches import Patches
 from artifusion.slide.reader import Slide, open_slide, sha256
@@ -24,6 +23,9 @@ from artifusion.slide.regions import Canvas, Region, batches, find_regions, plan
 from artifusion.slide.verify import verify_slide
 from artifusion.slide.writer import container_of, default_output, write_slide
 from artifusion.workspace import bar, beside, check_outputs, finished, publish, published, sweep, workspace, write_json
+
+if TYPE_CHECKING:
+    from artifusion.restorer import Restorer  # torch, which planning does without
 
 Polarity = Literal["restore", "keep"]
 
@@ -104,7 +106,10 @@ def restore_slide(
         SlideError, MaskError, OutputError: with what to do about it.
     """
     started = time.monotonic()
-    restorer = restorer or Restorer.from_pretrained()
+    if restorer is None:
+        from artifusion.restorer import Restorer
+
+        restorer = Restorer.from_pretrained()
     config = restorer.config
     with open_slide(source, mpp=mpp) as slide:
         target = Path(out) if out is not None else default_output(Path(source), slide)

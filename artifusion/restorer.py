@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from artifusion.checkpoint import DEFAULT_WEIGHTS, Weights, load_weights
+from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import RestoreConfig
 from artifusion.device import autocast, resolve_device
 from artifusion.diffusion.frame import Frame
@@ -18,6 +18,7 @@ from artifusion.diffusion.sampling import ddim_step, levels, sample
 from artifusion.diffusion.schedule import CosineSchedule
 from artifusion.errors import WeightsError
 from artifusion.pixels import images_from_tensor, tensor_from_images
+from artifusion.pretrained import DEFAULT_WEIGHTS
 
 
 class Restorer:

@@ -12,20 +12,21 @@ MAY = {                                                 # room -> the rooms it m
     "slide": set(),
     "diffusion": set(),
     "pixels": set(), "device": set(),
-    "checkpoint": {"diffusion"},
+    "pretrained": set(),
+    "checkpoint": {"diffusion", "pretrained"},
     "provenance": {"slide"},
     "workspace": set(),
     "tiles": {"slide"},
-    "restorer": {"diffusion", "checkpoint", "pixels", "device"},
+    "restorer": {"diffusion", "checkpoint", "pretrained", "pixels", "device"},
     "trainer": {"diffusion", "checkpoint", "pixels", "device", "restorer"},
     "training": {"checkpoint", "device", "tiles", "trainer"},
     "restoration": {"slide", "restorer", "provenance", "workspace", "picture"},
     "damaging": {"slide", "provenance", "workspace"},
     "picture": {"slide"},
-    "cli": {"slide", "restorer", "restoration", "training", "damaging", "checkpoint"},
+    "cli": {"slide", "pretrained", "restorer", "restoration", "training", "damaging", "checkpoint"},
     "__init__": set(), "__main__": {"cli"},
 }
-TORCHLESS = ("slide", "provenance", "workspace", "damaging", "picture", "errors", "geometry", "config")
+TORCHLESS = ("slide", "pretrained", "provenance", "workspace", "damaging", "picture", "errors", "geometry", "config")
 
 
 def imports(path):

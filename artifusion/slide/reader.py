@@ -92,7 +92,8 @@ class Slide:
                 around = Box.from_edges(*map(math.floor, (left, top)), *map(math.ceil, (right, bottom)))
                 footprint = (left - around.x, top - around.y, right - around.x, bottom - around.y)
                 image = Image.fromarray(self.read_level(level, around))
-                pixels[part.slices()] = image.resize((part.width, part.height), Image.Resampling.BOX, footprint)
+                image = image.resize((part.width, part.height), Image.Resampling.BOX, footprint)
+                pixels[part.slices()] = np.asarray(image)
         return pixels
 
     def read_level(self, level: int, lv_box: Box) -> np.ndarray:
