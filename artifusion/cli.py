@@ -89,7 +89,8 @@ def main() -> None:
 @click.option("--batch-size", type=click.IntRange(1), help="Canvases per evaluation.  [default: 4]")
 @click.option("--preview", type=PATH, help="Also draw before / mask / after into this .png or .jpg.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
-@click.option("--dry-run", is_flag=True, help="Print regions, canvases, evaluations and the bytes to be written; paint nothing.")
+@click.option("--dry-run", is_flag=True,
+              help="Print regions, canvases, evaluations and the bytes to be written; paint nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def restore(
     slide: Path, mask: Path, output: Path | None, weights: str, config: str | None, device: str, steps: int | None,

@@ -19,7 +19,7 @@ def slide_and_mask(side, folder):
     mask = np.zeros((height, width), bool)
     mask[60 : 60 + side, 120 : 120 + side] = True
     mask[60 + side // 2 : 60 + side // 2 + side // 9, 120 + side // 3 : 120 + side // 2] = False
-    mask[60 : 60 + side : 7, 120 : 120 + side // 5 : 5] = False
+    mask[60 : 60 + side : 7, 120 : 120 + side // 40 : 5] = False
     mask[70:95, 40:70] = mask[-35:-10, -50:-10] = True
     Image.fromarray(mask).save(folder / "mask.png")
     return folder / "image.png", folder / "mask.png", mask

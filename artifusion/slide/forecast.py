@@ -46,20 +46,21 @@ def forecast(slide: Slide, out: Path, lossless: bool = False) -> Forecast:
     else:
         return Forecast(container, reason, slide.path.stat().st_size, "as the source")
     tiles = samples(slide)
-    encoded = sum(_image_bytes(tile, exact) if container == "image" else len(encode_tile(tile, exact)) for tile in tiles)
-    per_px = encoded / sum(tile.shape[0] * tile.shape[1] for tile in tiles)
-    return Forecast(container, reason, round(per_px * pixels), f"{per_px:.2f} bytes per pixel in {len(tiles)} sampled tiles")
+    encode = _image_bytes if container == "image" else encode_tile
+    per_px = sum(len(encode(tile, exact)) for tile in tiles) / sum(tile.shape[0] * tile.shape[1] for tile in tiles)
+    basis = f"{per_px:.2f} bytes per pixel in {len(tiles)} sampled tiles"
+    return Forecast(container, reason, round(per_px * pixels), basis)
 
 
 def samples(slide: Slide) -> list[np.ndarray]:
     """Tiles of level 0, evenly spread over the slide: uint8 (h, w, 3)."""
     columns, rows = (-(-length // TILE_PX) for length in slide.size)
-    xs, ys = (np.unique(np.linspace(0, count - 1, SAMPLES).round().astype(int)).tolist() for count in (columns, rows))
+    xs, ys = (np.unique(np.linspace(0, count - 1, SAMPLES).astype(int)).tolist() for count in (columns, rows))
     frame = Box(0, 0, *slide.size)
     return [slide.read(Box(x * TILE_PX, y * TILE_PX, TILE_PX, TILE_PX).intersection(frame)) for y in ys for x in xs]
 
 
-def _image_bytes(pixels: np.ndarray, exact: bool) -> int:
+def _image_bytes(pixels: np.ndarray, exact: bool) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG" if exact else "JPEG", quality=JPEG_IMAGE_QUALITY, subsampling=0)
-    return file.tell()
+    return file.getvalue()
