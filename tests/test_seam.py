@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 from conftest import tissue
-from painters import Brighter, Identity
+from painters import Brighter, Flat, Identity
 from PIL import Image
 
+from artifusion.geometry import Box
 from artifusion.restoration import restore_slide
+from artifusion.slide import open_slide, read_mask
 
 SIDES = (100, 700, 3000)
 
@@ -39,3 +41,16 @@ def test_every_masked_pixel_is_painted_exactly_once(side, tmp_path):
     restore_slide(image, mask, tmp_path / "out.png", restorer=Brighter(), polarity="restore")
     before, after = (np.asarray(Image.open(path)).astype(int) for path in (image, tmp_path / "out.png"))
     assert np.array_equal(after - before, np.repeat(selected[..., None], 3, axis=2))
+
+
+def test_a_grown_mask_is_the_mask_everywhere(png_image, tmp_path):
+    mask = np.zeros((260, 300), np.uint8)
+    mask[100:130, 100:140] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    out = tmp_path / "out.png"
+    content = restore_slide(png_image, tmp_path / "mask.png", out, restorer=Flat(), grow_um=4)       # 8 px
+    changed = (np.asarray(Image.open(out)) != np.asarray(Image.open(png_image))).any(axis=2)
+    with open_slide(png_image) as slide:
+        declared = read_mask(tmp_path / "out.png.geojson", slide).read(Box(0, 0, *slide.size))
+    assert np.array_equal(changed, declared) and changed[93, 120] and changed[115, 147] and not changed[91, 120]
+    assert content["regions"][0]["area_px"] == declared.sum() and content["mask"]["grow_um"] == 4
