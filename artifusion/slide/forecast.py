@@ -55,7 +55,8 @@ def forecast(slide: Slide, out: Path, lossless: bool = False) -> Forecast:
 def samples(slide: Slide) -> list[np.ndarray]:
     """Tiles of level 0, evenly spread over the slide: uint8 (h, w, 3)."""
     columns, rows = (-(-length // TILE_PX) for length in slide.size)
-    xs, ys = (np.unique(np.linspace(0, count - 1, SAMPLES).astype(int)).tolist() for count in (columns, rows))
+    middles = (np.arange(SAMPLES) + 0.5) / SAMPLES                 # of equal parts: an edge would count for too much
+    xs, ys = (np.unique((middles * count).astype(int)).tolist() for count in (columns, rows))
     frame = Box(0, 0, *slide.size)
     return [slide.read(Box(x * TILE_PX, y * TILE_PX, TILE_PX, TILE_PX).intersection(frame)) for y in ys for x in xs]
 
