@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,7 @@ from torch import Tensor
 from artifusion.config import DenoiserConfig
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.errors import WeightsError
-
-CONFIG, MODEL = "config.json", "model.safetensors"
-DEFAULT_WEIGHTS = "he-small"
+from artifusion.pretrained import CONFIG, MODEL, find_weights, read_config
 
 
 @dataclass(frozen=True)
@@ -59,48 +56,17 @@ def load_weights(source: str | Path) -> Weights:
     Raises:
         WeightsError: nothing of that name, a broken file, or weights of another architecture.
     """
-    embedded = files("artifusion") / "weights" / str(source)
-    if "/" not in str(source) and (embedded / CONFIG).is_file():
-        with as_file(embedded) as folder:
-            return _read(folder)
-    folder = Path(source)
-    if folder.is_dir():
+    with find_weights(source) as folder:
         return _read(folder)
-    if Path(source).suffix in (".json", ".safetensors", ".svs", ".tif", ".tiff", ".png", ".jpg"):
-        raise WeightsError(f"{source}: no such file, and weights are a folder")
-    if str(source).count("/") == 1 and not str(source).startswith((".", "/")):
-        return _read(_download(str(source)))
-    raise WeightsError(
-        f"{source}: no such weights; give an embedded name ({', '.join(embedded_names())}), "
-        f"a folder with {CONFIG} and {MODEL}, or a hub id owner/name"
-    )
-
-
-def embedded_names() -> list[str]:
-    return sorted(f.name for f in (files("artifusion") / "weights").iterdir() if (f / CONFIG).is_file())
-
-
-def _download(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=[CONFIG, MODEL]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"{hub_id}: neither a folder here nor weights that the hub gives: {reason}") from None
 
 
 def _read(folder: Path) -> Weights:
-    for file in (CONFIG, MODEL):
-        if not (folder / file).is_file():
-            raise WeightsError(f"{folder}: {file} is missing; a weights folder holds {CONFIG} and {MODEL}")
+    architecture, config = read_config(folder)
     try:
-        config = json.loads((folder / CONFIG).read_text())
         training = dict(config.get("training", {}))
         model = (folder / MODEL).read_bytes()
         tensors = load(model)
-        denoiser = SwinDenoiser(DenoiserConfig.model_validate(config["denoiser"]))
+        denoiser = SwinDenoiser(architecture)
         denoiser.load_state_dict({key: value.float() for key, value in tensors.items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise WeightsError(f"{folder}: broken weights: {str(error).splitlines()[0]}") from None

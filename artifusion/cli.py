@@ -89,7 +89,8 @@ def main() -> None:
 @click.option("--batch-size", type=click.IntRange(1), help="Canvases per evaluation.  [default: 4]")
 @click.option("--preview", type=PATH, help="Also draw before / mask / after into this .png or .jpg.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
-@click.option("--dry-run", is_flag=True, help="Print regions, canvases and evaluations; paint nothing.")
+@click.option("--dry-run", is_flag=True,
+              help="Print regions, canvases, evaluations and the bytes to be written; paint nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def restore(
     slide: Path, mask: Path, output: Path | None, weights: str, config: str | None, device: str, steps: int | None,
@@ -109,21 +110,19 @@ def restore(
     given = {"steps": steps, "batch_size": batch_size}
     settings = settings.model_copy(update={key: value for key, value in given.items() if value is not None})
 
-    from artifusion.restoration import plan_restoration, restore_slide
-    from artifusion.restorer import Restorer
     from artifusion.slide import open_slide
 
-    restorer = Restorer.from_pretrained(weights, device, settings)
     with open_slide(slide, mpp=mpp) as opened:
         if opened.mpp is None and not quiet:
-            assumed = settings.default_spacing_um
-            click.echo(f"{slide.name} does not tell its scale; taking {assumed} um/px (--mpp to say better)", err=True)
+            say_scale(opened, settings.default_spacing_um)
         if dry_run:
-            plan = plan_restoration(opened, mask, settings, restorer.multiple, polarity=polarity, grow_um=grow_um)
-            share = 100 * plan.area_px / (opened.size.width * opened.size.height)
-            click.echo(f"{len(plan.regions)} regions, {plan.area_px:,} px ({share:.2f} % of the slide)")
-            click.echo(f"{len(plan.canvases)} canvases, {settings.evaluations:,} evaluations each")
+            say_plan(opened, mask, output, settings, weights, lossless, polarity, grow_um)
             return
+
+    from artifusion.restoration import restore_slide
+    from artifusion.restorer import Restorer
+
+    restorer = Restorer.from_pretrained(weights, device, settings)
     content = restore_slide(
         slide, mask, output, restorer=restorer, seed=seed, mpp=mpp, polarity=polarity, grow_um=grow_um,
         lossless=lossless, preview=preview, overwrite=overwrite, quiet=quiet,
@@ -132,11 +131,38 @@ def restore(
     click.echo(f"{written}: {len(content['regions'])} regions repainted and verified in {content['seconds']:.0f} s")
 
 
+def say_scale(slide: Any, assumed_um: float) -> None:
+    """One line on stderr for a slide whose scale is unknown."""
+    why = slide.mpp_doubt or "does not tell its scale"
+    click.echo(f"{slide.path.name} {why}; taking {assumed_um} um/px (--mpp to say better)", err=True)
+
+
+def say_plan(
+    slide: Any, mask: Path, output: Path | None, settings: Any, weights: str, lossless: bool, polarity: Any,
+    grow_um: float,
+) -> None:
+    """What a restoration will do: regions, canvases, evaluations, and the file it will write."""
+    from artifusion.pretrained import canvas_multiple
+    from artifusion.restoration import plan_restoration
+    from artifusion.slide import default_output
+    from artifusion.slide.forecast import forecast
+
+    out = output or default_output(slide.path, slide)
+    expected = forecast(slide, out, lossless)
+    plan = plan_restoration(slide, mask, settings, canvas_multiple(weights), polarity=polarity, grow_um=grow_um)
+    share = 100 * plan.area_px / (slide.size.width * slide.size.height)
+    click.echo(f"{len(plan.regions)} regions, {plan.area_px:,} px ({share:.2f} % of the slide)")
+    click.echo(f"{len(plan.canvases)} canvases, {settings.evaluations:,} evaluations each")
+    click.echo(f"{out.name}: {expected}")
+
+
 @main.command()
 @click.argument("source", type=PATH)
 @click.argument("output", type=PATH)
 @click.option("--kinds", default="fold,bubble,pen", show_default=True, callback=known_kinds,
               help="Any of fold, bubble, pen, blur, dark, dust, thread, with commas.")
+@click.option("--strength", type=click.Choice(["mild", "strong"]), default="strong", show_default=True,
+              help="How much of the tissue still shows.")
 @click.option("--share", type=Number(0.0001, 0.3), default=0.03, show_default=True,
               help="Damaged share of the slide's area, about.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
@@ -144,17 +170,22 @@ def restore(
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def damage(
-    source: Path, output: Path, kinds: tuple[str, ...], share: float, seed: int, mpp: float | None, overwrite: bool,
-    quiet: bool,
+    source: Path, output: Path, kinds: tuple[str, ...], strength: Any, share: float, seed: int, mpp: float | None,
+    overwrite: bool, quiet: bool,
 ) -> None:
     """Paint artifacts on a clean slide, for demonstrations, tests and evaluation.
 
     Writes OUTPUT, OUTPUT.mask.png (white = damaged) and OUTPUT.geojson (the same, with classes, for QuPath). The
     pictures are synthetic: they show what a restoration can do where the truth is known.
     """
+    from artifusion.config import DEFAULT_SPACING_UM
     from artifusion.damaging import damage_slide
+    from artifusion.slide import open_slide
 
-    spots = damage_slide(source, output, kinds=kinds, share=share, seed=seed, mpp=mpp,
+    with open_slide(source, mpp=mpp) as opened:
+        if opened.mpp is None and not quiet:
+            say_scale(opened, DEFAULT_SPACING_UM)
+    spots = damage_slide(source, output, kinds=kinds, strength=strength, share=share, seed=seed, mpp=mpp,
                          overwrite=overwrite, quiet=quiet)
     click.echo(f"{output}: {len(spots)} artifacts painted ({', '.join(sorted({spot.kind for spot in spots}))})")
 
@@ -259,19 +290,22 @@ def info(thing: str, as_json: bool) -> None:
 
 
 def slide_facts(path: Path) -> dict[str, Any]:
-    from artifusion.slide import default_output, open_slide
+    from artifusion.slide import container_of, default_output, open_slide
 
     with open_slide(path) as slide:
+        out = default_output(path, slide)
+        container, reason = container_of(slide, out)
+        doubt = f": the file {slide.mpp_doubt}" if slide.mpp_doubt else ""
         return {
             "file": path.name,
             "kind": slide.kind,
             "vendor": slide.vendor,
             "size": f"{slide.size.width} x {slide.size.height} px",
-            "levels": ", ".join(f"{w} x {h}" for w, h in slide.level_sizes),
-            "um_per_px": slide.mpp if slide.mpp is not None else "unknown (give --mpp)",
+            **{f"level_{n}": f"{w} x {h} px, {container}: {reason}" for n, (w, h) in enumerate(slide.level_sizes)},
+            "um_per_px": slide.mpp if slide.mpp is not None else f"unknown (give --mpp){doubt}",
             "icc_profile": f"{len(slide.icc)} bytes" if slide.icc else "none",
             "associated_images": ", ".join(slide.associated) or "none",
-            "restored_as": default_output(path, slide).name,
+            "restored_as": out.name,
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,18 @@ from tqdm import tqdm
 from artifusion import __version__
 from artifusion.config import DEFAULT_SPACING_UM
 from artifusion.errors import ArtifusionError
-from artifusion.geometry import Box
+from artifusion.geometry import Box, fitted
 from artifusion.provenance import geojson, sidecar
-from artifusion.slide.damage import Spot, damage_spot, plan_damage, spot_mask
+from artifusion.slide.damage import Spot, Strength, damage_spot, plan_damage
 from artifusion.slide.masks import Mask, rectilinear
 from artifusion.slide.patches import Patches
 from artifusion.slide.reader import Slide, open_slide, sha256
 from artifusion.slide.regions import Canvas, find_regions
 from artifusion.slide.tissue import tissue_mask
 from artifusion.slide.writer import container_of, write_slide
-from artifusion.workspace import bar, beside, check_outputs, publish, published, workspace, write_json
+from artifusion.workspace import bar, beside, check_outputs, finished, publish, published, sweep, workspace, write_json
 
-OVERVIEW_PX = 1024          # longer side of the picture in which tissue is found, at least
+OVERVIEW_PX = 1024          # longer side of the picture in which tissue is found, at most
 MASK_PX = 8192              # longer side of the mask image at most
 
 
@@ -37,6 +37,7 @@ def damage_slide(
     kinds: Sequence[str] = ("fold", "bubble", "pen"),
     share: float = 0.03,
     seed: int = 0,
+    strength: Strength = "strong",
     mpp: float | None = None,
     overwrite: bool = False,
     quiet: bool = True,
@@ -54,33 +55,37 @@ def damage_slide(
     with open_slide(source, mpp=mpp) as slide:
         container_of(slide, target)
         declaration, polygons, picture = beside(target, ".json", ".geojson", ".mask.png")
+        outputs = [target, declaration, polygons, picture]
+        sweep(target)
+        check_outputs([Path(source)], outputs, overwrite, published(target))
         spacing = slide.mpp or DEFAULT_SPACING_UM
-        spots = plan_damage(slide.size, tissue_mask(overview(slide)), kinds, share, spacing, seed)
+        spots = plan_damage(slide.size, tissue_mask(overview(slide)), kinds, share, spacing, seed, strength)
         if not spots:
             raise ArtifusionError(f"{source}: no tissue found on which artifacts would fit")
         job: dict[str, Any] = {
             "version": __version__,
             "source": {"name": Path(source).name, "sha256": sha256(source)},
-            "painted": {"kinds": list(kinds), "share": share, "seed": seed},
+            "painted": {"kinds": list(kinds), "share": share, "seed": seed, "strength": strength},
             "mpp": spacing,
             "mpp_from": slide.mpp_origin,
+            "mpp_doubt": slide.mpp_doubt,
         }
-        outputs = [target, declaration, polygons, picture]
         check_outputs([Path(source)], outputs, overwrite, published(target, job))
+        done = finished(target, job)
         with workspace(target, job) as work:
-            mask = spots_mask(spots, slide)
+            if done:
+                return spots
+            line = tqdm(spots, desc="damaging", unit="artifact", disable=quiet or None)
+            mask = paint_spots(line, slide, work / "patches")
             patches = Patches(work / "patches", slide, mask)
-            for spot in tqdm(spots, desc="damaging", unit="artifact", disable=quiet or None):
-                l0_box, pixels, _ = damage_spot(spot, slide.read)
-                patches.add(Canvas(0, l0_box, l0_box, 0), pixels)
             report = write_slide(slide, mask, patches, target, note=f"{len(spots)} synthetic artifacts painted",
                                  work=work, progress=bar("writing", quiet))
             regions = find_regions(mask, 0)
             content = sidecar(job, regions, len(spots), report.to_dict(), target.name, sha256(report.path),
                               time.monotonic() - started)
             declared = geojson(mask, regions, job["source"]["sha256"], slide.bounds_offset)
-            mask_image(mask, slide).save(work / "mask.png")
-            publish(work, {
+            mask_image(mask).save(work / "mask.png")
+            publish(work, job, {
                 declaration: write_json(work / "declaration.json", content),
                 polygons: write_json(work / "polygons.json", declared),
                 picture: work / "mask.png",
@@ -89,43 +94,25 @@ def damage_slide(
     return spots
 
 
-def spots_mask(spots: Sequence[Spot], slide: Slide) -> Mask:
-    """The exact mask of all spots with their kinds as classes."""
+def paint_spots(spots: Iterable[Spot], slide: Slide, folder: Path) -> Mask:
+    """Paint artifacts into a folder of patches; returns their exact mask, with their kinds as classes."""
+    patches = Patches(folder, slide, Mask((), slide.size))
     polygons, classes = [], []
     for spot in spots:
-        mask = spot_mask(spot.kind, spot.size_px, spot.seed, spot.strength)
-        reach = mask.shape[0] // 2                              # the spot's centre is the middle of its frame
+        l0_box, pixels, mask = damage_spot(spot, slide.read)
+        patches.add(Canvas(0, l0_box, l0_box, 0), pixels)
         for polygon in rectilinear(mask):
-            polygons.append(translate(polygon, spot.l0_center.x - reach, spot.l0_center.y - reach))
+            polygons.append(translate(polygon, l0_box.x, l0_box.y))
             classes.append(spot.kind)
     return Mask(tuple(polygons), slide.size, tuple(classes))
 
 
 def overview(slide: Slide) -> np.ndarray:
-    """The slide at a few um/px, from its smallest level that is large enough: uint8 (h, w, 3)."""
-    fitting = [n for n, size in enumerate(slide.level_sizes) if max(size) >= OVERVIEW_PX] or [0]
-    size = slide.level_sizes[fitting[-1]]
-    scale = max(1.0, max(size) / OVERVIEW_PX)
-    width, height = max(1, round(size.width / scale)), max(1, round(size.height / scale))
-    edges = np.linspace(0, size.height, max(1, size.height // 2048) + 1).astype(int)
-    rows = np.round(edges / size.height * height).astype(int)
-    strips = []
-    for top, bottom, count in zip(edges[:-1], edges[1:], np.diff(rows), strict=True):
-        pixels = slide.read_level(fitting[-1], Box.from_edges(0, int(top), size.width, int(bottom)))
-        strips.append(np.asarray(Image.fromarray(pixels).resize((width, int(count)), Image.Resampling.BOX)))
-    return np.concatenate(strips)
+    """The slide, small: uint8 (h, w, 3)."""
+    return slide.read_as(Box(0, 0, *slide.size), fitted(slide.size, OVERVIEW_PX))
 
 
-def mask_image(mask: Mask, slide: Slide) -> Image.Image:
+def mask_image(mask: Mask) -> Image.Image:
     """The mask as a picture, white = masked; where it must be reduced, any masked pixel makes its pixel white."""
-    width, height = slide.size
-    ratio = max(1.0, max(slide.size) / MASK_PX)
-    shape = (round(height / ratio), round(width / ratio))
-    picture = np.zeros(shape, np.uint8)
-    rows = np.floor(np.arange(height) * shape[0] / height).astype(int)
-    columns = np.floor(np.arange(width) * shape[1] / width).astype(int)
-    for top in range(0, height, 1024):
-        inside = mask.read(Box.from_edges(0, top, width, min(height, top + 1024)))
-        y, x = np.nonzero(inside)
-        picture[rows[y + top], columns[x]] = 255
-    return Image.fromarray(picture)
+    size = fitted(mask.l0_size, MASK_PX)
+    return Image.fromarray(mask.coverage(size, Box(0, 0, *size)).astype(np.uint8) * 255)

@@ -21,6 +21,12 @@ class Size(NamedTuple):
     height: int
 
 
+def fitted(size: Size, longest: int) -> Size:
+    """The size, reduced where its longer side exceeds `longest`, in proportion; no side below 1."""
+    ratio = max(1.0, max(size) / longest)
+    return Size(max(1, round(size.width / ratio)), max(1, round(size.height / ratio)))
+
+
 class Box(NamedTuple):
     """Half-open pixel rectangle: x <= column < right, y <= row < bottom."""
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from artifusion.errors import OutputError
-from artifusion.geometry import Box, Size
+from artifusion.geometry import Box, Size, fitted
 from artifusion.slide.masks import Mask
 from artifusion.slide.reader import Slide
 
@@ -49,21 +49,11 @@ def crop_row(before: Slide, mask: Mask, after: Slide, l0_box: Box) -> np.ndarray
 
 
 def overview_row(before: Slide, mask: Mask, after: Slide) -> np.ndarray:
-    """The three views of the whole slide, small. Reads the slide in strips; one strip is in memory at a time."""
-    size = before.size
-    ratio = max(1.0, max(size) / OVERVIEW_PX)
-    width, height = max(1, round(size.width / ratio)), max(1, round(size.height / ratio))
-    views: list[list[np.ndarray]] = [[], [], []]
-    edges = np.linspace(0, size.height, -(-size.height // 512) + 1).astype(int)
-    rows = np.round(edges / size.height * height).astype(int)
-    for top, bottom, count in zip(edges[:-1], edges[1:], np.diff(rows), strict=True):
-        if count == 0:
-            continue
-        l0_box = Box.from_edges(0, int(top), size.width, int(bottom))
-        image = before.read(l0_box)
-        for view, pixels in zip(views, (image, tinted(image, mask.read(l0_box)), after.read(l0_box)), strict=True):
-            view.append(np.asarray(Image.fromarray(pixels).resize((width, int(count)), Image.Resampling.BOX)))
-    return side_by_side(*(np.concatenate(view) for view in views))
+    """The three views of the whole slide, small."""
+    whole, size = Box(0, 0, *before.size), fitted(before.size, OVERVIEW_PX)
+    image = before.read_as(whole, size)
+    masked = mask.coverage(size, Box(0, 0, *size))
+    return side_by_side(image, tinted(image, masked), after.read_as(whole, size))
 
 
 def around(l0_box: Box, size: Size) -> Box:

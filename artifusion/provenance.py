@@ -62,18 +62,18 @@ def geojson(mask: Mask, regions: Sequence[Region], source_sha256: str = "", boun
 
     Coordinates count from the slide's bounds, as QuPath does. Ids follow from the source and the region alone.
     """
-    tree = shapely.STRtree([shapely.box(r.l0_box.x, r.l0_box.y, r.l0_box.right, r.l0_box.bottom) for r in regions])
+    homes = shapely.STRtree([shapely.box(r.l0_box.x, r.l0_box.y, r.l0_box.right, r.l0_box.bottom) for r in regions])
+    members = [index for index, area in enumerate(mask.areas_px) if area]
+    boxes = [pixel_box(mask.polygons[index]) for index in members]
+    centres = shapely.points([(box.x + box.width / 2, box.y + box.height / 2) for box in boxes])
     groups: dict[tuple[int, str], list[int]] = {}
-    for index, polygon in enumerate(mask.polygons):
-        if mask.areas_px[index]:
-            box = pixel_box(polygon)
-            at = tree.query(shapely.Point(box.x + box.width / 2, box.y + box.height / 2), predicate="within").tolist()
-            groups.setdefault((at[0], mask.classes[index]), []).append(index)
+    for index, at in zip(members, homes.query(centres, predicate="within")[1].tolist(), strict=True):
+        groups.setdefault((at, mask.classes[index]), []).append(index)
     features = []
-    for (at, name), members in sorted(groups.items()):
+    for (at, name), indices in sorted(groups.items()):
         region = regions[at]
-        parts = [translate(mask.polygons[i], -bounds_offset.x, -bounds_offset.y) for i in members]
-        area = sum(mask.areas_px[i] for i in members)
+        parts = [translate(mask.polygons[i], -bounds_offset.x, -bounds_offset.y) for i in indices]
+        area = sum(mask.areas_px[i] for i in indices)
         features.append({
             "type": "Feature",
             "id": str(uuid.uuid5(NAMESPACE, f"{source_sha256}:{region.id}:{name}")),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -17,14 +18,16 @@ from artifusion.config import RestoreConfig
 from artifusion.errors import ConfigError, OutputError
 from artifusion.picture import check_picture_name, draw_comparison
 from artifusion.provenance import geojson, note, sidecar
-from artifusion.restorer import Restorer
 from artifusion.slide.masks import Mask, read_mask
 from artifusion.slide.patches import Patches
 from artifusion.slide.reader import Slide, open_slide, sha256
 from artifusion.slide.regions import Canvas, Region, batches, find_regions, plan_canvases
 from artifusion.slide.verify import verify_slide
 from artifusion.slide.writer import container_of, default_output, write_slide
-from artifusion.workspace import bar, beside, check_outputs, publish, published, workspace, write_json
+from artifusion.workspace import bar, beside, check_outputs, finished, publish, published, sweep, workspace, write_json
+
+if TYPE_CHECKING:
+    from artifusion.restorer import Restorer  # torch, which planning does without
 
 Polarity = Literal["restore", "keep"]
 
@@ -107,7 +110,10 @@ def restore_slide(
         SlideError, MaskError, OutputError: with what to do about it.
     """
     started = time.monotonic()
-    restorer = restorer or Restorer.from_pretrained()
+    if restorer is None:
+        from artifusion.restorer import Restorer
+
+        restorer = Restorer.from_pretrained()
     config = restorer.config
     with open_slide(source, mpp=mpp) as slide:
         target = Path(out) if out is not None else default_output(Path(source), slide)
@@ -117,6 +123,8 @@ def restore_slide(
         declaration, polygons = beside(target, ".json", ".geojson")
         outputs = [target, declaration, polygons, *([Path(preview)] if preview else [])]
         inputs = [Path(source), Path(mask)]
+        sweep(target)
+        check_outputs(inputs, outputs, overwrite, published(target))     # tell it before the mask is outlined
         plan = plan_restoration(slide, mask, config, restorer.multiple, polarity=polarity, grow_um=grow_um)
         spacing_um = slide.mpp or config.default_spacing_um
         job: dict[str, Any] = {
@@ -129,11 +137,15 @@ def restore_slide(
                         "evaluations_per_canvas": config.evaluations, "seed": seed, "device": restorer.device.type},
             "mpp": spacing_um,
             "mpp_from": slide.mpp_origin,
+            "mpp_doubt": slide.mpp_doubt,
             "config": config.model_dump(),
             "lossless": lossless,
         }
         check_outputs(inputs, outputs, overwrite, published(target, job))
+        done = finished(target, job)
         with workspace(target, job) as work:
+            if done:
+                return json.loads(declaration.read_text())
             patches = Patches(work / "patches", slide, plan.mask)
             for _ in tqdm(paint(plan, patches, restorer, spacing_um, seed), desc="painting", unit="canvas",
                           total=len(plan.canvases), disable=quiet or None):
@@ -157,7 +169,7 @@ def restore_slide(
                 with open_slide(report.path) as restored:
                     draw_comparison(slide, plan.mask, restored, [region.l0_box for region in plan.regions], picture)
                 files[Path(preview)] = picture
-            publish(work, {**files, target: report.path})
+            publish(work, job, {**files, target: report.path})
     return content
 
 

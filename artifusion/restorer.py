@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from artifusion.checkpoint import DEFAULT_WEIGHTS, Weights, load_weights
+from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import RestoreConfig
 from artifusion.device import autocast, resolve_device
 from artifusion.diffusion.frame import Frame
@@ -19,6 +19,7 @@ from artifusion.diffusion.schedule import Schedule
 from artifusion.diffusion.views import in_views
 from artifusion.errors import DeviceError, WeightsError
 from artifusion.pixels import images_from_tensor, tensor_from_images
+from artifusion.pretrained import DEFAULT_WEIGHTS
 
 VIEW_PX, OVERLAP_PX = 1024, 128     # a larger canvas is denoised in views that overlap
 

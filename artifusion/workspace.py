@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from tqdm import tqdm
 
 from artifusion.errors import OutputError
 
-JOB, LOCK, PUBLISHING = "job.json", "lock", "publishing.json"
+JOB, LOCK, PUBLISHING, PART = "job.json", "lock", "publishing.json", "state.part"
+OWN = {LOCK, PUBLISHING, PART}      # what a work folder may hold before it has a job, and after
+LAST = (JOB, PUBLISHING)
 
 
 def check_outputs(
@@ -33,7 +35,7 @@ def check_outputs(
             raise OutputError(f"{out}: its folder does not exist; make {out.parent} first")
         if any(out.exists() and path.exists() and out.samefile(path) for path in inputs):
             raise OutputError(f"{out}: is the source itself or the mask and never overwritten; choose another name")
-        if out.exists() and not overwrite and out not in ours:
+        if out.exists() and not overwrite and out.absolute() not in ours:
             raise OutputError(f"{out}: exists already; choose another name or pass --overwrite")
     for one, other in combinations([path.parent.resolve() / path.name for path in outputs], 2):
         if one == other:
@@ -57,13 +59,34 @@ def resumes(target: Path, job: Mapping[str, Any]) -> bool:
         return False
 
 
-def published(target: Path, job: Mapping[str, Any]) -> set[Path]:
-    """The outputs that an interrupted run of the very same job had begun to publish."""
+def published(target: Path, job: Mapping[str, Any] | None = None) -> set[Path]:
+    """The outputs that an interrupted run had begun to publish: of the very same job, or of any where none is given."""
+    record = publication(target)
+    return set(map(Path, record["files"])) if record and (job is None or record["job"] == stamp(job)) else set()
+
+
+def finished(target: Path, job: Mapping[str, Any]) -> bool:
+    """Whether an interrupted run of the very same job had published everything, and only its work folder is left."""
+    record = publication(target)
+    if not record or record["job"] != stamp(job):
+        return False
+    return target.exists() and not any(Path(file).exists() for file in record["files"].values())
+
+
+def publication(target: Path) -> dict[str, Any] | None:
+    """What an interrupted run wrote before it moved its first file: its job, and where each file comes from."""
     try:
-        names = json.loads((work_folder(target) / PUBLISHING).read_text())
-        return set(map(Path, names)) if resumes(target, job) else set()
+        return json.loads((work_folder(target) / PUBLISHING).read_text())
     except (OSError, ValueError):
-        return set()
+        return None
+
+
+def sweep(target: Path) -> None:
+    """Remove a work folder in which a kill left nothing but the lock, unless a run holds it."""
+    work = work_folder(target)
+    if work.is_dir() and not work.is_symlink() and {path.name for path in work.iterdir()} <= {LOCK}:
+        with suppress(Timeout, OSError), FileLock(work / LOCK, timeout=0):
+            shutil.rmtree(work)
 
 
 def stamp(job: Mapping[str, Any]) -> str:
@@ -84,13 +107,12 @@ def workspace(target: Path, job: Mapping[str, Any]) -> Iterator[Path]:
         if work.is_symlink() or (work.exists() and not work.is_dir()):
             raise OutputError(f"{work}: is in the way of the work folder; move it away")
         work.mkdir(exist_ok=True)
-        if {path.name for path in work.iterdir()} - {LOCK} and not (work / JOB).is_file():
+        if {path.name for path in work.iterdir()} - OWN and not (work / JOB).is_file():
             raise OutputError(f"{work}: is in the way and was not made by artifusion; move it away")
         with FileLock(work / LOCK, timeout=0):
             if not resumes(target, job):
                 clear(work)
-                (work / "job.part").write_text(stamp(job))
-                os.replace(work / "job.part", work / JOB)
+                write_whole(work / JOB, stamp(job))
             yield work
             clear(work)
         shutil.rmtree(work)
@@ -102,15 +124,22 @@ def workspace(target: Path, job: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def clear(work: Path) -> None:
-    """Remove everything from a work folder but its lock; the job's name goes last, so that it stays ours."""
-    for path in sorted(work.iterdir(), key=lambda path: path.name == JOB):
+    """Remove everything from a work folder but its lock; what tells that it is ours, and how far it came, goes last."""
+    for path in sorted(work.iterdir(), key=lambda path: LAST.index(path.name) if path.name in LAST else -1):
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name != LOCK:
             path.unlink()
 
 
-def publish(work: Path, files: Mapping[Path, Path]) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    part = path.with_name(PART)
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def publish(work: Path, job: Mapping[str, Any], files: Mapping[Path, Path]) -> None:
     """Move finished files, target -> where it lies now, to their names, the last one last of all.
 
     An old last one is removed first: a slide under its final name always has its own declaration beside it. What
@@ -121,7 +150,9 @@ def publish(work: Path, files: Mapping[Path, Path]) -> None:
     for file in staged.values():
         with file.open("rb+") as handle:
             os.fsync(handle.fileno())
-    (work / PUBLISHING).write_text(json.dumps([str(target) for target in files]))
+    record = {"job": stamp(job), "files": {str(target.absolute()): str(file.absolute()) for target, file in
+                                           staged.items()}}
+    write_whole(work / PUBLISHING, json.dumps(record))
     *_, last = files
     last.unlink(missing_ok=True)
     for target, file in staged.items():

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -6,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from painters import Flat
 from PIL import Image
 
 from artifusion.cli import main
+from artifusion.geometry import Box
+from artifusion.slide import open_slide
 
 COMMANDS = sorted(main.commands)
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -62,7 +66,66 @@ def test_a_dry_run_paints_nothing(aperio_slide, tmp_path):
     Image.fromarray(mask).save(tmp_path / "mask.png")
     result = invoke("restore", aperio_slide, "--mask", tmp_path / "mask.png", "-o", tmp_path / "out.svs", "--dry-run")
     assert result.exit_code == 0 and "1 canvases, 10 evaluations each" in result.output
+    size = f"{aperio_slide.stat().st_size / 1e6:.1f} MB, as the source"
+    assert f"out.svs: copied (untouched segments are byte-identical): about {size}" in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+
+
+@pytest.mark.parametrize("name", ["out.tiff", "out.png", "out.jpg"])
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_dry_run_foretells_the_bytes(png_image, tmp_path, monkeypatch, name, lossless):
+    monkeypatch.setattr("artifusion.restorer.Restorer.from_pretrained", lambda *_, **__: Flat())
+    mask = np.zeros((260, 300), np.uint8)
+    mask[100:104, 100:104] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    command = ["restore", png_image, "--mask", tmp_path / "mask.png", "-o", tmp_path / name, *["--lossless"] * lossless]
+    told = re.search(r"about ([\d.]+) MB, [\d.]+ bytes per pixel in 4 sampled", invoke(*command, "--dry-run").output)
+    assert invoke(*command).exit_code == 0
+    assert float(told[1]) == pytest.approx((tmp_path / name).stat().st_size / 1e6, rel=0.35, abs=0.06)
+
+
+def test_a_dry_run_and_info_import_no_torch(aperio_slide, tmp_path):
+    mask = np.zeros((703, 901), np.uint8)
+    mask[100:150, 100:150] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    for args in (["restore", aperio_slide, "--mask", tmp_path / "mask.png", "--dry-run"], ["info", aperio_slide]):
+        code = "import sys; from artifusion.cli import main; " \
+               f"main({[str(arg) for arg in args]}, standalone_mode=False); assert 'torch' not in sys.modules"
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_info_tells_how_each_level_is_written_and_doubts_a_wrong_scale(aperio_slide, tmp_path):
+    facts = json.loads(invoke("info", aperio_slide, "--json").output)
+    assert facts["level_0"].endswith("copied: untouched segments are byte-identical") and "level_1" in facts
+    Image.new("RGB", (300, 300), "white").save(tmp_path / "web.png", dpi=(72, 72))
+    facts = json.loads(invoke("info", tmp_path / "web.png", "--json").output)
+    assert "the file tells 352.7 um per pixel, which is implausible" in facts["um_per_px"]
+    result = invoke("restore", tmp_path / "web.png", "--mask", "none.png", "--dry-run")
+    assert "implausible" in result.output and "taking 0.5 um/px" in result.output
+
+
+def test_an_existing_output_is_told_before_the_mask_is_read(aperio_slide, tmp_path, monkeypatch):
+    monkeypatch.setattr("artifusion.restorer.Restorer.from_pretrained", lambda *_, **__: Flat())
+    (tmp_path / "out.svs").write_text("precious")
+    result = invoke("restore", aperio_slide, "--mask", tmp_path / "none.png", "-o", tmp_path / "out.svs")
+    assert result.exit_code == 1 and "--overwrite" in result.output
+    assert (tmp_path / "out.svs").read_text() == "precious"
+
+
+def test_damage_at_two_strengths_is_seeded_and_strong_hides_more(aperio_slide, tmp_path):
+    changes = {}
+    for strength in ("mild", "strong"):
+        for n in range(2):
+            out = tmp_path / f"{strength}{n}.svs"
+            options = ("--strength", strength, "--kinds", "bubble", "--seed", 3, "--share", 0.05, "-q")
+            assert invoke("damage", aperio_slide, out, *options).exit_code == 0
+        assert out.read_bytes() == (tmp_path / f"{strength}0.svs").read_bytes()
+        with open_slide(aperio_slide) as before, open_slide(out) as after:
+            whole = Box(0, 0, *before.size)
+            changes[strength] = np.abs(after.read(whole).astype(int) - before.read(whole)).mean()
+            (region, *_) = json.loads(Path(f"{out}.json").read_text())["regions"]
+        assert region["class"] == "bubble"
+    assert changes["strong"] > 1.2 * changes["mild"] > 0
 
 
 def test_verify_finds_what_was_not_declared(aperio_slide, tmp_path):

@@ -12,7 +12,8 @@ MAY = {                                                 # room -> the rooms it m
     "slide": set(),
     "diffusion": set(),
     "pixels": set(), "device": set(), "muon": {"device"},
-    "checkpoint": {"diffusion"},
+    "pretrained": set(),
+    "checkpoint": {"diffusion", "pretrained"},
     "provenance": {"slide"},
     "workspace": set(),
     "tiles": {"slide"},
@@ -21,18 +22,19 @@ MAY = {                                                 # room -> the rooms it m
     "batches": {"diffusion", "corpus"},
     "curves": set(), "interrupts": set(),
     "distributed": {"device"},
-    "restorer": {"diffusion", "checkpoint", "pixels", "device"},
+    "restorer": {"diffusion", "checkpoint", "pretrained", "pixels", "device"},
     "trainer": {"diffusion", "batches", "checkpoint", "pixels", "device", "distributed", "muon", "restorer"},
     "training": {"batches", "checkpoint", "corpus", "curves", "distributed", "interrupts", "shards", "tiles",
                  "trainer"},
     "restoration": {"slide", "restorer", "provenance", "workspace", "picture"},
     "damaging": {"slide", "provenance", "workspace"},
     "picture": {"slide"},
-    "cli": {"slide", "restorer", "restoration", "training", "distributed", "shards", "damaging", "checkpoint"},
+    "cli": {"slide", "pretrained", "restorer", "restoration", "training", "distributed", "shards", "damaging",
+            "checkpoint"},
     "__init__": set(), "__main__": {"cli"},
 }
-TORCHLESS = ("slide", "tiles", "shards", "corpus", "curves", "provenance", "workspace", "damaging", "picture", "errors",
-             "geometry", "config")
+TORCHLESS = ("slide", "pretrained", "tiles", "shards", "corpus", "curves", "provenance", "workspace", "damaging",
+             "picture", "errors", "geometry", "config")
 
 
 def imports(path):

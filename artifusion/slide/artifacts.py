@@ -8,8 +8,8 @@ Every painter has the same contract:
     painter(frame: ArtifactFrame, rng, strong: bool) -> (pixels float32 (S, S, 3) in 0..255, footprint bool (S, S))
 
 The footprint depends on the frame's size, `rng` and `strong` alone, never on the tissue, and stays within
-`frame.size_px / 2` of the centre; lengths are shares of `size_px`, so an artifact looks alike at every
-magnification. All in float32.
+`frame.size_px / 2` of the centre; lengths are shares of `size_px`, so an artifact looks alike, and its footprint is
+the same, at every magnification. All in float32.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from scipy.spatial import cKDTree
 CONTEXT_SHARE = 0.15        # tissue around the artifact that a painter sees (folds and blur draw from it)
 CONTEXT_PX = 4
 
+GLASS_OD = 0.03             # of bare glass and mountant
 THICKEST_OD = 1.6           # what stacked tissue approaches: stray light keeps it from turning black
 
 # Optical density per channel (R, G, B) of felt-tip inks on glass at full thickness.
@@ -74,16 +75,17 @@ def fold(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[
     width = size * rng.uniform(0.15, 0.20)
     shadow_px = 0.3 * width
     line = Spine.random(rng, extent=size - 2 * shadow_px, bend=rng.uniform(0.3, 0.8))
-    s, d, normal = line.coordinates(x, y, within=width + shadow_px)
+    s, d, _, normal = line.coordinates(x, y, within=width + shadow_px)
     taper = np.maximum(np.sin(math.pi * s), 0) ** 0.7 * (1 + 0.25 * wave(rng, s, 3))
     crease = width / 2 * taper * (1 + 0.10 * wave(rng, s, 5))               # crisp edge, at d = +crease
-    free = width / 2 * taper * (1 + 0.16 * wave(rng, s, 7))                 # the sheet's end, at d = -free
+    free = width / 2 * taper * (1 + 0.22 * wave(rng, s, 7) + 0.05 * wave(rng, s, 40))   # torn, at d = -free
     inside = np.clip(crease - d + 0.5, 0, 1) * np.clip(d + free + 0.5, 0, 1) * (taper > 0.03)
 
     def layer(across: np.ndarray, along: float) -> np.ndarray:
         shift = across - d
         px = frame.at(x + shift * normal[0] - along * normal[1], y + shift * normal[1] + along * normal[0])
-        return density(ndimage.gaussian_filter(px, (0.004 * size, 0.004 * size, 0)))
+        od = density(ndimage.gaussian_filter(px, (0.004 * size, 0.004 * size, 0)))
+        return np.maximum(od - GLASS_OD, 0)                                 # glass laid double is glass
 
     mirrored = layer(2 * crease - d, 0.0)
     third = layer(d + 0.7 * width, 0.25 * width)
@@ -93,7 +95,7 @@ def fold(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[
     share = (0.70, 0.40, 0.55) if strong else (0.45, 0.10, 0.25)
     added = share[0] * mirrored + share[1] * third + share[2] * haze
     added = added * wrinkles[..., None] + (0.45 if strong else 0.3) * seam[..., None] * haze
-    shade = (0.17 if strong else 0.08) * np.square(fall(-d - free, shadow_px)) * (d < 0) * taper
+    shade = (0.30 if strong else 0.15) * np.square(fall(-d - free, shadow_px)) * (d < 0) * taper
     od = density(frame.pixels)
     local = ndimage.gaussian_filter(od.mean(axis=2), 0.02 * size)
     shade = shade * np.clip(local / 0.3, 0.05, 1)                           # no tissue, next to no shadow
@@ -134,10 +136,10 @@ def pen(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[n
     colour = rgb(*INKS[str(rng.choice(sorted(INKS)))])
     width = size * rng.uniform(0.30, 0.38)
     line = Spine.random(rng, extent=size - width, bend=rng.uniform(0.1, 0.4))
-    s, d, _ = line.coordinates(x, y, within=width)
+    s, d, across, _ = line.coordinates(x, y, within=width)
     half = width / 2 * (0.88 + 0.10 * wave(rng, s, 3))
     inset = half - np.abs(d)                                                # px inwards from the edge
-    across = d / width + 0.06 * wave(rng, s, 2)
+    across = across / width + 0.06 * wave(rng, s, 2)
     # Where the tip lands it is full of ink; where it lifts off, every streak ends at a place of its own.
     left = (1 - s) * size - (0.10 + 0.10 * wave(rng, across, 16)) * size
     body = (1 - fall(inset, 0.12 * width)) * (1 - fall(left, 0.12 * size))
@@ -176,7 +178,7 @@ def dust(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[
     """A cluster of small, sharp, nearly black specks and splinters, each with a thin bright edge."""
     size, (x, y) = frame.size_px, frame.grid
     od, bright = density(frame.pixels), np.zeros_like(x)
-    grain = smooth_noise(rng, x.shape, 0.007 * size)
+    grain = smooth_noise(rng.spawn(1)[0], x.shape, 0.007 * size)            # leaves rng alone: shapes know no size
     speck, footprint = np.zeros(x.shape, bool), np.zeros(x.shape, bool)
     for _ in range(rng.integers(16, 26) if strong else rng.integers(8, 14)):
         radius = size * min(0.055, 0.014 * float(np.exp(0.65 * rng.normal())) + 0.006)
@@ -202,7 +204,7 @@ def thread(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tupl
     size, (x, y) = frame.size_px, frame.grid
     widest = max(2.0, size * rng.uniform(0.022, 0.032))
     line = Spine.random(rng, extent=size - 5 * widest, bend=rng.uniform(1.2, 2.8))
-    s, d, normal = line.coordinates(x, y, within=3 * widest)
+    s, d, _, normal = line.coordinates(x, y, within=3 * widest)
     half = widest * (0.74 + 0.26 * wave(rng, s, 13))                        # a ribbon, twisted
     u = d / half                                                            # -1 .. 1 across the fibre
     inside = np.clip(half - np.abs(d) + 0.5, 0, 1)
@@ -242,11 +244,11 @@ class Spine:
 
     def coordinates(
         self, x: np.ndarray, y: np.ndarray, within: float,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Every pixel as (s, d, normal): share of the length 0..1, signed px across, unit normal (2, ...).
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Every pixel as (s, d, across, normal): share of the length 0..1, px from it, across it, unit normal (2, ...).
 
-        Pixels further than `within` px have s = 0, d = within, normal 0; beyond the curve's ends d is the
-        distance to the end.
+        d and across have signs and differ beyond the curve's ends, where d is the distance to the end. Pixels further
+        than `within` px have s = 0, d = within, across and normal 0.
         """
         distance, nearest = cKDTree(self.points).query(
             np.stack([x, y], axis=-1), distance_upper_bound=max(within, 1.0))
@@ -258,7 +260,7 @@ class Spine:
         normal = np.stack([-tangent[nearest, 1], tangent[nearest, 0]]) * found
         across = normal[0] * (x - points[nearest, 0]) + normal[1] * (y - points[nearest, 1])
         s = nearest.astype(np.float32) / (len(points) - 1)
-        return s, np.where(across < 0, -distance, distance), normal
+        return s, np.where(across < 0, -distance, distance), across, normal
 
 
 def rgb(r: float, g: float, b: float) -> np.ndarray:

@@ -6,6 +6,7 @@ of any size is damaged with the memory of one artifact. How each kind looks stan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -31,6 +32,8 @@ SMALLEST_PX = 24
 GAP_PX = 40                 # between the boxes of two artifacts
 GROW_PX = 2                 # the mask's margin: no remains of an antialiased rim, nor of chroma subsampling
 ON_TISSUE = 0.8             # share of an artifact that must lie on tissue
+SKETCH_PX = 64              # size of the drawing from which an artifact is planned
+TRIES = 200                 # places looked at for one artifact
 
 
 @dataclass(frozen=True)
@@ -120,62 +123,69 @@ def plan_damage(
     if not tissue.any():
         return ()
     rng = np.random.default_rng(seed)
-    wanted_px, masked_px = share * l0_size[0] * l0_size[1], 0
+    wanted_px, masked_px = share * l0_size[0] * l0_size[1], 0.0
+    ground = Ground(l0_size, tissue)
     spots: list[Spot] = []
-    boxes: list[Box] = []
     misses, fit = 0, 1.0
     for kind in cycle(kinds):
         missing_px = wanted_px - masked_px
         size_px = round(rng.uniform(*SIZES_UM[kind]) / mpp * fit)
         size_px = max(SMALLEST_PX, min(size_px, int(0.6 * min(l0_size))))
         spot_seed = int(rng.integers(2**31))
-        mask = spot_mask(kind, size_px, spot_seed, strength)
-        if mask.sum() > 1.3 * missing_px:                                   # the last ones are smaller
-            size_px = max(SMALLEST_PX, round(size_px * (missing_px / mask.sum()) ** 0.5))
-            mask = spot_mask(kind, size_px, spot_seed, strength)
-        place = find_place(mask, tissue, l0_size, boxes, rng)
-        if place is None:
+        points, area_px = sketch(kind, size_px, spot_seed, strength)
+        if area_px > 1.3 * missing_px:                                      # the last ones are smaller
+            size_px = max(SMALLEST_PX, round(size_px * (missing_px / area_px) ** 0.5))
+            points, area_px = sketch(kind, size_px, spot_seed, strength)
+        center = ground.take(points, rng)
+        if center is None:
             misses, fit = misses + 1, max(0.4, 0.93 * fit)
         else:
-            center, l0_box = place
             spots.append(Spot(kind, center, size_px, spot_seed, strength))
-            boxes.append(l0_box)
-            masked_px, misses = masked_px + int(mask.sum()), 0
+            masked_px, misses = masked_px + area_px, 0
         if masked_px >= 0.93 * wanted_px or misses >= 25:
             return tuple(spots)
     raise AssertionError("kinds is not empty")
 
 
-def find_place(
-    mask: np.ndarray, tissue: np.ndarray, l0_size: Size, taken: Sequence[Box], rng: np.random.Generator,
-) -> tuple[Point, Box] | None:
-    """A place inside the slide, on tissue, off the others: centre and box, None if not found."""
-    shape = mask_box(mask, Point(0, 0))
-    y, x = np.nonzero(mask)
-    some = slice(None, None, max(1, len(x) // 256))
-    reach = mask.shape[0] // 2
-    ratio = tissue.shape[1] / l0_size[0], tissue.shape[0] / l0_size[1]
-    cells = np.argwhere(tissue)
-    slide = Box(0, 0, l0_size[0], l0_size[1])
-    for row, column in cells[rng.integers(len(cells), size=200)]:
-        dx, dy = rng.random(2)
-        center = Point(int((column + dx) / ratio[0]), int((row + dy) / ratio[1]))
-        l0_box = Box(shape.x + center.x, shape.y + center.y, shape.width, shape.height)
-        near = l0_box.expanded(GAP_PX)
-        if slide.intersection(l0_box) != l0_box or any(near.overlaps(box) for box in taken):
-            continue
-        columns = ((x[some] - reach + center.x) * ratio[0]).astype(int)
-        rows = ((y[some] - reach + center.y) * ratio[1]).astype(int)
-        if tissue[rows, columns].mean() >= ON_TISSUE:
-            return center, l0_box
-    return None
+class Ground:
+    """Where the slide shows tissue, and which of it artifacts have taken."""
+
+    def __init__(self, l0_size: Size, tissue: np.ndarray) -> None:
+        self._tissue, self._cells, self._size = tissue, np.argwhere(tissue), np.array(l0_size)
+        self._ratio = np.array(tissue.shape[::-1]) / self._size
+        self._taken = np.empty((0, 4))                                      # left, top, right, bottom
+
+    def take(self, points: np.ndarray, rng: np.random.Generator) -> Point | None:
+        """A centre for an artifact of these offsets, inside the slide, on tissue, off the others; None if not found."""
+        at = self._cells[rng.integers(len(self._cells), size=TRIES)][:, ::-1] + rng.random((TRIES, 2))
+        centers = (at / self._ratio).astype(int)
+        first, last = centers + points.min(axis=0), centers + points.max(axis=0)
+        some = points[:: max(1, len(points) // 256)]
+        for i in np.flatnonzero((first >= 0).all(axis=1) & (last < self._size).all(axis=1)):
+            near = (first[i] - GAP_PX < self._taken[:, 2:]) & (last[i] + GAP_PX > self._taken[:, :2])
+            if near.all(axis=1).any():
+                continue
+            columns, rows = ((centers[i] + some) * self._ratio).astype(int).T
+            if self._tissue[rows, columns].mean() >= ON_TISSUE:
+                self._taken = np.append(self._taken, [[*first[i], *last[i]]], axis=0)
+                return Point(*centers[i].tolist())
+        return None
 
 
-def spot_mask(kind: str, size_px: int, seed: int, strength: Strength) -> np.ndarray:
-    """The mask of an artifact in its own frame, bool (S, S); the tissue has no influence on it."""
-    side = 2 * ArtifactFrame.reach(size_px) + 1
-    blank = np.full((side, side, 3), 255, np.uint8)
-    return painted(kind, blank, size_px, np.random.default_rng(seed), strength)[1]
+def sketch(kind: str, size_px: int, seed: int, strength: Strength) -> tuple[np.ndarray, float]:
+    """Offsets (x, y) from its centre over all of an artifact, margin included, and its area in px, about.
+
+    Drawn small, at SKETCH_PX: a footprint does not depend on the size but for whole pixels.
+    """
+    small = min(size_px, SKETCH_PX)
+    scale, reach = size_px / small, ArtifactFrame.reach(small)
+    blank = ArtifactFrame(np.full((2 * reach + 1, 2 * reach + 1, 3), 255, np.float32), small)
+    _, footprint = PAINTERS[kind](blank, np.random.default_rng(seed), strength == "strong")
+    wide = binary_dilation(footprint, iterations=1 + math.ceil(GROW_PX / scale))    # one for whole pixels
+    rim = binary_dilation(footprint) & ~footprint
+    rows, columns = np.nonzero(wide)
+    area_px = np.count_nonzero(footprint) * scale**2 + np.count_nonzero(rim) * scale * GROW_PX
+    return (np.stack([columns, rows], axis=1) - reach) * scale, float(area_px)
 
 
 def mask_box(mask: np.ndarray, center: Point) -> Box:

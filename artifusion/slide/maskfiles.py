@@ -14,6 +14,7 @@ import shapely
 import shapely.affinity
 import tifffile
 from PIL import Image
+from scipy import ndimage
 from shapely import Polygon
 from shapely.errors import ShapelyError
 from shapely.geometry import shape
@@ -26,6 +27,7 @@ from artifusion.slide.reader import shortened
 ASPECT_TOLERANCE = 0.01              # beside one mask pixel of rounding per side
 MOST_LABELS = 15                     # a lossless image with values up to this is a label image: nonzero = restore
 GRAY_SHARE = 0.05                    # more pixels than this neither black nor white: no mask
+MOST_CORNERS = 1_000_000             # of an outline, or of all polygons of a file: noise has more
 DEFAULT_CLASS = "artifact"
 
 
@@ -44,6 +46,7 @@ def read_raster(path: Path, l0_size: Size) -> list[Polygon]:
         raise MaskError(f"{path}: {width}x{height} px is not the shape of the slide, {l0_size.width}x{l0_size.height} "
                         "px; a mask must be an image of the whole slide, at any scale")
     selected = _binary(path, values, lossless)
+    _check_detail(path, selected)
     return rectilinear(selected, Fraction(l0_size.width, width), Fraction(l0_size.height, height))
 
 
@@ -57,6 +60,8 @@ def _load(path: Path) -> tuple[np.ndarray, bool]:
                 lossless = opened.format not in ("JPEG", "WEBP") and image.info.get("compression") != "jpeg"
                 if image.mode in ("P", "PA") or "transparency" in image.info:
                     image = image.convert("RGBA")
+                elif image.mode == "1":                     # whose array is bool with bytes of 255
+                    image = image.convert("L")
                 elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
                     image = image.convert("RGB")
                 pixels = np.asarray(image)
@@ -74,6 +79,8 @@ def _load(path: Path) -> tuple[np.ndarray, bool]:
         pixels = (pixels[..., :-1] * opaque // 255).astype(np.uint8)
     if pixels.ndim == 3 and pixels.shape[2] in (1, 3):
         pixels = pixels.max(axis=2)
+    if pixels.dtype.kind == "c":
+        raise MaskError(f"{path}: holds complex numbers; a mask has black and white pixels")
     if pixels.ndim != 2 or not pixels.size:
         raise MaskError(f"{path}: has shape {pixels.shape}; a mask is one image with black and white pixels")
     return pixels, lossless
@@ -99,6 +106,19 @@ def _binary(path: Path, values: np.ndarray, lossless: bool) -> np.ndarray:
     return values >= white / 2
 
 
+def _check_detail(path: Path, selected: np.ndarray) -> None:
+    """Raise MaskError for an outline with more corners than any mask of artifacts has."""
+    padded = np.pad(selected, 1).view(np.uint8)
+    rows = padded[1:] + padded[:-1]
+    around = rows[:, 1:] + rows[:, :-1]                     # masked pixels of the four around every corner of the grid
+    diagonal = (around == 2) & (padded[1:, 1:] == padded[:-1, :-1])
+    corners = np.count_nonzero((around & 1).astype(bool) | diagonal)
+    if corners > MOST_CORNERS:
+        _, specks = ndimage.label(selected)
+        raise MaskError(f"{path}: has {specks:,} separate specks and an outline of {corners / 1e6:.1f} million "
+                        "corners: no mask of artifacts; smooth it, or mark what to restore as areas")
+
+
 def read_geojson(path: Path, bounds_offset: Point) -> tuple[list[Polygon], list[str]]:
     """The polygons of a QuPath GeoJSON file in level-0 pixels and the class name of each; rings are mended.
 
@@ -108,7 +128,11 @@ def read_geojson(path: Path, bounds_offset: Point) -> tuple[list[Polygon], list[
         MaskError: no GeoJSON, no polygon, or geometry that has no area.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        if text.count("[") > MOST_CORNERS:                  # one for every corner, before any work goes into them
+            raise MaskError(f"{path}: holds more than {MOST_CORNERS:,} corners: no mask of artifacts; simplify the "
+                            "polygons")
+        content = json.loads(text)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise MaskError(f"{path}: no JSON that can be read ({shortened(error)}); export annotations from QuPath as "
                         "GeoJSON") from None
@@ -144,10 +168,12 @@ def _mended(path: Path, number: int, geometry: Any) -> list[Polygon]:
         raise MaskError(f"{path}: entry {number} is a {kind or 'thing without geometry'}; only Polygon and "
                         "MultiPolygon have an area to restore, remove it or draw it as an area")
     try:
-        form = shapely.force_2d(shape(geometry))
+        with np.errstate(invalid="ignore"):
+            form = shapely.force_2d(shape(geometry))
         if not np.isfinite(shapely.get_coordinates(form)).all():
             raise ValueError("a coordinate is no number")
-        mended = polygons_of(form if form.is_valid else shapely.make_valid(form))
+        # "structure" keeps what a hand-drawn outline runs around twice; even-odd would leave it out as a hole.
+        mended = polygons_of(form if form.is_valid else shapely.make_valid(form, method="structure"))
     except (ShapelyError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise MaskError(f"{path}: entry {number} is no valid polygon ({shortened(error)}); redraw it") from None
     if not mended:

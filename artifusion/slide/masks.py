@@ -14,7 +14,7 @@ from shapely import Polygon
 from artifusion.errors import MaskError
 from artifusion.geometry import Box, Size
 from artifusion.slide.maskfiles import DEFAULT_CLASS, read_geojson, read_raster
-from artifusion.slide.polygons import clipped, disjoint, draw, edges, pixel_count, polygons_of, rectilinear
+from artifusion.slide.polygons import clipped, disjoint, draw, edge_table, pixel_counts, polygons_of, rectilinear
 from artifusion.slide.reader import Slide
 
 __all__ = ["DEFAULT_CLASS", "POLARITIES", "Mask", "read_mask", "rectilinear"]
@@ -49,7 +49,7 @@ class Mask:
     @cached_property
     def areas_px(self) -> tuple[int, ...]:
         """Masked level-0 pixels per polygon."""
-        return tuple(pixel_count(polygon) for polygon in self.polygons)
+        return tuple(pixel_counts(*self._edges).tolist())
 
     @property
     def area_px(self) -> int:
@@ -63,13 +63,11 @@ class Mask:
 
     def read(self, l0_box: Box) -> np.ndarray:
         """Return bool (H, W), True = restore, by the pixel-centre rule; False outside the slide."""
-        masked = np.zeros((max(0, l0_box.height), max(0, l0_box.width)), bool)
-        for index in self.near(l0_box):
-            left, top, right, bottom = self.polygons[index].bounds
-            around = Box.from_edges(int(left), int(top), int(right) + 1, int(bottom) + 1).intersection(l0_box)
-            if not around.empty:
-                masked[around.slices(l0_box)] |= draw(self._edges(index), around)
-        return masked
+        near = [] if l0_box.empty else self.near(l0_box)
+        if not near:
+            return np.zeros((max(0, l0_box.height), max(0, l0_box.width)), bool)
+        edge_list, begins = self._edges                       # interiors do not overlap, so all can be drawn as one
+        return draw(np.concatenate([edge_list[begins[i] : begins[i + 1]] for i in near]), l0_box)
 
     def coverage(self, lv_size: Size, lv_box: Box) -> np.ndarray:
         """Which pixels of a level with size lv_size hold any masked level-0 pixel in their footprint: bool (H, W).
@@ -93,13 +91,8 @@ class Mask:
         return shapely.STRtree(self.polygons)
 
     @cached_property
-    def _known_edges(self) -> dict[int, np.ndarray]:
-        return {}
-
-    def _edges(self, index: int) -> np.ndarray:
-        if index not in self._known_edges:
-            self._known_edges[index] = edges(self.polygons[index])
-        return self._known_edges[index]
+    def _edges(self) -> tuple[np.ndarray, np.ndarray]:
+        return edge_table(self.polygons)
 
 
 def footprint_edges(start: int, stop: int, lv_length: int, l0_length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -158,9 +151,12 @@ def read_mask(path: str | Path, slide: Slide, polarity: str | None = None, grow_
     if path.suffix.lower() in (".geojson", ".json"):
         polygons, classes = read_geojson(path, slide.bounds_offset)
         mask = Mask.of(polygons, slide.size, classes)
-        if polygons and not mask.polygons:
-            raise MaskError(f"{path}: every polygon lies outside the slide ({slide.size.width}x{slide.size.height} px);"
-                            " coordinates must be level-0 pixels of this slide")
+        left = sum(polygon.area for polygon in mask.polygons)
+        outside = shapely.union_all(polygons).difference(shapely.box(0, 0, *slide.size)).area
+        if outside > HALF * (outside + left):
+            share = "all" if not left else f"{outside / (outside + left):.0%}"
+            raise MaskError(f"{path}: {share} of its area lies outside the slide ({slide.size.width}x"
+                            f"{slide.size.height} px); coordinates must be level-0 pixels of this slide")
     else:
         mask = Mask(tuple(read_raster(path, slide.size)), slide.size)
     if polarity == "keep":
@@ -180,8 +176,8 @@ def inverted(mask: Mask) -> Mask:
 def grown(mask: Mask, path: Path, slide: Slide, grow_um: float) -> Mask:
     """The mask widened on every side. Raises MaskError where the slide's mpp is unknown."""
     if slide.mpp is None:
-        raise MaskError(f"{path}: cannot be grown by {grow_um} um, {slide.path.name} does not tell its um per pixel; "
-                        "pass --mpp")
+        raise MaskError(f"{path}: cannot be grown by {grow_um:g} um, {slide.path.name} "
+                        f"{slide.mpp_doubt or 'does not tell its um per pixel'}; pass --mpp")
     wide = [polygon.buffer(grow_um / slide.mpp, quad_segs=4) for polygon in mask.polygons]
     return Mask.of(wide, mask.l0_size, mask.classes)
 

@@ -58,7 +58,7 @@ class Patches:
                 os.fsync(file.fileno())
             partial.replace(path)
         except OSError as error:
-            raise OutputError(f"{path}: cannot be written ({error.strerror}); free some space and start again, "
+            raise OutputError(f"{path}: cannot be written ({error.strerror or error}); free some space, start again: "
                               "finished canvases are kept") from None
         self._load.cache_clear()
         self._remember(canvas.l0_target, canvas.wave, path)

@@ -17,19 +17,30 @@ from shapely.geometry.base import BaseGeometry
 
 from artifusion.geometry import Box, Size
 
-
-def edges(polygon: Polygon) -> np.ndarray:
-    """All edges that cross pixel centres' rows, float64 (n, 4): x0, y0, x1, y1; exterior first, one way round."""
-    parts = []
-    for ring in (polygon.exterior, *polygon.interiors):
-        points = np.asarray(ring.coords)[:, :2]
-        pairs = np.concatenate([points[:-1], points[1:]], axis=1)
-        parts.append(pairs[np.ceil(pairs[:, 1] - 0.5) != np.ceil(pairs[:, 3] - 0.5)])
-    return np.concatenate(parts)
+CROSSINGS = 1 << 20                 # of edges and rows, that `pixel_counts` holds at a time, about
 
 
-def crossings(edge_list: np.ndarray, top: int, bottom: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where edges cross the centre lines of rows top..bottom-1: rows, first columns right of them, directions +-1."""
+def edge_table(polygons: Sequence[Polygon]) -> tuple[np.ndarray, np.ndarray]:
+    """The edges of all polygons, and where those of each begin (with the end of the last, one more than polygons).
+
+    Float64 (n, 4): x0, y0, x1, y1, without those that cross no row of pixel centres. Exteriors run one way round,
+    holes the other.
+    """
+    if not polygons:
+        return np.empty((0, 4)), np.zeros(1, np.int64)
+    rings, owner = shapely.get_rings(np.asarray(polygons, dtype=object), return_index=True)
+    points, ring = shapely.get_coordinates(rings, return_index=True)
+    along = ring[1:] == ring[:-1]
+    pairs, ring = np.concatenate([points[:-1], points[1:]], axis=1)[along], ring[1:][along]
+    hole = np.append(False, owner[1:] == owner[:-1])                   # the first ring of a polygon is its exterior
+    turned = (shapely.is_ccw(rings) == hole)[ring]
+    pairs[turned] = pairs[turned][:, [2, 3, 0, 1]]
+    crossing = np.ceil(pairs[:, 1] - 0.5) != np.ceil(pairs[:, 3] - 0.5)
+    return pairs[crossing], np.searchsorted(owner[ring[crossing]], np.arange(len(polygons) + 1))
+
+
+def crossings(edge_list: np.ndarray, top: int, bottom: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Where edges cross the centre lines of rows top..bottom-1: edges, rows, first columns right, directions +-1."""
     x0, y0, x1, y1 = edge_list.T
     first, last = np.ceil(np.minimum(y0, y1) - 0.5), np.ceil(np.maximum(y0, y1) - 0.5)
     first, last = np.clip(first, top, bottom).astype(np.int64), np.clip(last, top, bottom).astype(np.int64)
@@ -38,23 +49,28 @@ def crossings(edge_list: np.ndarray, top: int, bottom: int) -> tuple[np.ndarray,
     rows = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts) + first[which]
     slope = (x1 - x0) / (y1 - y0)
     columns = np.ceil(x0[which] + (rows + 0.5 - y0[which]) * slope[which] - 0.5).astype(np.int64)
-    return rows, columns, np.where(y1 > y0, 1, -1)[which]
+    return which, rows, columns, np.where(y1 > y0, 1, -1)[which]
 
 
 def draw(edge_list: np.ndarray, box: Box) -> np.ndarray:
     """Which pixels of a box the polygon of these edges holds: bool (H, W). Work: edges + pixels."""
-    rows, columns, _ = crossings(edge_list, box.y, box.bottom)
+    _, rows, columns, _ = crossings(edge_list, box.y, box.bottom)
     toggles = np.zeros((box.height, box.width + 1), np.uint8)      # only their parity counts, so they may wrap
     np.add.at(toggles, (rows - box.y, np.clip(columns - box.x, 0, box.width)), 1)
     return (np.cumsum(toggles[:, :-1], axis=1, dtype=np.uint8) & 1).astype(bool)
 
 
-def pixel_count(polygon: Polygon) -> int:
-    """How many pixels `draw` would set, without drawing them."""
-    _, top, _, bottom = polygon.bounds
-    oriented = shapely.geometry.polygon.orient(polygon)        # exterior and holes run opposite ways
-    _, columns, direction = crossings(edges(oriented), math.floor(top) - 1, math.ceil(bottom) + 1)
-    return abs(int((columns * direction).sum()))
+def pixel_counts(edge_list: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """How many pixels `draw` would set for each polygon of an edge table, without drawing them: int64 (polygons,)."""
+    counts = np.zeros(len(begins), np.int64)
+    owner = np.searchsorted(begins, np.arange(len(edge_list)), side="right") - 1
+    crossed = np.cumsum(np.abs(np.diff(np.ceil(edge_list[:, 1::2] - 0.5), axis=1))[:, 0])
+    for part in np.split(np.arange(len(edge_list)), np.flatnonzero(np.diff(crossed // CROSSINGS)) + 1):
+        rows = edge_list[part, 1::2]
+        top, bottom = math.floor(rows.min(initial=0)) - 1, math.ceil(rows.max(initial=0)) + 1
+        which, _, columns, direction = crossings(edge_list[part], top, bottom)
+        np.add.at(counts, owner[part][which], columns * direction)
+    return np.abs(counts[:-1])
 
 
 def pixel_box(polygon: BaseGeometry) -> Box:

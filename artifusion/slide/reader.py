@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ class Slide:
         level_sizes, level_downsamples: per level, level 0 first.
         mpp: um per level-0 pixel; None where the file does not tell or tells something outside 0.1 to 4.
         mpp_origin: "argument", "file" or "unknown".
+        mpp_doubt: why the scale that the file tells counts as unknown, as one sentence; empty where it does not.
         icc: the ICC profile's bytes, or None.
         vendor: OpenSlide's name of the format; "image" for a plain image.
         properties: the file's own metadata, name -> text.
@@ -44,6 +46,7 @@ class Slide:
     level_downsamples: tuple[float, ...]
     mpp: float | None
     mpp_origin: str
+    mpp_doubt: str = ""
     icc: bytes | None
     vendor: str
     properties: dict[str, str]
@@ -54,13 +57,44 @@ class Slide:
     def size(self) -> Size:
         return self.level_sizes[0]
 
-    def read(self, l0_box: Box) -> np.ndarray:
+    def read(self, l0_box: Box, mpp: float | None = None) -> np.ndarray:
         """Return a region as uint8 (H, W, 3) RGB on white; pixels outside the slide are white.
 
+        With mpp at that many um per pixel (sides rounded, at least one pixel), else pixel by pixel.
+
         Raises:
-            SlideError: the file is damaged there.
+            SlideError: the file is damaged there; with mpp also where the slide's own scale is unknown.
         """
-        return self.read_level(0, l0_box)
+        if mpp is None:
+            return self.read_level(0, l0_box)
+        if self.mpp is None:
+            raise SlideError(f"{self.path}: {self.mpp_doubt or 'does not tell its um per pixel'}; pass --mpp")
+        width, height = (max(1, round(length * self.mpp / mpp)) for length in (l0_box.width, l0_box.height))
+        return self.read_as(l0_box, Size(width, height))
+
+    def read_as(self, l0_box: Box, size: Size) -> np.ndarray:
+        """Return a region reduced to a size, as uint8 (height, width, 3) RGB on white.
+
+        Every pixel is the mean of those whose centres lie under it, on the coarsest level that has the detail. Read
+        in pieces: memory is the result and one read.
+        """
+        ratio = max(1.0, min(l0_box.width / size.width, l0_box.height / size.height))
+        level = max(n for n, downsample in enumerate(self.level_downsamples) if n == 0 or downsample <= 1.01 * ratio)
+        scale = [lv / l0 for lv, l0 in zip(self.level_sizes[level], self.size, strict=True)]
+        steps = [l0 / px * of for l0, px, of in zip((l0_box.width, l0_box.height), size, scale, strict=True)]
+        block = Size(*(max(1, int(CHUNK_PX / 2 / step)) for step in steps))
+        pixels = np.empty((size.height, size.width, 3), np.uint8)
+        for y in range(0, size.height, block.height):
+            for x in range(0, size.width, block.width):
+                part = Box(x, y, *block).intersection(Box(0, 0, *size))
+                left, right = (l0_box.x * scale[0] + at * steps[0] for at in (part.x, part.right))
+                top, bottom = (l0_box.y * scale[1] + at * steps[1] for at in (part.y, part.bottom))
+                around = Box.from_edges(*map(math.floor, (left, top)), *map(math.ceil, (right, bottom)))
+                footprint = (left - around.x, top - around.y, right - around.x, bottom - around.y)
+                image = Image.fromarray(self.read_level(level, around))
+                image = image.resize((part.width, part.height), Image.Resampling.BOX, footprint)
+                pixels[part.slices()] = np.asarray(image)
+        return pixels
 
     def read_level(self, level: int, lv_box: Box) -> np.ndarray:
         """Return a region of a level, in that level's pixels, as uint8 (H, W, 3) RGB on white.
@@ -104,6 +138,10 @@ class Slide:
             self.mpp, self.mpp_origin = own, "file"
         else:
             self.mpp, self.mpp_origin = None, "unknown"
+            if own is not None:
+                least, most = PLAUSIBLE_MPP
+                self.mpp_doubt = (f"tells {own:.4g} um per pixel, which is implausible ({least:g} to {most:g}) and "
+                                  "counts as unknown")
 
 
 class OpenSlideSlide(Slide):

@@ -7,7 +7,7 @@ import tifffile
 from PIL import Image
 
 from artifusion.errors import SlideError
-from artifusion.geometry import Box
+from artifusion.geometry import Box, Size
 from artifusion.slide import open_slide
 from artifusion.slide import reader as reader_module
 
@@ -111,3 +111,51 @@ def test_a_slide_cut_short_names_the_place(wsi, tmp_path):
     cut.write_bytes(data)
     with open_slide(cut) as slide, pytest.raises(SlideError, match=r"cannot read level 0 at \(0, 0\)"):
         slide.read(Box(0, 0, *slide.size))
+
+
+def test_reading_at_a_scale_gives_the_means_of_the_footprints(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 160, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png", dpi=(25400 / 0.5, 25400 / 0.5))
+    with open_slide(tmp_path / "image.png") as slide:
+        got = slide.read(Box(0, 0, 160, 96), mpp=2.0)
+        assert np.abs(got - pixels.reshape(24, 4, 40, 4, 3).mean((1, 3))).max() <= 1
+        assert slide.read(Box(0, 0, 160, 95), mpp=1.25).shape == (38, 64, 3)
+        assert np.array_equal(slide.read(Box(3, 4, 50, 60), mpp=slide.mpp), pixels[4:64, 3:53])
+
+
+def test_reading_at_a_scale_uses_the_levels_in_pieces_and_is_white_outside(copied_slide, monkeypatch):
+    with open_slide(copied_slide) as slide:
+        l0_box, size = Box(-90, 0, slide.size.width + 90, slide.size.height), Size(99, 70)
+        whole = slide.read_as(l0_box, size)
+        monkeypatch.setattr(reader_module, "CHUNK_PX", 200)
+        levels = []
+        read_level = type(slide).read_level
+        monkeypatch.setattr(type(slide), "read_level",
+                            lambda self, level, box: (levels.append(level), read_level(self, level, box))[1])
+        pieces = slide.read_as(l0_box, size)                # a level read elsewhere is interpolated otherwise
+        assert np.abs(pieces.astype(int) - whole).mean() < 1 and set(levels) == {len(slide.level_sizes) - 1}
+        assert (whole[:, :9] == 255).all() and not (whole[:, 10:] > 250).all(axis=2).any()
+        fine = np.asarray(Image.fromarray(slide.read(l0_box)).resize(size, Image.Resampling.BOX))
+        assert np.abs(whole.astype(int) - fine).mean() < 4
+
+
+@pytest.mark.parametrize(("suffix", "dpi"), [(".png", 72), (".jpg", 72), (".tif", 72), (".tif", 96), (".png", 2.54e6)])
+def test_an_implausible_scale_is_unknown_and_said(tmp_path, suffix, dpi):
+    path, pixels = tmp_path / f"image{suffix}", np.full((40, 40, 3), 200, np.uint8)
+    if suffix == ".tif":
+        tifffile.imwrite(path, pixels, photometric="rgb", resolution=(dpi, dpi), resolutionunit="INCH")
+    else:
+        Image.fromarray(pixels).save(path, dpi=(dpi, dpi))
+    with open_slide(path) as slide:
+        assert (slide.mpp, slide.mpp_origin) == (None, "unknown")
+        told = float(slide.mpp_doubt.split()[1])            # a PNG tells whole pixels per metre
+        assert told == pytest.approx(25400 / dpi, rel=1e-3) and "um per pixel" in slide.mpp_doubt
+        with pytest.raises(SlideError, match=r"implausible .* --mpp"):
+            slide.read(Box(0, 0, 8, 8), mpp=1.0)
+    with open_slide(path, mpp=0.5) as slide:
+        assert (slide.mpp, slide.mpp_origin, slide.mpp_doubt) == (0.5, "argument", "")
+
+
+def test_a_slide_that_tells_a_wrong_scale_is_known_by_it(wsi):
+    with open_slide(wsi / "CropBreastSlide.tiff") as slide:
+        assert slide.mpp is None and "264.6 um per pixel" in slide.mpp_doubt

@@ -1,0 +1,84 @@
+"""Where weights lie and what their config.json says; reading the tensors is `checkpoint`'s. Never imports torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from artifusion.config import DenoiserConfig
+from artifusion.errors import WeightsError
+
+CONFIG, MODEL = "config.json", "model.safetensors"
+DEFAULT_WEIGHTS = "he-small"
+
+
+@contextmanager
+def find_weights(source: str | Path) -> Iterator[Path]:
+    """The folder of weights by embedded name ("he-small"), folder, or hub id ("owner/name").
+
+    Raises:
+        WeightsError: nothing of that name, or a file of it is missing.
+    """
+    embedded = files("artifusion") / "weights" / str(source)
+    if "/" not in str(source) and (embedded / CONFIG).is_file():
+        with as_file(embedded) as folder:
+            yield complete(folder)
+        return
+    folder = Path(source)
+    if folder.is_dir():
+        yield complete(folder)
+    elif folder.suffix in (".json", ".safetensors", ".svs", ".tif", ".tiff", ".png", ".jpg"):
+        raise WeightsError(f"{source}: no such file, and weights are a folder")
+    elif str(source).count("/") == 1 and not str(source).startswith((".", "/")):
+        yield complete(_download(str(source)))
+    else:
+        raise WeightsError(
+            f"{source}: no such weights; give an embedded name ({', '.join(embedded_names())}), "
+            f"a folder with {CONFIG} and {MODEL}, or a hub id owner/name"
+        )
+
+
+def embedded_names() -> list[str]:
+    return sorted(f.name for f in (files("artifusion") / "weights").iterdir() if (f / CONFIG).is_file())
+
+
+def complete(folder: Path) -> Path:
+    """The folder, if it holds both files of weights."""
+    for file in (CONFIG, MODEL):
+        if not (folder / file).is_file():
+            raise WeightsError(f"{folder}: {file} is missing; a weights folder holds {CONFIG} and {MODEL}")
+    return folder
+
+
+def read_config(folder: Path) -> tuple[DenoiserConfig, dict[str, Any]]:
+    """The denoiser's configuration in a weights folder, and the whole config.json.
+
+    Raises:
+        WeightsError: config.json is broken.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        return DenoiserConfig.model_validate(config["denoiser"]), config
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{folder}: broken weights: {str(error).splitlines()[0]}") from None
+
+
+def canvas_multiple(source: str | Path) -> int:
+    """What canvas sides are multiples of with these weights, in pixels; their tensors are not read."""
+    with find_weights(source) as folder:
+        return read_config(folder)[0].multiple
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=[CONFIG, MODEL]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{hub_id}: neither a folder here nor weights that the hub gives: {reason}") from None
