@@ -10,7 +10,8 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from artifusion.geometry import Box, Size
-from artifusion.slide import jpeg, tiff
+from artifusion.slide import tiff
+from artifusion.slide.codecs import codec_of
 from artifusion.slide.masks import Mask, blocks, footprint, footprint_edges
 from artifusion.slide.patches import Patches
 
@@ -108,30 +109,24 @@ def restored_segments(file: BinaryIO, page: tiff.Page, mask: Mask, patches: Patc
     becomes the mean of the painted level 0 over its own footprint, every other pixel stays as it was decoded.
     Sparse segments stay sparse: nothing was scanned there. Memory: one segment and one block.
     """
-    grid, tables, photometric = Grid.of(page), shared_tables(page), page.number(tiff.PHOTOMETRIC)
+    grid, codec = Grid.of(page), codec_of(page)
     for index in grid.touched(mask):
         old = tiff.read_segment(file, page, index)
         if not old:
             continue
-        before = jpeg.decode(old, tables, photometric)
+        before = codec.decode(old)
         box = grid.box(index)
         inside = box.intersection(Box(0, 0, *grid.size))
         touched = mask.coverage(grid.size, inside)
         pixels = before.copy()
         shown = pixels[: inside.height, : inside.width]
-        shown[touched] = painted(mask, patches, grid.size, inside, touched)[touched]
-        new = jpeg.encode(pixels, old, tables, photometric)
-        after = jpeg.decode(new, tables, photometric)
+        shown[touched] = codec.samples(painted(mask, patches, grid.size, inside, touched))[touched]
+        new = codec.encode(pixels, old)
+        after = codec.decode(new)
         whole = Box(0, 0, inside.width, inside.height).slices()
         change.touched += 1
         change.outside.add(np.abs(before[whole].astype(np.int16) - after[whole])[~touched])
         yield index, new
-
-
-def shared_tables(page: tiff.Page) -> bytes:
-    """The JPEG tables that all segments of a page share; empty where each carries its own."""
-    tag = page.tags.get(tiff.JPEG_TABLES)
-    return tag.raw if tag else b""
 
 
 def painted(mask: Mask, patches: Patches, lv_size: Size, lv_box: Box, touched: np.ndarray) -> np.ndarray:
