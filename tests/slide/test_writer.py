@@ -7,6 +7,7 @@ import openslide
 import pytest
 import shapely
 import tifffile
+from conftest import MAKERS
 from PIL import Image
 
 from artifusion.errors import OutputError
@@ -79,6 +80,9 @@ def check_copy(source, out, mask, report):
         differing = {name for name in one.properties.keys() | other.properties.keys()
                      if one.properties.get(name) != other.properties.get(name)}
         assert differing <= {"openslide.quickhash-1", "openslide.comment", "tiff.ImageDescription", "aperio.artifusion"}
+        assert one.level_downsamples == other.level_downsamples
+        profiles = [slide.read_region((0, 0), 0, (1, 1)).info.get("icc_profile") for slide in (one, other)]
+        assert profiles[0] == profiles[1]
         assert set(one.associated_images) == set(other.associated_images)
         for name in set(one.associated_images) - {"thumbnail"}:
             assert one.associated_images[name].tobytes() == other.associated_images[name].tobytes()
@@ -167,20 +171,42 @@ def test_the_same_work_gives_the_same_bytes(copied_slide, packbits_slide, tmp_pa
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_sparse_and_shared_segments_stay_so(aperio_slide, tmp_path):
-    odd = tmp_path / "odd.svs"
-    data = bytearray(aperio_slide.read_bytes())
-    with tifffile.TiffFile(aperio_slide) as file:
+def test_sparse_and_shared_segments_stay_so(copied_slide, tmp_path):
+    odd = tmp_path / f"odd{copied_slide.suffix}"
+    data = bytearray(copied_slide.read_bytes())
+    with tifffile.TiffFile(copied_slide) as file:
         offsets, counts = (file.pages[0].tags[code] for code in (324, 325))
+        order = {"<": "little", ">": "big"}[file.byteorder]
     for tag, at, value in ((offsets, 3, 0), (counts, 3, 0),                 # sparse
                            (offsets, 5, offsets.value[6]), (counts, 5, counts.value[6])):
-        size = {3: 2, 4: 4}[int(tag.dtype)]
-        data[tag.valueoffset + at * size : tag.valueoffset + (at + 1) * size] = value.to_bytes(size, "little")
+        size = {3: 2, 4: 4, 16: 8}[int(tag.dtype)]
+        data[tag.valueoffset + at * size : tag.valueoffset + (at + 1) * size] = value.to_bytes(size, order)
     odd.write_bytes(data)
-    mask = Mask.of([shapely.box(10, 400, 90, 500)], Size(901, 703))
-    restore(odd, tmp_path / "out.svs", tmp_path, mask=mask)
-    page = tiff.read_tiff(tmp_path / "out.svs").pages[0]
+    out = tmp_path / f"out{odd.suffix}"
+    mask, report = restore(odd, out, tmp_path, mask=Mask.of([shapely.box(10, 400, 90, 500)], Size(901, 703)))
+    page = tiff.read_tiff(out).pages[0]
     assert page.offsets[3] == page.counts[3] == 0 and page.offsets[5] == page.offsets[6] != 0
+    check_copy(odd, out, mask, report)
+
+
+@pytest.mark.parametrize("maker", ["aperio", "jpeg2000", "lzw"])
+def test_a_file_that_grows_over_4_gib_becomes_a_bigtiff(maker, tmp_path, monkeypatch):
+    source = MAKERS[maker](tmp_path)
+    monkeypatch.setattr(tiffwriter, "CLASSIC_LIMIT", source.stat().st_size // 2)
+    out = tmp_path / f"out{source.suffix}"
+    mask, report = restore(source, out, tmp_path)
+    assert tiff.read_tiff(out).big and not tiff.read_tiff(source).big
+    check_copy(source, out, mask, report)
+
+
+def test_a_pyramid_in_nested_directories_is_reencoded_with_the_reason(tmp_path):
+    source = tmp_path / "nested.tif"
+    with tifffile.TiffWriter(source) as writer:
+        pixels = np.zeros((703, 901, 3), np.uint8)
+        writer.write(pixels, subifds=1, tile=(128, 128), photometric="rgb", compression="lzw")
+        writer.write(pixels[::2, ::2], tile=(128, 128), photometric="rgb", compression="lzw", subfiletype=1)
+    with open_slide(source) as slide:
+        assert container_of(slide, tmp_path / "out.tif") == ("re-encoded", "holds SubIFDs")
 
 
 def test_a_level_pixel_is_the_mean_of_its_real_footprint():
