@@ -19,7 +19,7 @@ from artifusion.restorer import Restorer
 from artifusion.slide.container import container_of, default_output
 from artifusion.slide.masks import Mask, read_mask
 from artifusion.slide.patches import Patches
-from artifusion.slide.reader import Slide, open_slide, sha256
+from artifusion.slide.reader import Slide, file_state, open_slide, sha256
 from artifusion.slide.regions import Canvas, Region, batches, find_regions, plan_canvases
 from artifusion.slide.verify import verify_slide
 from artifusion.slide.writer import write_slide
@@ -115,7 +115,7 @@ def restore_slide(
         outputs = [target, declaration, polygons, *([Path(preview)] if preview else [])]
         inputs = [Path(source), Path(mask)]
         plan = plan_restoration(slide, mask, config, restorer.multiple, polarity=polarity, grow_um=grow_um)
-        spacing_um = slide.mpp or config.default_spacing_um
+        spacing_um, state = slide.mpp or config.default_spacing_um, file_state(source)
         job: dict[str, Any] = {
             "version": __version__,
             "source": {"name": Path(source).name, "sha256": sha256(source)},
@@ -140,13 +140,13 @@ def restore_slide(
                         sampler=f"DDIM {config.steps} steps", seed=seed, version=__version__)
             report = write_slide(slide, plan.mask, patches, target, note=text, work=work, lossless=lossless,
                                  progress=bar("writing", quiet))
-            content = sidecar(job, plan.regions, len(plan.canvases), report.to_dict(), target.name, "",
+            content = sidecar(job, plan.regions, len(plan.canvases), report.to_dict(), target.name, report.sha256,
                               time.monotonic() - started)
             declared = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset)
-            verified = verify_slide(source, report.path, content, declared)
+            untouched = file_state(source) == state          # else its SHA-256 is taken again, and will differ
+            verified = verify_slide(source, report.path, content, declared, hashed=untouched)
             if not verified.ok:
                 raise OutputError(f"{target}: not written, verification failed: {'; '.join(verified.problems)}")
-            content["output"]["sha256"] = verified.output_sha256
             content["verified"] = verified.to_dict()
             files = {declaration: write_json(work / "declaration.json", content),
                      polygons: write_json(work / "polygons.json", declared)}

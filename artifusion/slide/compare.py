@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -23,6 +22,7 @@ from artifusion.slide.segments import Grid, PixelChange
 FAR_MEAN, FAR_PEAK = 0.1, 0.5
 SPARE = 2.0                              # grey levels of rounding on top of these limits
 CLIPPED = 6.0                            # brightness that clipping moves where colours bleed (saturated noise: 5.2)
+COMPARED_BYTES = 1 << 18                 # at once: both pieces stay in the cache
 SHOWN = 5                                # problems of one kind that are listed
 
 
@@ -85,7 +85,7 @@ def compare_segments(name: str, file: BinaryIO, page: tiff.Page, restored: Binar
     """Differences of two directories' segments; touched ones are compared outside the mask, pixel by pixel."""
     if len(page.offsets) != len(fresh.offsets):
         return [f"{name}: {len(page.offsets)} segments became {len(fresh.offsets)}"]
-    kept = [index for index in range(len(page.offsets)) if index not in touched]
+    kept = np.setdiff1d(np.arange(len(page.offsets)), sorted(touched))
     wrong = dict.fromkeys(changed(file, page, restored, fresh, kept), "no declared region touches it, but it changed")
     found.segments += len(page.offsets)
     found.touched += len(touched)
@@ -100,21 +100,28 @@ def compare_segments(name: str, file: BinaryIO, page: tiff.Page, restored: Binar
     return listed[:SHOWN] + ([f"{name}: {len(listed) - SHOWN} more"] if listed[SHOWN:] else [])
 
 
-def changed(file: BinaryIO, page: tiff.Page, restored: BinaryIO, fresh: tiff.Page, indices: Iterable[int]
-            ) -> list[int]:
-    """Which of these segments have other bytes. Such that lie in a row in both files are read in one go."""
-    same = page.counts == fresh.counts
-    wrong = [index for index in indices if not same[index]]
-    for first, after, offset, length in tiff.contiguous(page, (index for index in indices if same[index])):
-        start = int(fresh.offsets[first])
-        if np.array_equal(fresh.offsets[first:after] - start, page.offsets[first:after] - offset):
-            file.seek(offset)
-            restored.seek(start)
-            if file.read(length) == restored.read(length):
-                continue
-        wrong += [index for index in range(first, after)
-                  if tiff.read_segment(file, page, index) != tiff.read_segment(restored, fresh, index)]
+def changed(file: BinaryIO, page: tiff.Page, restored: BinaryIO, fresh: tiff.Page, kept: np.ndarray) -> list[int]:
+    """Which of these segments have other bytes. Such that lie in a row in both files are compared in one go."""
+    same = page.counts[kept] == fresh.counts[kept]
+    wrong, there = kept[~same].tolist(), kept[same & (page.counts[kept] > 0)]
+    offsets, places, lengths = page.offsets[there], fresh.offsets[there], page.counts[there]
+    for first, after in tiff.runs(lengths, offsets, places):
+        file.seek(int(offsets[first]))
+        restored.seek(int(places[first]))
+        if not same_bytes(file, restored, int(lengths[first:after].sum())):
+            wrong += [index for index in there[first:after].tolist()
+                      if tiff.read_segment(file, page, index) != tiff.read_segment(restored, fresh, index)]
     return wrong
+
+
+def same_bytes(file: BinaryIO, other: BinaryIO, length: int) -> bool:
+    """Whether two files go on with the same bytes, where they stand."""
+    while length:
+        data = file.read(min(length, COMPARED_BYTES))
+        if not data or data != other.read(len(data)):
+            return False
+        length -= len(data)
+    return True
 
 
 def _tags(number: int, page: tiff.Page, fresh: tiff.Page) -> list[str]:
@@ -143,7 +150,7 @@ def touched_reason(page: tiff.Page, fresh: tiff.Page, grid: Grid, index: int, ol
         if known.shape != samples.shape:
             return f"its size changed from {known.shape} to {samples.shape}"
         shift = samples.astype(np.int16) - known
-        outside.add(np.abs(shift[~touched]))
+        outside.add(known, samples, ~touched)
         if isinstance(codec, JpegCodec) and isinstance(after, JpegCodec):
             again = codec.decode(codec.encode(codec.decode(old), old))[: inside.height, : inside.width]
             headers = jpeg.parse(old, codec.tables), jpeg.parse(new, after.tables)
@@ -171,15 +178,15 @@ def jpeg_reason(headers: tuple[jpeg.Header, jpeg.Header], shift: np.ndarray, ree
         return "its quantisation tables or sampling changed"
     shift = np.where(touched[..., None], 0, shift)
     width, height = (8 * factor for factor in header.sampling)
-    near = block_values(touched, width, height).any(axis=(1, 3))
+    near = per_block(np.logical_or, touched, width, height)
     padded = np.pad(near, 1)
     near = np.any([padded[y : y + near.shape[0], x : x + near.shape[1]] for y in range(3) for x in range(3)], axis=0)
     noise = max(float(np.sqrt(np.square(table).sum())) for table in map(np.array, header.quantisation)) / 2 / 8
-    least = np.minimum(np.abs(reencoded).max(axis=2), np.abs(shift).max(axis=2))
-    largest = block_values(least, width, height)
+    least = np.minimum(brightest(np.abs(reencoded)), brightest(np.abs(shift)))
     light = shift @ (np.array([0.299, 0.587, 0.114]) if photometric == jpeg.YCBCR else np.full(3, 1 / 3))
-    peak, mean = (np.where(near, 0, values) for values in (largest.max(axis=(1, 3)), largest.mean(axis=(1, 3))))
-    brightness = np.sqrt(np.square(block_values(light, width, height)).mean(axis=(1, 3)))
+    peak = np.where(near, 0, per_block(np.maximum, least, width, height))
+    mean = np.where(near, 0, per_block(np.add, least, width, height) / (width * height))
+    brightness = np.sqrt(per_block(np.add, np.square(light), width, height) / (width * height))
     for what, moved, limit in (
         ("a pixel changed away from the regions", peak, FAR_PEAK * noise + SPARE),
         ("a block changed away from the regions", mean, FAR_MEAN * noise + SPARE),
@@ -192,8 +199,13 @@ def jpeg_reason(headers: tuple[jpeg.Header, jpeg.Header], shift: np.ndarray, ree
     return ""
 
 
-def block_values(values: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(H, W) -> (rows, height, columns, width), padded with zeros."""
-    rows, columns = -(-values.shape[0] // height), -(-values.shape[1] // width)
-    padded = np.pad(values, ((0, rows * height - values.shape[0]), (0, columns * width - values.shape[1])))
-    return padded.reshape(rows, height, columns, width)
+def per_block(operation: np.ufunc, values: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(H, W) -> (rows, columns): each block's values put together; blocks that stick out are filled up with zeros."""
+    padded = np.pad(values, ((0, -values.shape[0] % height), (0, -values.shape[1] % width)))
+    rows = operation.reduce([padded[y::height] for y in range(height)])       # whole arrays: many times faster than
+    return operation.reduce([rows[:, x::width] for x in range(width)])        # reducing axes of 8 pixels
+
+
+def brightest(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) -> (H, W): the largest of the channels."""
+    return np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -23,6 +26,7 @@ TILE_PX = 256
 QUALITY = 90
 SMALLEST_PX = 512                    # levels halve until both sides are at most this
 JPEG_IMAGE_QUALITY = 95
+AHEAD = 16                           # tiles that are read while others are encoded
 
 Read = Callable[[Box], np.ndarray]
 
@@ -64,7 +68,7 @@ def write_pyramid(out: Path, size: Size, read: Read, *, mpp: float | None, icc: 
     spools = level_spools(sizes[1:], work, lossless)
     first = spools[0] if spools else None
 
-    def level0() -> Iterator[bytes]:
+    def level0() -> Iterator[np.ndarray]:
         for y in range(0, size.height, TILE_PX):
             height = min(TILE_PX, size.height - y)
             band = np.empty((-(-height // 2), -(-size.width // 2), 3), np.uint8) if first else None
@@ -76,14 +80,14 @@ def write_pyramid(out: Path, size: Size, read: Read, *, mpp: float | None, icc: 
                     band[:, x // 2 : x // 2 + half.shape[1]] = half
                 if progress:
                     progress(box.area)
-                yield encode_tile(pixels, lossless)
+                yield pixels
             if first and band is not None:
                 first.add(band)
 
     try:
         with out.open("wb") as target, TiffWriter(target, "<", True) as writer:
             tags = scale_tags(mpp, icc, description) | encoded_tags(size, lossless)
-            writer.add(tags, True, level0())
+            writer.add(tags, True, encoded(level0(), lossless))
             for spool in spools:
                 writer.add(spool.tags(mpp and mpp * size.width / spool.size.width, icc), True, spool.tiles())
     finally:
@@ -143,6 +147,18 @@ def halved(pixels: np.ndarray) -> np.ndarray:
     height, width = pixels.shape[:2]
     wide = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge").astype(np.uint16)
     return ((wide[::2, ::2] + wide[1::2, ::2] + wide[::2, 1::2] + wide[1::2, 1::2] + 2) >> 2).astype(np.uint8)
+
+
+def encoded(tiles: Iterable[np.ndarray], lossless: bool) -> Iterator[bytes]:
+    """The tiles' compressed bytes, in order; encoded on all cores, AHEAD of them in memory."""
+    waiting: deque[Future[bytes]] = deque()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for pixels in tiles:
+            waiting.append(pool.submit(encode_tile, pixels, lossless))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def encode_tile(pixels: np.ndarray, lossless: bool) -> bytes:
@@ -205,8 +221,8 @@ class LevelSpool:
         self.path.unlink(missing_ok=True)
 
     def _band(self, rows: np.ndarray) -> None:
-        for x in range(0, self.size.width, TILE_PX):
-            data = encode_tile(rows[:, x : x + TILE_PX], self.lossless)
+        tiles = (rows[:, x : x + TILE_PX] for x in range(0, self.size.width, TILE_PX))
+        for data in encoded(tiles, self.lossless):
             self._lengths.append(len(data))
             self._file.write(data)
         if self.below is not None:

@@ -6,7 +6,7 @@ tifffile reads pixels and metadata; copying needs the bytes themselves, of every
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,6 @@ OFFSETS, COUNTS = {False: 273, True: 324}, {False: 279, True: 325}         # key
 POINTERS = {330: "SubIFDs", 34665: "an EXIF directory", 34853: "a GPS directory", 288: "free-space lists",
             40965: "an interoperability directory", 513: "an old-style JPEG", 519: "old-style JPEG tables",
             400: "global parameters"}
-RUN_BYTES = 1 << 22                    # segments that lie in a row are read together, up to this
 
 
 @dataclass(frozen=True)
@@ -125,20 +124,12 @@ def read_segment(file: BinaryIO, page: Page, index: int) -> bytes:
     return data
 
 
-def contiguous(page: Page, indices: Iterable[int]) -> Iterator[tuple[int, int, int, int]]:
-    """Runs of segments (first index, one past the last, offset, length) that follow each other on disk too."""
-    first, offset, length, after = 0, 0, 0, -1
-    offsets, counts = page.offsets.tolist(), page.counts.tolist()
-    for index in indices:
-        if index == after and offsets[index] == offset + length and length < RUN_BYTES:
-            length += counts[index]
-        else:
-            if length:
-                yield first, after, offset, length
-            first, offset, length = index, offsets[index], counts[index]
-        after = index + 1
-    if length:
-        yield first, after, offset, length
+def runs(lengths: np.ndarray, *offsets: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Positions (first, one past the last) of segments that lie one behind the other, in each file of `offsets`."""
+    if len(lengths):
+        joined = np.logical_and.reduce([places[1:] == places[:-1] + lengths[:-1] for places in offsets])
+        edges = (np.flatnonzero(~joined) + 1).tolist()
+        yield from zip([0, *edges], [*edges, len(lengths)], strict=True)
 
 
 def _read_page(file: BinaryIO, offset: int, order: str, big: bool) -> tuple[Page, int]:

@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from artifusion.errors import SlideError
-from artifusion.slide.tiff import COUNTS, DESCRIPTION, INTEGERS, LONG, LONG8, OFFSETS, SHORT, Page, Tag, Tiff
+from artifusion.slide.tiff import COUNTS, DESCRIPTION, INTEGERS, LONG, LONG8, OFFSETS, SHORT, Page, Tag, Tiff, runs
 
 CLASSIC_LIMIT = (1 << 32) - (1 << 20)
-COPY_BYTES = 1 << 22
+COPY_BYTES = 1 << 20                   # more does not fit the cache
 
 
-class Extent(NamedTuple):
-    """A segment that is copied from the source; length 0: a sparse one."""
+class Extents(NamedTuple):
+    """Segments in a row that are copied from the source; sparse ones have length 0."""
 
-    offset: int
-    length: int
+    offsets: np.ndarray
+    lengths: np.ndarray
 
 
-def segments_of(page: Page, replaced: Iterable[tuple[int, bytes]] = ()) -> Iterator[bytes | Extent]:
+def segments_of(page: Page, replaced: Iterable[tuple[int, bytes]] = ()) -> Iterator[bytes | Extents]:
     """The segments of a page, some replaced: (index, bytes), rising. One replacement is in memory at a time."""
-    fresh = iter(replaced)
-    following = next(fresh, None)
-    for index, extent in enumerate(zip(page.offsets.tolist(), page.counts.tolist(), strict=True)):
-        if following is not None and following[0] == index:
-            yield following[1]
-            following = next(fresh, None)
-        else:
-            yield Extent(*extent)
+    start = 0
+    for index, data in replaced:
+        yield Extents(page.offsets[start:index], page.counts[start:index])
+        yield data
+        start = index + 1
+    yield Extents(page.offsets[start:], page.counts[start:])
 
 
 class TiffWriter:
@@ -52,8 +51,9 @@ class TiffWriter:
                  progress: Callable[[int], None] | None = None) -> None:
         self.order, self.big, self._target, self._progress = order, big, target, progress
         self._file = source.path.open("rb", buffering=0) if source else None
-        self._placed: dict[Extent, int | None] = dict.fromkeys(_shared(source) if source else ())
-        self._run = Extent(0, 0)                             # to be copied next, in one go
+        self._shared = _shared(source) if source else set()
+        self._placed: dict[tuple[int, int], int] = {}        # where shared segments lie now, by offset and length
+        self._buffer = memoryview(bytearray(COPY_BYTES))
         self._at = 16 if big else 8
         self._link = 8 if big else 4                         # where the offset of the next directory goes
         target.write((b"II" if order == "<" else b"MM") + (struct.pack(order + "HHHQ", 43, 8, 0, 0) if big
@@ -66,7 +66,7 @@ class TiffWriter:
         if self._file:
             self._file.close()
 
-    def add(self, tags: Mapping[int, Tag], tiled: bool, segments: Iterable[bytes | Extent]) -> Page:
+    def add(self, tags: Mapping[int, Tag], tiled: bool, segments: Iterable[bytes | Extents]) -> Page:
         """Write one directory: its segments, then its tags, with the offsets and counts put in. Returns it.
 
         Raises:
@@ -74,10 +74,14 @@ class TiffWriter:
         """
         offsets, counts = array("Q"), array("Q")
         for segment in segments:
-            offset, count = self._extent(segment) if isinstance(segment, Extent) else self._bytes(segment)
-            offsets.append(offset)
-            counts.append(count)
-        self._flush()
+            if isinstance(segment, bytes):
+                offsets.append(self._at)
+                counts.append(len(segment))
+                self._target.write(segment)
+                self._at += len(segment)
+            else:
+                offsets.frombytes(self._copied(segment).astype(np.uint64).tobytes())
+                counts.frombytes(segment.lengths.astype(np.uint64).tobytes())
         if not self.big and self._at > CLASSIC_LIMIT:
             raise OverflowError("over 4 GiB")
         placed = dict(tags)
@@ -93,34 +97,38 @@ class TiffWriter:
         self._at = self._target.tell()
         return Page(placed, self.order)
 
-    def _bytes(self, data: bytes) -> tuple[int, int]:
-        self._flush()
-        self._target.write(data)
-        self._at += len(data)
-        return self._at - len(data), len(data)
+    def _copied(self, extents: Extents) -> np.ndarray:
+        """Copy segments; returns where they lie now."""
+        if self._shared:
+            each = zip(extents.offsets.tolist(), extents.lengths.tolist(), strict=True)
+            return np.array([self._copied_once(*extent) for extent in each], np.int64)
+        there = np.flatnonzero(extents.lengths)
+        offsets, lengths = extents.offsets[there], extents.lengths[there]
+        placed = np.zeros(len(extents.lengths), np.int64)
+        placed[there] = self._at + np.cumsum(lengths) - lengths
+        for first, after in runs(lengths, offsets):
+            self._copy(int(offsets[first]), int(lengths[first:after].sum()))
+        return placed
 
-    def _extent(self, extent: Extent) -> tuple[int, int]:
-        if not extent.length:
-            return 0, 0
-        known = self._placed.get(extent)
-        if known is not None:
-            return known, extent.length
-        if extent.offset != self._run.offset + self._run.length or self._run.length > COPY_BYTES:
-            self._flush()
-            self._run = Extent(extent.offset, 0)
-        at = self._at
-        self._run = Extent(self._run.offset, self._run.length + extent.length)
-        self._at += extent.length
-        if extent in self._placed:
-            self._placed[extent] = at
-        return at, extent.length
+    def _copied_once(self, offset: int, length: int) -> int:
+        """Copy one segment, or find it where another one that shares its bytes was put."""
+        if not length:
+            return 0
+        at = self._placed.get((offset, length))
+        if at is None:
+            at = self._at
+            self._copy(offset, length)
+            if offset in self._shared:
+                self._placed[offset, length] = at
+        return at
 
-    def _flush(self) -> None:
-        if self._run.length and self._file:
-            _copy(self._file, self._target, *self._run)
-            if self._progress:
-                self._progress(self._run.length)
-        self._run = Extent(0, 0)
+    def _copy(self, offset: int, length: int) -> None:
+        assert self._file is not None                        # extents are the source's
+        self._file.seek(offset)
+        copy_bytes(self._file, self._target, length, self._buffer)
+        self._at += length
+        if self._progress:
+            self._progress(length)
 
 
 def copy_tiff(source: Tiff, out: Path, replaced: Callable[[int], Iterable[tuple[int, bytes]]], description: bytes,
@@ -152,11 +160,10 @@ def integers(code: int, values: Sequence[int], kind: int, order: str) -> Tag:
     return Tag(code, kind, len(values), np.asarray(values).astype(order + INTEGERS[kind]).tobytes())
 
 
-def _shared(source: Tiff) -> list[Extent]:
-    """The extents that several segments of a file share."""
-    found = [np.stack([page.offsets, page.counts], axis=1) for page in source.pages if len(page.offsets)]
-    extents, times = np.unique(np.concatenate(found or [np.zeros((0, 2), np.int64)]), axis=0, return_counts=True)
-    return [Extent(*extent) for extent in extents[times > 1].tolist() if extent[1]]
+def _shared(source: Tiff) -> set[int]:
+    """The offsets at which several segments of a file lie."""
+    offsets = np.sort(np.concatenate([page.offsets[page.counts > 0] for page in source.pages]))
+    return set(offsets[1:][offsets[1:] == offsets[:-1]].tolist())
 
 
 def _write_page(target: BinaryIO, tags: list[Tag], link: int, order: str, big: bool) -> int:
@@ -188,11 +195,11 @@ def _align(target: BinaryIO) -> None:
         target.write(bytes(-target.tell() % 8))
 
 
-def _copy(file: IO[bytes], target: BinaryIO, offset: int, count: int) -> None:
-    file.seek(offset)
-    while count:
-        data = file.read(min(count, COPY_BYTES))
-        if not data:
+def copy_bytes(file: io.FileIO, target: BinaryIO, length: int, buffer: memoryview) -> None:
+    """Copy bytes from where one file stands to where the other does, through a buffer."""
+    while length:
+        count = file.readinto(buffer[:length])
+        if not count:
             raise SlideError(f"{file.name}: ends inside a segment; get a whole copy of it")
-        target.write(data)
-        count -= len(data)
+        target.write(buffer[:count])
+        length -= count

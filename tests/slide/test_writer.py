@@ -282,6 +282,6 @@ def test_a_full_disk_is_an_output_error(aperio_slide, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tiffwriter, "_copy", full)
+    monkeypatch.setattr(tiffwriter, "copy_bytes", full)
     with pytest.raises(OutputError, match="No space left"):
         restore(aperio_slide, tmp_path / "out.svs", tmp_path)
