@@ -140,13 +140,14 @@ def restore_slide(
                         sampler=f"DDIM {config.steps} steps", seed=seed, version=__version__)
             report = write_slide(slide, plan.mask, patches, target, note=text, work=work, lossless=lossless,
                                  progress=bar("writing", quiet))
-            content = sidecar(job, plan.regions, len(plan.canvases), report.to_dict(), target.name, report.sha256,
+            content = sidecar(job, plan.regions, len(plan.canvases), report.to_dict(), target.name, "",
                               time.monotonic() - started)
             declared = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset)
-            untouched = file_state(source) == state          # else its SHA-256 is taken again, and will differ
-            verified = verify_slide(source, report.path, content, declared, hashed=untouched)
+            known = job["source"]["sha256"] if file_state(source) == state else None    # else it is taken again
+            verified = verify_slide(source, report.path, content, declared, source_sha256=known)
             if not verified.ok:
                 raise OutputError(f"{target}: not written, verification failed: {'; '.join(verified.problems)}")
+            content["output"]["sha256"] = verified.output_sha256
             content["verified"] = verified.to_dict()
             files = {declaration: write_json(work / "declaration.json", content),
                      polygons: write_json(work / "polygons.json", declared)}

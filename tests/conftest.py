@@ -29,9 +29,10 @@ def tissue(width: int, height: int, seed: int = 0) -> np.ndarray:
 
 def write_pyramid_tiff(path: Path, sizes: list[tuple[int, int]], tile: int = 128, bigtiff: bool = False,
                        description: str | None = None, thumbnail: bool = False, byteorder: str = "<",
-                       encode: Callable[[np.ndarray], bytes] | None = None, **codec) -> Path:
+                       encode: Callable[[np.ndarray], bytes] | None = None, image: np.ndarray | None = None, **codec
+                       ) -> Path:
     """A pyramid of sequential directories; every level is the top one, resized. `encode`: one tile to its bytes."""
-    base = Image.fromarray(tissue(*sizes[0]))
+    base = Image.fromarray(tissue(*sizes[0]) if image is None else image)
     icc = b"not a real profile, but carried all the same"
     with tifffile.TiffWriter(path, bigtiff=bigtiff, byteorder=byteorder) as writer:
         for number, size in enumerate(sizes):

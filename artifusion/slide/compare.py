@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -80,7 +81,7 @@ def compare_generic(before: Slide, after: Slide, mask: Mask, found: Comparison) 
     return problems
 
 
-def compare_segments(name: str, file: BinaryIO, page: tiff.Page, restored: BinaryIO, fresh: tiff.Page,
+def compare_segments(name: str, file: io.BufferedReader, page: tiff.Page, restored: io.BufferedReader, fresh: tiff.Page,
                      touched: set[int], mask: Mask, found: Comparison) -> list[str]:
     """Differences of two directories' segments; touched ones are compared outside the mask, pixel by pixel."""
     if len(page.offsets) != len(fresh.offsets):
@@ -100,7 +101,8 @@ def compare_segments(name: str, file: BinaryIO, page: tiff.Page, restored: Binar
     return listed[:SHOWN] + ([f"{name}: {len(listed) - SHOWN} more"] if listed[SHOWN:] else [])
 
 
-def changed(file: BinaryIO, page: tiff.Page, restored: BinaryIO, fresh: tiff.Page, kept: np.ndarray) -> list[int]:
+def changed(file: io.BufferedReader, page: tiff.Page, restored: io.BufferedReader, fresh: tiff.Page,
+            kept: np.ndarray) -> list[int]:
     """Which of these segments have other bytes. Such that lie in a row in both files are compared in one go."""
     same = page.counts[kept] == fresh.counts[kept]
     wrong, there = kept[~same].tolist(), kept[same & (page.counts[kept] > 0)]
@@ -114,13 +116,17 @@ def changed(file: BinaryIO, page: tiff.Page, restored: BinaryIO, fresh: tiff.Pag
     return wrong
 
 
-def same_bytes(file: BinaryIO, other: BinaryIO, length: int) -> bool:
+def same_bytes(file: io.BufferedReader, other: io.BufferedReader, length: int) -> bool:
     """Whether two files go on with the same bytes, where they stand."""
+    pieces = bytearray(min(length, COMPARED_BYTES)), bytearray(min(length, COMPARED_BYTES))
     while length:
-        data = file.read(min(length, COMPARED_BYTES))
-        if not data or data != other.read(len(data)):
+        counts = [side.readinto(memoryview(piece)[:length]) for side, piece in zip((file, other), pieces, strict=True)]
+        if not counts[0] or counts[0] != counts[1]:
             return False
-        length -= len(data)
+        one, two = (np.frombuffer(piece, np.uint8, counts[0]) for piece in pieces)
+        if not np.array_equal(one, two):
+            return False
+        length -= counts[0]
     return True
 
 

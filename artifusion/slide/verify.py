@@ -34,6 +34,7 @@ class VerifyReport:
     container: str
     compared: Comparison = field(default_factory=Comparison)
     problems: tuple[str, ...] = ()
+    output_sha256: str = ""
 
     @property
     def ok(self) -> bool:
@@ -57,13 +58,14 @@ class VerifyReport:
 
 
 def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path | Mapping[str, Any] | None = None,
-                 geojson: str | Path | Mapping[str, Any] | None = None, *, hashed: bool = False) -> VerifyReport:
+                 geojson: str | Path | Mapping[str, Any] | None = None, *, source_sha256: str | None = None
+                 ) -> VerifyReport:
     """Compare a restored slide with its source; everything outside the declared polygons must be the same.
 
     Args:
         sidecar, geojson: files or their content; by default <restored>.json and <restored>.geojson. The content may
             be given before the files and the final name exist.
-        hashed: both SHA-256 of the sidecar were taken of these very files just now; they are not taken again.
+        source_sha256: what the source's SHA-256 is known to be; by default it is taken.
 
     Raises:
         SlideError: one of the slides cannot be opened.
@@ -85,7 +87,8 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
                           "again") from None
     report, problems = VerifyReport(container), list[str]()
     with open_slide(source) as before, open_slide(restored) as after, ThreadPoolExecutor(2) as pool:
-        hashes = [] if hashed else [pool.submit(sha256, path) for path in (source, restored)]    # beside the segments
+        output_found = pool.submit(sha256, restored)          # while the segments are compared
+        source_found = None if source_sha256 else pool.submit(sha256, source)
         polygons, classes = geojson_polygons(declared, restored.with_name(f"{restored.name}.geojson"),
                                              before.bounds_offset)
         mask = Mask(tuple(polygons), before.size, tuple(classes))
@@ -101,9 +104,10 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
         else:
             problems += _pixels(before, after, mask, lossless, report.compared.outside)
             problems += _scale_and_colour(before, after, given_mpp or before.mpp)
-    if hashes and hashes[0].result() != source_sha:
+    report.output_sha256 = output_found.result()
+    if (source_found.result() if source_found else source_sha256) != source_sha:
         problems.insert(0, f"{source.name} is not the file that was restored: its SHA-256 is another one")
-    if hashes and output_sha and hashes[1].result() != output_sha:
+    if output_sha and report.output_sha256 != output_sha:
         problems.append(f"{restored.name} was changed after it was written: its SHA-256 is not the sidecar's")
     report.problems = tuple(problems)
     return report

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from artifusion.slide.container import container_of, generic_pyramid, segment_re
 from artifusion.slide.masks import Mask
 from artifusion.slide.patches import Patches
 from artifusion.slide.pyramid import write_generic
-from artifusion.slide.reader import ImageSlide, Slide, sha256
+from artifusion.slide.reader import ImageSlide, Slide
 from artifusion.slide.reencode import encoding, pyramid_sizes, tile_count, write_image, write_pyramid
 from artifusion.slide.segments import Change, Grid, restored_segments
 from artifusion.slide.tiffwriter import copy_tiff
@@ -45,11 +44,10 @@ class WriteReport:
     reason: str
     lossless: bool                    # kept pixels are exact, all of them
     levels: tuple[LevelReport, ...]
-    sha256: str = ""                  # of the whole file
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON knows it, without what the sidecar says of the file elsewhere."""
-        return {key: value for key, value in asdict(self).items() if key not in ("path", "sha256")} | {
+        """The report as JSON knows it, without the path."""
+        return {key: value for key, value in asdict(self).items() if key != "path"} | {
             "levels": [asdict(level) for level in self.levels]}
 
 
@@ -84,10 +82,9 @@ def write_slide(slide: Slide, mask: Mask, patches: Patches, out: str | Path, *, 
         else:
             exact = lossless or (isinstance(slide, ImageSlide) and slide.lossless)
             report = _reencode(slide, patches, path, note, reason, exact, progress)
-        with path.open("rb+") as file, ThreadPoolExecutor(1) as pool:
-            digest = pool.submit(sha256, path)                # while the disk is busy
+        with path.open("rb+") as file:
             os.fsync(file.fileno())
-        return replace(report, sha256=digest.result())
+        return report
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); check the space and the permissions "
                           "there and start again, finished canvases are kept") from None
