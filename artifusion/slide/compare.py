@@ -118,15 +118,14 @@ def changed(file: io.BufferedReader, page: tiff.Page, restored: io.BufferedReade
 
 def same_bytes(file: io.BufferedReader, other: io.BufferedReader, length: int) -> bool:
     """Whether two files go on with the same bytes, where they stand."""
-    pieces = bytearray(min(length, COMPARED_BYTES)), bytearray(min(length, COMPARED_BYTES))
+    one, two = bytearray(COMPARED_BYTES), bytearray(COMPARED_BYTES)
     while length:
-        counts = [side.readinto(memoryview(piece)[:length]) for side, piece in zip((file, other), pieces, strict=True)]
-        if not counts[0] or counts[0] != counts[1]:
+        if length < len(one):
+            one, two = bytearray(length), bytearray(length)
+        count = file.readinto(one)
+        if count != len(one) or other.readinto(two) != count or one != two:
             return False
-        one, two = (np.frombuffer(piece, np.uint8, counts[0]) for piece in pieces)
-        if not np.array_equal(one, two):
-            return False
-        length -= counts[0]
+        length -= count
     return True
 
 
