@@ -85,7 +85,7 @@ def main() -> None:
 @click.option("--grow", "grow_um", type=Number(0, 10_000), default=0.0, metavar="UM", help="Widen the mask.")
 @click.option("--mask-polarity", "polarity", type=click.Choice(["restore", "keep"]),
               help="What white means; given explicitly, the mask may cover over half of the slide.")
-@click.option("--lossless", is_flag=True, help="Where a slide must be re-encoded: without loss.")
+@click.option("--lossless", is_flag=True, help="What must be encoded anew: without loss.")
 @click.option("--batch-size", type=click.IntRange(1), help="Canvases per evaluation.  [default: 4]")
 @click.option("--preview", type=PATH, help="Also draw before / mask / after into this .png or .jpg.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
@@ -99,7 +99,7 @@ def restore(
 ) -> None:
     """Repaint the masked part of SLIDE with tissue that a diffusion model invents.
 
-    Only masked pixels change. SVS and tiled JPEG TIFF keep their container, and what the mask does not touch is copied
+    Only masked pixels change. SVS and tiled TIFF keep their container, and what the mask does not touch is copied
     byte for byte; other formats become a pyramidal BigTIFF. Beside the output lie OUTPUT.json (what was done, with
     which weights) and OUTPUT.geojson (the invented regions, for QuPath). An interrupted run goes on when the same
     command is given again.

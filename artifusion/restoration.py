@@ -18,12 +18,13 @@ from artifusion.config import RestoreConfig
 from artifusion.errors import ConfigError, OutputError
 from artifusion.picture import check_picture_name, draw_comparison
 from artifusion.provenance import geojson, note, sidecar
+from artifusion.slide.container import container_of, default_output
 from artifusion.slide.masks import Mask, read_mask
 from artifusion.slide.patches import Patches
-from artifusion.slide.reader import Slide, open_slide, sha256
+from artifusion.slide.reader import Slide, file_state, open_slide, sha256
 from artifusion.slide.regions import Canvas, Region, batches, find_regions, plan_canvases
 from artifusion.slide.verify import verify_slide
-from artifusion.slide.writer import container_of, default_output, write_slide
+from artifusion.slide.writer import write_slide
 from artifusion.workspace import bar, beside, check_outputs, finished, publish, published, sweep, workspace, write_json
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def restore_slide(
         sweep(target)
         check_outputs(inputs, outputs, overwrite, published(target))     # tell it before the mask is outlined
         plan = plan_restoration(slide, mask, config, restorer.multiple, polarity=polarity, grow_um=grow_um)
-        spacing_um = slide.mpp or config.default_spacing_um
+        spacing_um, state = slide.mpp or config.default_spacing_um, file_state(source)
         job: dict[str, Any] = {
             "version": __version__,
             "source": {"name": Path(source).name, "sha256": sha256(source)},
@@ -155,12 +156,14 @@ def restore_slide(
                         sampler=f"{config.sampler} {config.evaluations} evaluations", seed=seed, version=__version__)
             report = write_slide(slide, plan.mask, patches, target, note=text, work=work, lossless=lossless,
                                  progress=bar("writing", quiet))
-            content = sidecar(job, plan.regions, len(plan.canvases), report.to_dict(), target.name,
-                              sha256(report.path), time.monotonic() - started)
+            content = sidecar(job, plan.regions, len(plan.canvases), report.to_dict(), target.name, "",
+                              time.monotonic() - started)
             declared = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset)
-            verified = verify_slide(source, report.path, content, declared)
+            known = job["source"]["sha256"] if file_state(source) == state else None    # else it is taken again
+            verified = verify_slide(source, report.path, content, declared, source_sha256=known)
             if not verified.ok:
                 raise OutputError(f"{target}: not written, verification failed: {'; '.join(verified.problems)}")
+            content["output"]["sha256"] = verified.output_sha256
             content["verified"] = verified.to_dict()
             files = {declaration: write_json(work / "declaration.json", content),
                      polygons: write_json(work / "polygons.json", declared)}

@@ -66,6 +66,9 @@ def test_a_dry_run_paints_nothing(aperio_slide, tmp_path):
     Image.fromarray(mask).save(tmp_path / "mask.png")
     result = invoke("restore", aperio_slide, "--mask", tmp_path / "mask.png", "-o", tmp_path / "out.svs", "--dry-run")
     assert result.exit_code == 0 and "1 canvases, 10 evaluations each" in result.output
+    published = invoke("restore", aperio_slide, "--mask", tmp_path / "mask.png", "-o", tmp_path / "out.svs", "--config",
+                       "paper", "--dry-run")
+    assert published.exit_code == 0 and "1 canvases, 2,410 evaluations each" in published.output
     size = f"{aperio_slide.stat().st_size / 1e6:.1f} MB, as the source"
     assert f"out.svs: copied (untouched segments are byte-identical): about {size}" in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]

@@ -90,10 +90,10 @@ def test_what_another_job_left_is_not_used(aperio_slide, tmp_path):
     assert other.calls == 2
 
 
-def test_a_region_larger_than_a_canvas_is_painted_whole(aperio_slide, tmp_path):
-    mask = mask_file(tmp_path, aperio_slide, [(150, 100, 400)])
+def test_a_region_larger_than_a_canvas_is_painted_whole(packbits_slide, tmp_path):
+    mask = mask_file(tmp_path, packbits_slide, [(150, 100, 400)])
     painter = FlatPainter(max_canvas_px=384)
-    restore_slide(aperio_slide, mask, tmp_path / "out.tif", restorer=painter, lossless=True)
+    restore_slide(packbits_slide, mask, tmp_path / "out.tif", restorer=painter, lossless=True)
     assert painter.calls > 1
     with open_slide(tmp_path / "out.tif") as slide:
         assert (slide.read(Box(150, 100, 400, 400)) == PINK).all()

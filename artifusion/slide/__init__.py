@@ -1,11 +1,12 @@
 """Room 1: slides, masks, regions and files, in numpy; never torch."""
 
+from artifusion.slide.container import container_of, default_output
 from artifusion.slide.masks import Mask, read_mask, rectilinear
 from artifusion.slide.patches import Patches
 from artifusion.slide.reader import Slide, open_slide
 from artifusion.slide.regions import Canvas, Region, batches, find_regions, plan_canvases
 from artifusion.slide.verify import VerifyReport, verify_slide
-from artifusion.slide.writer import WriteReport, container_of, default_output, write_slide
+from artifusion.slide.writer import WriteReport, write_slide
 
 __all__ = [
     "Canvas",

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from artifusion.geometry import Box
+from artifusion.slide.container import container_of
 from artifusion.slide.reader import ImageSlide, Slide
 from artifusion.slide.reencode import JPEG_IMAGE_QUALITY, TILE_PX, encode_tile, pyramid_sizes
-from artifusion.slide.writer import container_of
 
 SAMPLES = 6                          # tiles per side that are encoded to learn how many bytes a pixel takes
 

@@ -80,10 +80,13 @@ class Mask:
         if lv_size == self.l0_size:
             touched[inside.slices(lv_box)] = self.read(inside)
             return touched
-        for part in blocks(inside, lv_size, self.l0_size, BLOCK_PX):
-            l0_box = footprint(part, lv_size, self.l0_size)
-            if self.near(l0_box):
-                touched[part.slices(lv_box)] = any_in_footprints(self.read(l0_box), l0_box, part, lv_size, self.l0_size)
+        edge_list, begins = self._edges
+        for index in self.near(footprint(inside, lv_size, self.l0_size)) if not inside.empty else ():
+            around = level_box(self.polygons[index].bounds, lv_size, self.l0_size).intersection(inside)
+            for part in blocks(around, lv_size, self.l0_size, BLOCK_PX):
+                l0_box = footprint(part, lv_size, self.l0_size)
+                drawn = draw(edge_list[begins[index] : begins[index + 1]], l0_box)
+                touched[part.slices(lv_box)] |= any_in_footprints(drawn, l0_box, part, lv_size, self.l0_size)
         return touched
 
     @cached_property
@@ -99,6 +102,13 @@ def footprint_edges(start: int, stop: int, lv_length: int, l0_length: int) -> tu
     """First and one-past-last level-0 pixel that each level pixel start..stop-1 meets, exactly (integers)."""
     at = np.arange(start, stop, dtype=np.int64)
     return at * l0_length // lv_length, -(-(at + 1) * l0_length // lv_length)
+
+
+def level_box(l0_bounds: tuple[float, float, float, float], lv_size: Size, l0_size: Size) -> Box:
+    """A box of level pixels that holds all whose footprints meet level-0 bounds (left, top, right, bottom)."""
+    x, y = lv_size.width / l0_size.width, lv_size.height / l0_size.height
+    left, top, right, bottom = l0_bounds
+    return Box.from_edges(int(left * x) - 1, int(top * y) - 1, int(right * x) + 2, int(bottom * y) + 2)
 
 
 def footprint(lv_box: Box, lv_size: Size, l0_size: Size) -> Box:

@@ -258,6 +258,12 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def file_state(path: str | Path) -> tuple[int, int, int]:
+    """What changes when a file is replaced or written to: inode, size and time in ns."""
+    found = Path(path).stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def shortened(error: Exception) -> str:
     """An exception's message in one line of at most 120 characters, without its leading path."""
     text = " ".join(str(error).split()) or type(error).__name__

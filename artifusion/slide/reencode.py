@@ -1,24 +1,32 @@
-"""Streamed writing: any source of pixels into a tiled pyramidal BigTIFF, or a plain image file."""
+"""Encoding anew: any source of pixels, streamed into a tiled pyramidal BigTIFF, or a plain image file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
 import imagecodecs
 import numpy as np
-import tifffile
 from PIL import Image, PngImagePlugin
 
 from artifusion.geometry import Box, Size
+from artifusion.slide import tiff
+from artifusion.slide.tiff import Tag
+from artifusion.slide.tiffwriter import TiffWriter, integers
 
 TILE_PX = 256
 QUALITY = 90
 SMALLEST_PX = 512                    # levels halve until both sides are at most this
 JPEG_IMAGE_QUALITY = 95
+AHEAD = 16                           # tiles that are read while others are encoded
 
 Read = Callable[[Box], np.ndarray]
 
@@ -27,8 +35,21 @@ def pyramid_sizes(size: Size) -> tuple[Size, ...]:
     """Level sizes, each half of the one before, odd ones rounded up so that no pixel is lost."""
     sizes = [size]
     while max(sizes[-1]) > SMALLEST_PX:
-        sizes.append(Size(-(-sizes[-1].width // 2), -(-sizes[-1].height // 2)))
+        sizes.append(half_size(sizes[-1]))
     return tuple(sizes)
+
+
+def half_size(size: Size) -> Size:
+    return Size(-(-size.width // 2), -(-size.height // 2))
+
+
+def tile_count(size: Size) -> int:
+    return -(-size.width // TILE_PX) * -(-size.height // TILE_PX)
+
+
+def encoding(lossless: bool) -> str:
+    """How `encode_tile` encodes, for the report."""
+    return "deflate, exact" if lossless else f"JPEG quality {QUALITY}, 4:4:4: kept pixels change a little"
 
 
 def write_pyramid(out: Path, size: Size, read: Read, *, mpp: float | None, icc: bytes | None, description: str,
@@ -44,13 +65,10 @@ def write_pyramid(out: Path, size: Size, read: Read, *, mpp: float | None, icc: 
     Memory: two rows of tiles per level below level 0. Their compressed tiles wait in files in `work`.
     """
     sizes = pyramid_sizes(size)
-    spools = [_Spool(work / f"level-{number}.tiles", lv_size, lossless) for number, lv_size in enumerate(sizes[1:], 1)]
-    for upper, lower in pairwise(spools):
-        upper.below = lower
+    spools = level_spools(sizes[1:], work, lossless)
     first = spools[0] if spools else None
-    resolution = (1e4 / mpp, 1e4 / mpp) if mpp else None
 
-    def level0() -> Iterator[bytes]:
+    def level0() -> Iterator[np.ndarray]:
         for y in range(0, size.height, TILE_PX):
             height = min(TILE_PX, size.height - y)
             band = np.empty((-(-height // 2), -(-size.width // 2), 3), np.uint8) if first else None
@@ -62,21 +80,51 @@ def write_pyramid(out: Path, size: Size, read: Read, *, mpp: float | None, icc: 
                     band[:, x // 2 : x // 2 + half.shape[1]] = half
                 if progress:
                     progress(box.area)
-                if first and band is not None and box.right == size.width:
-                    first.add(band)                  # before the yield: tifffile asks for nothing after the last tile
-                yield encode_tile(pixels, lossless)
+                yield pixels
+            if first and band is not None:
+                first.add(band)
 
     try:
-        with tifffile.TiffWriter(out, bigtiff=True) as writer:
-            _write_level(writer, level0(), size, 0, lossless, resolution, icc, description)
-            for number, spool in enumerate(spools, 1):
-                spool.finish()
-                scale = sizes[number].width / size.width
-                shrunk = (resolution[0] * scale, resolution[1] * scale) if resolution else None
-                _write_level(writer, spool.tiles(), spool.size, number, lossless, shrunk, icc, None)
+        with out.open("wb") as target, TiffWriter(target, "<", True) as writer:
+            tags = scale_tags(mpp, icc, description) | encoded_tags(size, lossless)
+            writer.add(tags, True, encoded(level0(), lossless))
+            for spool in spools:
+                writer.add(spool.tags(mpp and mpp * size.width / spool.size.width, icc), True, spool.tiles())
     finally:
         for spool in spools:
             spool.remove()
+
+
+def encoded_tags(size: Size, lossless: bool, order: str = "<") -> dict[int, Tag]:
+    """The tags that say how `encode_tile` encodes a level of this size."""
+    numbers: dict[int, tuple[int, Sequence[int]]] = {
+        tiff.WIDTH: (tiff.LONG, [size.width]), tiff.HEIGHT: (tiff.LONG, [size.height]),
+        tiff.BITS: (tiff.SHORT, [8, 8, 8]), tiff.COMPRESSION: (tiff.SHORT, [8 if lossless else 7]),
+        tiff.PHOTOMETRIC: (tiff.SHORT, [2 if lossless else 6]), tiff.SAMPLES: (tiff.SHORT, [3]),
+        tiff.PLANAR: (tiff.SHORT, [1]),
+        tiff.TILE_WIDTH: (tiff.LONG, [TILE_PX]), tiff.TILE_HEIGHT: (tiff.LONG, [TILE_PX]),
+        **({tiff.PREDICTOR: (tiff.SHORT, [2])} if lossless else {tiff.SUBSAMPLING: (tiff.SHORT, [1, 1])})}
+    return {code: integers(code, values, kind, order) for code, (kind, values) in numbers.items()}
+
+
+def scale_tags(mpp: float | None, icc: bytes | None, description: str | None, order: str = "<") -> dict[int, Tag]:
+    """The tags that tell a level's scale and colours; with a description it is level 0.
+
+    The resolution is in pixels per CENTIMETER, which OpenSlide turns into mpp.
+    """
+    tags = {tiff.SUBFILE: integers(tiff.SUBFILE, [1 if description is None else 0], tiff.LONG, order)}
+    for code, text in ((tiff.DESCRIPTION, description), (tiff.SOFTWARE, "artifusion")):
+        if text is not None:
+            raw = text.encode(errors="surrogateescape") + b"\0"
+            tags[code] = Tag(code, tiff.ASCII, len(raw), raw)
+    if mpp:
+        ratio = Fraction(1e4 / mpp).limit_denominator(10_000)
+        for code in (tiff.X_RESOLUTION, tiff.Y_RESOLUTION):
+            tags[code] = Tag(code, tiff.RATIONAL, 1, struct.pack(order + "II", ratio.numerator, ratio.denominator))
+        tags[tiff.RESOLUTION_UNIT] = integers(tiff.RESOLUTION_UNIT, [3], tiff.SHORT, order)
+    if icc:
+        tags[tiff.ICC] = Tag(tiff.ICC, tiff.UNDEFINED, len(icc), icc)
+    return tags
 
 
 def write_image(out: Path, pixels: np.ndarray, *, mpp: float | None, icc: bytes | None, note: str) -> None:
@@ -101,6 +149,18 @@ def halved(pixels: np.ndarray) -> np.ndarray:
     return ((wide[::2, ::2] + wide[1::2, ::2] + wide[::2, 1::2] + wide[1::2, 1::2] + 2) >> 2).astype(np.uint8)
 
 
+def encoded(tiles: Iterable[np.ndarray], lossless: bool) -> Iterator[bytes]:
+    """The tiles' compressed bytes, in order; encoded on all cores, AHEAD of them in memory."""
+    waiting: deque[Future[bytes]] = deque()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for pixels in tiles:
+            waiting.append(pool.submit(encode_tile, pixels, lossless))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 def encode_tile(pixels: np.ndarray, lossless: bool) -> bytes:
     """A full tile's compressed bytes; pixels short of a tile are padded with their last row and column."""
     height, width = pixels.shape[:2]
@@ -113,14 +173,22 @@ def encode_tile(pixels: np.ndarray, lossless: bool) -> bytes:
                                           colorspace="RGB", outcolorspace="YCBCR"))
 
 
+def level_spools(sizes: Sequence[Size], work: Path, lossless: bool) -> list[LevelSpool]:
+    """Levels in the making, each fed by the one before."""
+    spools = [LevelSpool(work / f"level-{size.width}x{size.height}.tiles", size, lossless) for size in sizes]
+    for upper, lower in pairwise(spools):
+        upper.below = lower
+    return spools
+
+
 @dataclass
-class _Spool:
+class LevelSpool:
     """One level in the making: rows come in, compressed tiles wait on disk, halved rows go to the level below."""
 
     path: Path
     size: Size
     lossless: bool
-    below: _Spool | None = None
+    below: LevelSpool | None = None
 
     def __post_init__(self) -> None:
         self._rows = np.empty((0, self.size.width, 3), np.uint8)
@@ -135,13 +203,15 @@ class _Spool:
             self._band(self._rows[:TILE_PX])
             self._rows = self._rows[TILE_PX:].copy()
 
-    def finish(self) -> None:
+    def tags(self, mpp: float | None, icc: bytes | None, order: str = "<") -> dict[int, Tag]:
+        return scale_tags(mpp, icc, None, order) | encoded_tags(self.size, self.lossless, order)
+
+    def tiles(self) -> Iterator[bytes]:
+        """The compressed tiles, row by row; all rows must have come in."""
         if len(self._rows):
             self._band(self._rows)
             self._rows = self._rows[:0]
         assert self._received == self.size.height, (self._received, self.size)
-
-    def tiles(self) -> Iterator[bytes]:
         self._file.seek(0)
         for length in self._lengths:
             yield self._file.read(length)
@@ -151,19 +221,9 @@ class _Spool:
         self.path.unlink(missing_ok=True)
 
     def _band(self, rows: np.ndarray) -> None:
-        for x in range(0, self.size.width, TILE_PX):
-            data = encode_tile(rows[:, x : x + TILE_PX], self.lossless)
+        tiles = (rows[:, x : x + TILE_PX] for x in range(0, self.size.width, TILE_PX))
+        for data in encoded(tiles, self.lossless):
             self._lengths.append(len(data))
             self._file.write(data)
         if self.below is not None:
             self.below.add(halved(rows))
-
-
-def _write_level(writer: tifffile.TiffWriter, tiles: Iterator[bytes], size: Size, number: int, lossless: bool,
-                 resolution: tuple[float, float] | None, icc: bytes | None, description: str | None) -> None:
-    codec = ({"compression": "adobe_deflate", "predictor": True} if lossless else
-             {"compression": "jpeg", "compressionargs": {"level": QUALITY}, "subsampling": (1, 1)})
-    writer.write(tiles, shape=(size.height, size.width, 3), dtype=np.uint8, photometric="rgb", tile=(TILE_PX, TILE_PX),
-                 subfiletype=1 if number else 0, resolution=resolution,
-                 resolutionunit="CENTIMETER" if resolution else None,
-                 iccprofile=icc, description=description, metadata=None, software="artifusion", **codec)

@@ -10,8 +10,9 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from artifusion.geometry import Box, Size
-from artifusion.slide import jpeg, tiff
-from artifusion.slide.masks import Mask, blocks, footprint, footprint_edges
+from artifusion.slide import tiff
+from artifusion.slide.codecs import codec_of
+from artifusion.slide.masks import Mask, blocks, footprint, footprint_edges, level_box
 from artifusion.slide.patches import Patches
 
 BLOCK_PX = 1024                     # level-0 pixels, per side, that are averaged in one go
@@ -51,10 +52,7 @@ class Grid:
         candidates: set[int] = set()
         for index, area in enumerate(mask.areas_px):
             if area:
-                left, top, right, bottom = mask.polygons[index].bounds
-                x, y = mask.l0_size.width / self.size.width, mask.l0_size.height / self.size.height
-                lv_box = Box.from_edges(int(left / x) - 1, int(top / y) - 1, int(right / x) + 2, int(bottom / y) + 2)
-                candidates.update(self.over(lv_box))
+                candidates.update(self.over(level_box(mask.polygons[index].bounds, self.size, mask.l0_size)))
         frame = Box(0, 0, *self.size)
         return [i for i in sorted(candidates) if mask.coverage(self.size, self.box(i).intersection(frame)).any()]
 
@@ -76,10 +74,14 @@ class PixelChange:
     largest: int = 0
     total: int = 0
 
-    def add(self, difference: np.ndarray) -> None:
-        """Count absolute differences (pixels, 3). A pixel changed where any channel did; means are over channels."""
-        self.px += len(difference)
-        self.changed_px += int(np.count_nonzero(difference.any(axis=1)))
+    def add(self, before: np.ndarray, after: np.ndarray, where: np.ndarray) -> None:
+        """Compare uint8 (H, W, 3) pixels where `where` (H, W) is set.
+
+        A pixel changed where any channel did; means are over channels.
+        """
+        difference = np.where(where[..., None], np.maximum(before, after) - np.minimum(before, after), np.uint8(0))
+        self.px += int(np.count_nonzero(where))
+        self.changed_px += int(np.count_nonzero(difference[..., 0] | difference[..., 1] | difference[..., 2]))
         self.largest = max(self.largest, int(difference.max(initial=0)))
         self.total += int(difference.sum(dtype=np.int64))
 
@@ -108,30 +110,23 @@ def restored_segments(file: BinaryIO, page: tiff.Page, mask: Mask, patches: Patc
     becomes the mean of the painted level 0 over its own footprint, every other pixel stays as it was decoded.
     Sparse segments stay sparse: nothing was scanned there. Memory: one segment and one block.
     """
-    grid, tables, photometric = Grid.of(page), shared_tables(page), page.number(tiff.PHOTOMETRIC)
+    grid, codec = Grid.of(page), codec_of(page)
     for index in grid.touched(mask):
         old = tiff.read_segment(file, page, index)
         if not old:
             continue
-        before = jpeg.decode(old, tables, photometric)
+        before = codec.decode(old)
         box = grid.box(index)
         inside = box.intersection(Box(0, 0, *grid.size))
         touched = mask.coverage(grid.size, inside)
         pixels = before.copy()
         shown = pixels[: inside.height, : inside.width]
-        shown[touched] = painted(mask, patches, grid.size, inside, touched)[touched]
-        new = jpeg.encode(pixels, old, tables, photometric)
-        after = jpeg.decode(new, tables, photometric)
-        whole = Box(0, 0, inside.width, inside.height).slices()
+        shown[touched] = codec.samples(painted(mask, patches, grid.size, inside, touched))[touched]
+        new = codec.encode(pixels, old)
+        after = codec.decode(new)
         change.touched += 1
-        change.outside.add(np.abs(before[whole].astype(np.int16) - after[whole])[~touched])
+        change.outside.add(before[: inside.height, : inside.width], after[: inside.height, : inside.width], ~touched)
         yield index, new
-
-
-def shared_tables(page: tiff.Page) -> bytes:
-    """The JPEG tables that all segments of a page share; empty where each carries its own."""
-    tag = page.tags.get(tiff.JPEG_TABLES)
-    return tag.raw if tag else b""
 
 
 def painted(mask: Mask, patches: Patches, lv_size: Size, lv_box: Box, touched: np.ndarray) -> np.ndarray:
@@ -139,11 +134,14 @@ def painted(mask: Mask, patches: Patches, lv_size: Size, lv_box: Box, touched: n
     if lv_size == mask.l0_size:
         return patches.read(lv_box)
     pixels = np.zeros((lv_box.height, lv_box.width, 3), np.uint8)
-    for part in blocks(lv_box, lv_size, mask.l0_size, BLOCK_PX):
-        where = part.slices(lv_box)
-        if touched[where].any():
+    for block in blocks(lv_box, lv_size, mask.l0_size, BLOCK_PX):
+        rows, columns = np.nonzero(touched[block.slices(lv_box)])
+        if len(rows):                                         # only what is needed of a block is read
+            part = Box(block.x + int(columns.min()), block.y + int(rows.min()), int(np.ptp(columns)) + 1,
+                       int(np.ptp(rows)) + 1)
             l0_box = footprint(part, lv_size, mask.l0_size)
-            pixels[where] = area_mean(patches.read(l0_box), l0_box, part, lv_size, mask.l0_size)
+            mean = area_mean(patches.read(l0_box), l0_box, part, lv_size, mask.l0_size)
+            pixels[part.slices(lv_box)] = mean
     return pixels
 
 

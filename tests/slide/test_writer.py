@@ -7,6 +7,7 @@ import openslide
 import pytest
 import shapely
 import tifffile
+from conftest import MAKERS
 from PIL import Image
 
 from artifusion.errors import OutputError
@@ -20,10 +21,14 @@ from artifusion.slide import (
     open_slide,
     plan_canvases,
     tiff,
+    tiffwriter,
     write_slide,
 )
+from artifusion.slide.codecs import APERIO_YCBCR, JPEG_2000
+from artifusion.slide.container import container_of, why_not_copied
+from artifusion.slide.pyramid import level_rows
 from artifusion.slide.segments import Grid, area_mean
-from artifusion.slide.writer import container_of, described, why_not_copied
+from artifusion.slide.writer import described
 
 GREEN = (40, 180, 60)
 KEPT = {"CMU-1-Small-Region.svs": (2, 3)}                # label and macro
@@ -75,6 +80,9 @@ def check_copy(source, out, mask, report):
         differing = {name for name in one.properties.keys() | other.properties.keys()
                      if one.properties.get(name) != other.properties.get(name)}
         assert differing <= {"openslide.quickhash-1", "openslide.comment", "tiff.ImageDescription", "aperio.artifusion"}
+        assert one.level_downsamples == other.level_downsamples
+        profiles = [slide.read_region((0, 0), 0, (1, 1)).info.get("icc_profile") for slide in (one, other)]
+        assert profiles[0] == profiles[1]
         assert set(one.associated_images) == set(other.associated_images)
         for name in set(one.associated_images) - {"thumbnail"}:
             assert one.associated_images[name].tobytes() == other.associated_images[name].tobytes()
@@ -92,7 +100,7 @@ def test_untouched_segments_are_byte_identical(copied_slide, tmp_path):
 
 
 def test_untouched_segments_of_real_slides_are_byte_identical(wsi, tmp_path):
-    for name in ("CMU-1-Small-Region.svs", "CropBreastSlide.tiff"):
+    for name in ("CMU-1-Small-Region.svs", "TCGA-CR-7395-TS1.svs", "CropBreastSlide.tiff"):
         folder = tmp_path / name
         folder.mkdir()
         mask, report = restore(wsi / name, folder / name, folder)
@@ -114,30 +122,47 @@ def test_masked_pixels_are_painted_on_every_level_and_in_the_thumbnail(aperio_sl
         assert slide.properties["aperio.MPP"] == "0.5000"
 
 
-def test_pillow_openslide_and_tifffile_decode_the_result_alike(copied_slide, tmp_path):
+def test_other_readers_decode_the_result_as_the_codec_does(copied_slide, tmp_path):
     out = tmp_path / f"out{copied_slide.suffix}"
     restore(copied_slide, out, tmp_path)
-    page = tifffile.imread(out, key=0)
-    with openslide.OpenSlide(out) as slide:
-        pixels = np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB"))
-        assert np.abs(pixels.astype(int) - page).max() <= 1
-    if tiff.read_tiff(out).order == "<" and not tiff.read_tiff(out).big:
+    file = tiff.read_tiff(out)
+    ours = np.concatenate(list(level_rows(out, file.pages[0]))).astype(int)
+    compression = file.pages[0].number(tiff.COMPRESSION)
+    with open_slide(out) as slide:
+        assert np.abs(slide.read(Box(0, 0, *slide.size)) - ours).max() <= 1
+    if compression != APERIO_YCBCR:                        # which tifffile leaves as it is
+        assert np.abs(tifffile.imread(out, key=0) - ours).max() <= 1
+    if file.order == "<" and not file.big and compression not in JPEG_2000:
         with Image.open(out) as image:
-            assert np.abs(np.asarray(image.convert("RGB")).astype(int) - page).max() <= 4
+            assert np.abs(np.asarray(image.convert("RGB")) - ours).max() <= 4
 
 
 def test_pixels_outside_the_mask_hardly_change(copied_slide, tmp_path):
     out = tmp_path / f"out{copied_slide.suffix}"
     _, report = restore(copied_slide, out, tmp_path, color=None)
-    before, after = tifffile.imread(copied_slide, key=0), tifffile.imread(out, key=0)
-    assert np.abs(before.astype(int) - after).max() < 30 and np.abs(before.astype(int) - after).mean() < 0.5
+    with open_slide(copied_slide) as before, open_slide(out) as after:
+        difference = np.abs(before.read(Box(0, 0, *before.size)).astype(int) - after.read(Box(0, 0, *before.size)))
+    assert difference.max() < 30 and difference.mean() < 0.5
     level = report.levels[0]
     assert level.touched and 0 <= level.outside_changed_share < 0.5 and level.outside_largest_change < 30
     assert isinstance(report.to_dict()["levels"][0]["touched"], int)
 
 
-def test_the_same_work_gives_the_same_bytes(copied_slide, lzw_slide, tmp_path):
-    for source, suffix in ((copied_slide, copied_slide.suffix), (lzw_slide, ".tiff")):
+def test_exact_codecs_keep_every_pixel_beside_the_mask(exact_slide, tmp_path):
+    out = tmp_path / f"out{exact_slide.suffix}"
+    mask, report = restore(exact_slide, out, tmp_path)
+    with open_slide(exact_slide) as before, open_slide(out) as after:
+        whole = Box(0, 0, *before.size)
+        masked = mask.read(whole)
+        assert np.array_equal(before.read(whole)[~masked], after.read(whole)[~masked])
+        assert np.abs(after.read(whole)[masked].astype(int) - GREEN).max() <= 2
+    assert report.lossless
+    for level in report.levels[:3]:
+        assert level.touched and level.outside_changed_share == level.outside_largest_change == 0
+
+
+def test_the_same_work_gives_the_same_bytes(copied_slide, packbits_slide, tmp_path):
+    for source, suffix in ((copied_slide, copied_slide.suffix), (packbits_slide, ".tiff")):
         files = []
         for run in ("a", "b"):
             (tmp_path / run / source.stem).mkdir(parents=True)
@@ -146,20 +171,42 @@ def test_the_same_work_gives_the_same_bytes(copied_slide, lzw_slide, tmp_path):
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_sparse_and_shared_segments_stay_so(aperio_slide, tmp_path):
-    odd = tmp_path / "odd.svs"
-    data = bytearray(aperio_slide.read_bytes())
-    with tifffile.TiffFile(aperio_slide) as file:
+def test_sparse_and_shared_segments_stay_so(copied_slide, tmp_path):
+    odd = tmp_path / f"odd{copied_slide.suffix}"
+    data = bytearray(copied_slide.read_bytes())
+    with tifffile.TiffFile(copied_slide) as file:
         offsets, counts = (file.pages[0].tags[code] for code in (324, 325))
+        order = {"<": "little", ">": "big"}[file.byteorder]
     for tag, at, value in ((offsets, 3, 0), (counts, 3, 0),                 # sparse
                            (offsets, 5, offsets.value[6]), (counts, 5, counts.value[6])):
-        size = {3: 2, 4: 4}[int(tag.dtype)]
-        data[tag.valueoffset + at * size : tag.valueoffset + (at + 1) * size] = value.to_bytes(size, "little")
+        size = {3: 2, 4: 4, 16: 8}[int(tag.dtype)]
+        data[tag.valueoffset + at * size : tag.valueoffset + (at + 1) * size] = value.to_bytes(size, order)
     odd.write_bytes(data)
-    mask = Mask.of([shapely.box(10, 400, 90, 500)], Size(901, 703))
-    restore(odd, tmp_path / "out.svs", tmp_path, mask=mask)
-    page = tiff.read_tiff(tmp_path / "out.svs").pages[0]
+    out = tmp_path / f"out{odd.suffix}"
+    mask, report = restore(odd, out, tmp_path, mask=Mask.of([shapely.box(10, 400, 90, 500)], Size(901, 703)))
+    page = tiff.read_tiff(out).pages[0]
     assert page.offsets[3] == page.counts[3] == 0 and page.offsets[5] == page.offsets[6] != 0
+    check_copy(odd, out, mask, report)
+
+
+@pytest.mark.parametrize("maker", ["aperio", "jpeg2000", "lzw"])
+def test_a_file_that_grows_over_4_gib_becomes_a_bigtiff(maker, tmp_path, monkeypatch):
+    source = MAKERS[maker](tmp_path)
+    monkeypatch.setattr(tiffwriter, "CLASSIC_LIMIT", source.stat().st_size // 2)
+    out = tmp_path / f"out{source.suffix}"
+    mask, report = restore(source, out, tmp_path)
+    assert tiff.read_tiff(out).big and not tiff.read_tiff(source).big
+    check_copy(source, out, mask, report)
+
+
+def test_a_pyramid_in_nested_directories_is_reencoded_with_the_reason(tmp_path):
+    source = tmp_path / "nested.tif"
+    with tifffile.TiffWriter(source) as writer:
+        pixels = np.zeros((703, 901, 3), np.uint8)
+        writer.write(pixels, subifds=1, tile=(128, 128), photometric="rgb", compression="lzw")
+        writer.write(pixels[::2, ::2], tile=(128, 128), photometric="rgb", compression="lzw", subfiletype=1)
+    with open_slide(source) as slide:
+        assert container_of(slide, tmp_path / "out.tif") == ("re-encoded", "holds SubIFDs")
 
 
 def test_a_level_pixel_is_the_mean_of_its_real_footprint():
@@ -190,16 +237,16 @@ def test_segments_with_huffman_tables_of_their_own_are_written_safely():
     assert "baseline" in jpeg.why_not(buffer.getvalue(), b"", jpeg.YCBCR)
 
 
-def test_the_suffix_decides_between_copy_and_pyramid(aperio_slide, lzw_slide, png_image, tmp_path):
+def test_the_suffix_decides_between_copy_and_pyramid(aperio_slide, packbits_slide, png_image, tmp_path):
     with open_slide(aperio_slide) as slide:
         assert container_of(slide, tmp_path / "x.svs")[0] == "copied" and not why_not_copied(slide)
-        assert container_of(slide, tmp_path / "x.tiff")[0] == "re-encoded"
+        assert container_of(slide, tmp_path / "x.tiff")[0] == "pyramid"
         assert default_output(aperio_slide, slide).name == "aperio.restored.svs"
         with pytest.raises(OutputError, match=r"\.svs.*\.tiff"):
             container_of(slide, tmp_path / "x.ndpi")
-    with open_slide(lzw_slide) as slide:
+    with open_slide(packbits_slide) as slide:
         assert "compression" in why_not_copied(slide)
-        assert default_output(lzw_slide, slide).name == "lzw.restored.tiff"
+        assert default_output(packbits_slide, slide).name == "packbits.restored.tiff"
         with pytest.raises(OutputError, match=r"\.tiff"):
             container_of(slide, tmp_path / "x.svs")
     with open_slide(png_image) as slide, pytest.raises(OutputError, match=r"\.png"):
@@ -235,6 +282,6 @@ def test_a_full_disk_is_an_output_error(aperio_slide, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tiff, "_copy", full)
+    monkeypatch.setattr(tiffwriter, "copy_bytes", full)
     with pytest.raises(OutputError, match="No space left"):
         restore(aperio_slide, tmp_path / "out.svs", tmp_path)

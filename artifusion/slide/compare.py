@@ -1,0 +1,216 @@
+"""Copied segments of a restored slide against the source's: identical, or changed only under the mask."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from artifusion.errors import SlideError
+from artifusion.geometry import Box
+from artifusion.slide import jpeg, tiff
+from artifusion.slide.codecs import JpegCodec, codec_of
+from artifusion.slide.container import generic_pyramid, level_pages, thumbnail_page
+from artifusion.slide.masks import Mask
+from artifusion.slide.reader import Slide
+from artifusion.slide.segments import Grid, PixelChange
+
+# Blocks away from the mask: either as they were, or what decoding and encoding the source's own pixels gives, to the
+# last bit on one machine. Another machine's libjpeg may round a few coefficients otherwise; in shares of the
+# quantisation error (see jpeg_reason).
+FAR_MEAN, FAR_PEAK = 0.1, 0.5
+SPARE = 2.0                              # grey levels of rounding on top of these limits
+CLIPPED = 6.0                            # brightness that clipping moves where colours bleed (saturated noise: 5.2)
+COMPARED_BYTES = 1 << 18                 # at once: both pieces stay in the cache
+SHOWN = 5                                # problems of one kind that are listed
+
+
+@dataclass
+class Comparison:
+    """What was compared: copied segments, and pixels outside the mask (in touched ones, or everywhere)."""
+
+    segments: int = 0
+    touched: int = 0
+    identical: int = 0
+    outside: PixelChange = field(default_factory=PixelChange)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"segments": self.segments, "touched": self.touched, "identical": self.identical,
+                "outside": self.outside.to_dict()}
+
+
+def compare_copied(before: Slide, after: Slide, mask: Mask, found: Comparison) -> list[str]:
+    """Differences of two files, directory by directory: tags and segments."""
+    one, other = tiff.read_tiff(before.path), tiff.read_tiff(after.path)
+    levels = level_pages(one, before)
+    if levels is None or len(one.pages) != len(other.pages):
+        return [f"directories changed: {len(one.pages)} to {len(other.pages)}"]
+    shown = {*levels, thumbnail_page(one, before)}
+    problems: list[str] = []
+    with before.path.open("rb") as file, after.path.open("rb") as restored:
+        for number, (page, fresh) in enumerate(zip(one.pages, other.pages, strict=True)):
+            problems += _tags(number, page, fresh)
+            touched = set(Grid.of(page).touched(mask)) if number in shown else set()
+            problems += compare_segments(f"directory {number}", file, page, restored, fresh, touched, mask, found)
+    return problems
+
+
+def compare_generic(before: Slide, after: Slide, mask: Mask, found: Comparison) -> list[str]:
+    """Differences of a generic pyramid's copied levels from the source's, and of its level sizes."""
+    plan = generic_pyramid(before)
+    if [level.size for level in plan] != list(after.level_sizes):
+        return [f"levels are {after.level_sizes} instead of {tuple(level.size for level in plan)}"]
+    one, other = tiff.read_tiff(before.path), tiff.read_tiff(after.path)
+    pages = level_pages(other, after)
+    if pages is None:
+        return ["its tiled directories are not the levels OpenSlide shows"]
+    problems: list[str] = []
+    with before.path.open("rb") as file, after.path.open("rb") as restored:
+        for number, level in enumerate(plan):
+            if level.page is not None:
+                page, fresh = one.pages[level.page], other.pages[pages[number]]
+                try:
+                    if codec_of(page) != codec_of(fresh):
+                        problems.append(f"level {number}: its codec changed")
+                except SlideError as error:
+                    problems.append(f"level {number}: {error}")
+                touched = set(Grid.of(page).touched(mask))
+                problems += compare_segments(f"level {number}", file, page, restored, fresh, touched, mask, found)
+    return problems
+
+
+def compare_segments(name: str, file: io.BufferedReader, page: tiff.Page, restored: io.BufferedReader, fresh: tiff.Page,
+                     touched: set[int], mask: Mask, found: Comparison) -> list[str]:
+    """Differences of two directories' segments; touched ones are compared outside the mask, pixel by pixel."""
+    if len(page.offsets) != len(fresh.offsets):
+        return [f"{name}: {len(page.offsets)} segments became {len(fresh.offsets)}"]
+    kept = np.setdiff1d(np.arange(len(page.offsets)), sorted(touched))
+    wrong = dict.fromkeys(changed(file, page, restored, fresh, kept), "no declared region touches it, but it changed")
+    found.segments += len(page.offsets)
+    found.touched += len(touched)
+    found.identical += len(kept) - len(wrong)
+    grid = Grid.of(page)
+    for index in sorted(touched):
+        old, new = tiff.read_segment(file, page, index), tiff.read_segment(restored, fresh, index)
+        reason = touched_reason(page, fresh, grid, index, old, new, mask, found.outside)
+        if reason:
+            wrong[index] = reason
+    listed = [f"{name}, segment {index} at {tuple(grid.box(index)[:2])}: {wrong[index]}" for index in sorted(wrong)]
+    return listed[:SHOWN] + ([f"{name}: {len(listed) - SHOWN} more"] if listed[SHOWN:] else [])
+
+
+def changed(file: io.BufferedReader, page: tiff.Page, restored: io.BufferedReader, fresh: tiff.Page,
+            kept: np.ndarray) -> list[int]:
+    """Which of these segments have other bytes. Such that lie in a row in both files are compared in one go."""
+    same = page.counts[kept] == fresh.counts[kept]
+    wrong, there = kept[~same].tolist(), kept[same & (page.counts[kept] > 0)]
+    offsets, places, lengths = page.offsets[there], fresh.offsets[there], page.counts[there]
+    for first, after in tiff.runs(lengths, offsets, places):
+        file.seek(int(offsets[first]))
+        restored.seek(int(places[first]))
+        if not same_bytes(file, restored, int(lengths[first:after].sum())):
+            wrong += [index for index in there[first:after].tolist()
+                      if tiff.read_segment(file, page, index) != tiff.read_segment(restored, fresh, index)]
+    return wrong
+
+
+def same_bytes(file: io.BufferedReader, other: io.BufferedReader, length: int) -> bool:
+    """Whether two files go on with the same bytes, where they stand."""
+    one, two = bytearray(COMPARED_BYTES), bytearray(COMPARED_BYTES)
+    while length:
+        if length < len(one):
+            one, two = bytearray(length), bytearray(length)
+        count = file.readinto(one)
+        if count != len(one) or other.readinto(two) != count or one != two:
+            return False
+        length -= count
+    return True
+
+
+def _tags(number: int, page: tiff.Page, fresh: tiff.Page) -> list[str]:
+    placed = {*tiff.OFFSETS.values(), *tiff.COUNTS.values()}
+    changed = [code for code in sorted(page.tags.keys() | fresh.tags.keys())
+               if code not in placed and page.tags.get(code) != fresh.tags.get(code)
+               and (number, code) != (0, tiff.DESCRIPTION)]
+    problems = [f"directory {number}: tag {code} changed" for code in changed]
+    text = page.text(tiff.DESCRIPTION).rstrip("\0 \r\n")
+    if number == 0 and not fresh.text(tiff.DESCRIPTION).startswith(text):
+        problems.append("the image description changed before its note")
+    return problems
+
+
+def touched_reason(page: tiff.Page, fresh: tiff.Page, grid: Grid, index: int, old: bytes, new: bytes, mask: Mask,
+                   outside: PixelChange) -> str:
+    """Why a touched segment is wrong outside the mask; empty where it is as its codec leaves it there."""
+    if old == new or not (old and new):
+        return "" if old == new else "it became sparse, or is no longer"
+    inside = grid.box(index).intersection(Box(0, 0, *grid.size))
+    touched = mask.coverage(grid.size, inside)
+    try:
+        codec, after = codec_of(page), codec_of(fresh)
+        known, samples = (side.decode(data)[: inside.height, : inside.width] for side, data in
+                          ((codec, old), (after, new)))
+        if known.shape != samples.shape:
+            return f"its size changed from {known.shape} to {samples.shape}"
+        shift = samples.astype(np.int16) - known
+        outside.add(known, samples, ~touched)
+        if isinstance(codec, JpegCodec) and isinstance(after, JpegCodec):
+            again = codec.decode(codec.encode(codec.decode(old), old))[: inside.height, : inside.width]
+            headers = jpeg.parse(old, codec.tables), jpeg.parse(new, after.tables)
+            return jpeg_reason(headers, shift, samples.astype(np.int16) - again, touched, inside, codec.photometric)
+    except SlideError as error:
+        return str(error)
+    return f"{codec.name} keeps every pixel beside the regions, but some changed" if shift[~touched].any() else ""
+
+
+def jpeg_reason(headers: tuple[jpeg.Header, jpeg.Header], shift: np.ndarray, reencoded: np.ndarray,
+                touched: np.ndarray, inside: Box, photometric: int) -> str:
+    """Why a touched JPEG segment is wrong; empty where a re-encode explains what changed outside the mask.
+
+    Args:
+        shift: by how much the segment differs from the source's, int16 (H, W, 3).
+        reencoded: by how much it differs from the source's own pixels encoded again.
+
+    Quantising a coefficient moves it by at most half a step, so (Parseval) a block's brightness moves by at most the
+    root of the summed squares of all half steps, divided by 8, root mean square: the quantisation error. That is the
+    limit for blocks the mask touches and their neighbours, into which chroma bleeds. All others can be told exactly:
+    they hold what they held, or what a re-encode of the source's own segment gives there (FAR_*).
+    """
+    previous, header = headers
+    if (header.quantisation, header.sampling) != (previous.quantisation, previous.sampling):
+        return "its quantisation tables or sampling changed"
+    shift = np.where(touched[..., None], 0, shift)
+    width, height = (8 * factor for factor in header.sampling)
+    near = per_block(np.logical_or, touched, width, height)
+    padded = np.pad(near, 1)
+    near = np.any([padded[y : y + near.shape[0], x : x + near.shape[1]] for y in range(3) for x in range(3)], axis=0)
+    noise = max(float(np.sqrt(np.square(table).sum())) for table in map(np.array, header.quantisation)) / 2 / 8
+    least = np.minimum(brightest(np.abs(reencoded)), brightest(np.abs(shift)))
+    light = shift @ (np.array([0.299, 0.587, 0.114]) if photometric == jpeg.YCBCR else np.full(3, 1 / 3))
+    peak = np.where(near, 0, per_block(np.maximum, least, width, height))
+    mean = np.where(near, 0, per_block(np.add, least, width, height) / (width * height))
+    brightness = np.sqrt(per_block(np.add, np.square(light), width, height) / (width * height))
+    for what, moved, limit in (
+        ("a pixel changed away from the regions", peak, FAR_PEAK * noise + SPARE),
+        ("a block changed away from the regions", mean, FAR_MEAN * noise + SPARE),
+        ("a block changed beside a region", brightness, noise + CLIPPED),
+    ):
+        if moved.max(initial=0) > limit:
+            row, column = np.unravel_index(int(moved.argmax()), moved.shape)
+            at = (inside.x + int(column) * width, inside.y + int(row) * height)
+            return f"{what}, by {moved.max():.1f} grey levels at {at}; encoding explains {limit:.1f}"
+    return ""
+
+
+def per_block(operation: np.ufunc, values: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(H, W) -> (rows, columns): each block's values put together; blocks that stick out are filled up with zeros."""
+    padded = np.pad(values, ((0, -values.shape[0] % height), (0, -values.shape[1] % width)))
+    rows = operation.reduce([padded[y::height] for y in range(height)])       # whole arrays: many times faster than
+    return operation.reduce([rows[:, x::width] for x in range(width)])        # reducing axes of 8 pixels
+
+
+def brightest(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) -> (H, W): the largest of the channels."""
+    return np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
