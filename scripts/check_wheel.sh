@@ -5,6 +5,7 @@
 #
 #   PYTHON=.venv/bin/python bash scripts/check_wheel.sh
 set -euo pipefail
+unset PYTHONPATH                                            # only what is installed counts
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=$(command -v "${PYTHON:-python3}")
 scratch=$(mktemp -d)
@@ -30,7 +31,6 @@ borrowed = [path for path in site.getsitepackages() if Path(path).is_dir()]
 PY
 
 cd "$scratch/elsewhere"
-unset PYTHONPATH
 PATH="$scratch/venv/bin:$PATH"
 python -c 'import artifusion, sys; sys.exit(not artifusion.__file__.startswith(sys.prefix) and artifusion.__file__)'
 artifusion --help >/dev/null
