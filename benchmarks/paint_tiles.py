@@ -31,27 +31,31 @@ from skimage.color import rgb2hed
 
 from artifusion import Restorer
 from artifusion.config import RestoreConfig, TrainConfig, load_config
-from artifusion.tiles import Tile, cut_tiles, find_images, is_validation
+from artifusion.corpus import is_validation
+from artifusion.tiles import Tile, cut_tiles, find_images
 
 SIDE_PX = 256
 BLOCK_PX = 16
+KNOWN_UM = {"monuseg": 0.25}        # um per pixel of folders that are no training data
 
-Fill = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+Fill = Callable[[np.ndarray, np.ndarray, float | None], np.ndarray]
 
 
 def tiles_of(paths: list[Path], count: int, validation: bool) -> list[Tile]:
-    """`count` clean tiles of 256 px, the same number from every image as far as it goes."""
-    data = load_config(TrainConfig, "train", "he-small").data.model_copy(update={"crop_px": SIDE_PX})
-    images = [path for path in find_images(paths) if not validation or is_validation(path, data)]
+    """`count` clean tiles of 256 px with their um per pixel, the same number from every image as far as it goes."""
+    data = load_config(TrainConfig, "train", "he-small").data
+    images = [path for path in find_images(paths)
+              if not validation or is_validation(f"{path.parent.name}/{path.name}", data)]
     rng, found = np.random.default_rng(0), []
-    by_image = [list(cut_tiles(path, data)) for path in images]
+    by_image = [list(cut_tiles(path)) for path in images]
     while len(found) < count and any(by_image):
         for tiles in by_image:
             if tiles and len(found) < count:
                 tile = tiles.pop(int(rng.integers(len(tiles))))
                 height, width = tile.pixels.shape[:2]
                 y, x = int(rng.integers(height - SIDE_PX + 1)), int(rng.integers(width - SIDE_PX + 1))
-                found.append(Tile(tile.pixels[y : y + SIDE_PX, x : x + SIDE_PX], tile.folder, tile.spacing_um))
+                spacing_um = data.spacing_um.get(tile.folder) or tile.spacing_um or KNOWN_UM.get(tile.folder)
+                found.append(Tile(tile.pixels[y : y + SIDE_PX, x : x + SIDE_PX], tile.image, spacing_um))
     return found
 
 
@@ -63,13 +67,13 @@ def hole(seed: int) -> np.ndarray:
     return smooth > np.quantile(smooth, 1 - rng.uniform(0.05, 0.35))
 
 
-def mean_fill(image: np.ndarray, mask: np.ndarray, spacing_um: float) -> np.ndarray:
+def mean_fill(image: np.ndarray, mask: np.ndarray, spacing_um: float | None) -> np.ndarray:
     filled = image.copy()
     filled[mask] = np.rint(image[~mask].mean(0))
     return filled
 
 
-def telea(image: np.ndarray, mask: np.ndarray, spacing_um: float) -> np.ndarray:
+def telea(image: np.ndarray, mask: np.ndarray, spacing_um: float | None) -> np.ndarray:
     import cv2
 
     return cv2.inpaint(image, mask.astype(np.uint8), 3, cv2.INPAINT_TELEA)
