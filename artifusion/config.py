@@ -119,9 +119,10 @@ class TrainConfig(Frozen):
 class RestoreConfig(Frozen):
     """How a slide is painted."""
 
-    sampler: Sampler = "ddim"
+    sampler: Sampler = "dpm++"
+    spacing: Literal["log-snr", "even"] = "log-snr"     # of the noise levels
     condition: Literal["clean", "noised"] = "clean"     # how known pixels enter: at level 0, or noised like the hole
-    steps: int = Field(10, ge=1, le=1000)               # noise levels from noise to clean
+    steps: int = Field(10, ge=1, le=1000)               # from noise to clean
     jump_length: PositiveInt = 1                        # RePaint's time travel: every so many steps ...
     jump_samples: PositiveInt = 1                       # ... are walked so often
     context_px: int = Field(64, ge=1)                   # known tissue around a region that the denoiser sees

@@ -14,7 +14,7 @@ from artifusion.config import RestoreConfig
 from artifusion.device import autocast, resolve_device
 from artifusion.diffusion.frame import Frame
 from artifusion.diffusion.inpainting import CleanKnown, NoisedKnown
-from artifusion.diffusion.sampling import STEPS, Condition, levels, sample
+from artifusion.diffusion.sampling import STEPS, Condition, even_levels, log_snr_levels, sample, travelled
 from artifusion.diffusion.schedule import Schedule
 from artifusion.diffusion.views import in_views
 from artifusion.errors import DeviceError, WeightsError
@@ -94,6 +94,8 @@ class Restorer:
         mpp = self.config.default_spacing_um if mpp is None else mpp
         if not 0.01 <= mpp <= 100:
             raise ValueError(f"mpp must lie in 0.01 to 100 um per pixel, got {mpp}")
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
         images, masks = [np.asarray(i) for i in images], [np.asarray(m) for m in masks]
         if len(images) != len(masks):
             raise ValueError(f"{len(images)} images but {len(masks)} masks")
@@ -111,13 +113,18 @@ class Restorer:
                 np.stack([masks[i] for i in same]),
                 [names[i] for i in same],
                 [surroundings[i] for i in same] if surroundings is not None else None,
-                levels(steps, self.config.jump_length, self.config.jump_samples),
+                self._times(steps),
                 seed,
                 mpp,
             )
             for i, pixels in zip(same, painted, strict=True):
                 restored[i][masks[i]] = pixels[masks[i]]
         return restored
+
+    def _times(self, steps: int) -> list[float]:
+        """The noise levels that the painting walks."""
+        levels = log_snr_levels(steps, self.schedule) if self.config.spacing == "log-snr" else even_levels(steps)
+        return travelled(levels, self.config.jump_length, self.config.jump_samples)
 
     def _paint_in_memory(
         self, images: np.ndarray, masks: np.ndarray, keys: list[tuple[int, ...]], surroundings: list[np.ndarray] | None,

@@ -42,7 +42,7 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path):
 
 @pytest.mark.parametrize(("steps", "jump_length", "jump_samples"), [(10, 1, 1), (250, 10, 10), (20, 7, 3), (3, 5, 2)])
 def test_evaluations_are_those_of_the_walk(steps, jump_length, jump_samples):
-    from artifusion.diffusion.sampling import evaluations, levels
+    from artifusion.diffusion.sampling import evaluations, even_levels, travelled
 
     config = RestoreConfig(steps=steps, jump_length=jump_length, jump_samples=jump_samples)
-    assert config.evaluations == evaluations(levels(steps, jump_length, jump_samples))
+    assert config.evaluations == evaluations(travelled(even_levels(steps), jump_length, jump_samples))

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from artifusion.diffusion.schedule import Schedule
+
+HALF_LOG_SNR = (-3.8, 3.5)              # log(alpha / sigma) between which the levels of `log_snr_levels` lie
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x (B, C, H, W), level (B, 1, H, W) of every pixel) -> predicted x0 (B, C, H, W)."""
@@ -79,15 +82,25 @@ def _numbered(noise: Noise, number: int) -> Callable[[], Tensor]:
     return lambda: noise(number)
 
 
-def levels(steps: int, jump_length: int = 1, jump_samples: int = 1) -> list[float]:
-    """`steps` equal steps from noise to clean: 1, ..., 0, with RePaint's time travel in between.
+def even_levels(steps: int) -> list[float]:
+    """`steps` equal steps from noise to clean: 1, ..., 0."""
+    return np.linspace(1, 0, steps + 1).tolist()
 
-    Every `jump_length` steps the list goes up by as many and down again, until that part has been walked
-    `jump_samples` times (Lugmayr et al. 2022, section 4.2 and its schedule in the supplement).
-    """
-    if steps < 1 or jump_length < 1 or jump_samples < 1:
-        raise ValueError(f"steps, jump_length and jump_samples must be at least 1, got {steps}, {jump_length}, "
-                         f"{jump_samples}")
+
+def log_snr_levels(steps: int, schedule: Schedule) -> list[float]:
+    """`steps` steps from noise to clean whose levels in between are evenly spaced in log-SNR, as multistep solvers like
+    them (Lu et al. 2022, section 4.1): most of them where structure forms, few where only fine noise is left."""
+    inner = np.linspace(*HALF_LOG_SNR, steps + 1)[1:-1]
+    return [1.0, *schedule.level_of(inner).tolist(), 0.0]
+
+
+def travelled(levels: Sequence[float], jump_length: int, jump_samples: int) -> list[float]:
+    """Falling levels with RePaint's time travel: every `jump_length` steps the walk goes up by as many and down again,
+    until that part has been walked `jump_samples` times (Lugmayr et al. 2022, section 4.2 and supplement)."""
+    if len(levels) < 2 or jump_length < 1 or jump_samples < 1:
+        raise ValueError(f"steps, jump_length and jump_samples must be at least 1, got {len(levels) - 1}, "
+                         f"{jump_length}, {jump_samples}")
+    steps = len(levels) - 1
     jumps = dict.fromkeys(range(1, steps - jump_length + 1, jump_length), jump_samples - 1)
     left, walk = steps, [steps]
     while left > 0:
@@ -97,7 +110,7 @@ def levels(steps: int, jump_length: int = 1, jump_samples: int = 1) -> list[floa
             jumps[left] -= 1
             walk += range(left + 1, left + jump_length + 1)
             left += jump_length
-    return [at / steps for at in walk]
+    return [levels[steps - at] for at in walk]
 
 
 def evaluations(times: Sequence[float]) -> int:

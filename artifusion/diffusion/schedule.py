@@ -65,6 +65,12 @@ class Schedule:
         alpha, sigma = self.alpha_sigma(level)
         return alpha.square() / sigma.square()
 
+    def level_of(self, half_log_snr: np.ndarray) -> np.ndarray:
+        """The noise levels at which log(alpha / sigma) has these values: (N,) -> (N,), by interpolation."""
+        levels = torch.linspace(0, 1, 100_001, dtype=torch.float64)[1:-1]
+        alpha, sigma = self.alpha_sigma(levels)
+        return np.interp(-half_log_snr, (sigma.double() / alpha.double()).log().numpy(), levels.numpy())
+
 
 def _linear_log_alpha() -> Tensor:
     """log alpha of steps 0 to 1000 of the linear schedule, float64 (1001,)."""

@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from artifusion.diffusion.inpainting import CleanKnown, NoisedKnown
-from artifusion.diffusion.sampling import STEPS, ancestral_step, ddim_step, dpm_step, evaluations, levels, sample
+from artifusion.diffusion.sampling import (
+    STEPS,
+    ancestral_step,
+    ddim_step,
+    dpm_step,
+    evaluations,
+    even_levels,
+    log_snr_levels,
+    sample,
+    travelled,
+)
 from artifusion.diffusion.schedule import Schedule
 
 SCHEDULE = Schedule("cosine")
@@ -35,7 +45,7 @@ def run(condition, step, times, count=SAMPLES):
 @pytest.mark.parametrize(("step", "steps"), [(ddim_step, 200), (ancestral_step, 200), (dpm_step, 30)])
 def test_samples_of_a_gaussian_have_its_mean_and_covariance(step, steps):
     condition = CleanKnown(torch.zeros(SAMPLES, 1, 1, 2), torch.ones(SAMPLES, 1, 1, 2))
-    x = run(condition, step, levels(steps))
+    x = run(condition, step, even_levels(steps))
     assert torch.allclose(x.mean(0), MEAN, atol=0.03)
     assert torch.allclose(torch.cov(x.T), COVARIANCE, atol=0.05)
 
@@ -43,17 +53,17 @@ def test_samples_of_a_gaussian_have_its_mean_and_covariance(step, steps):
 def test_the_second_order_solver_needs_fewer_steps_than_ddim():
     """From the same noise, its ten steps end nearer to the solution of the equation (1,000 steps) than DDIM's ten."""
     condition = CleanKnown(torch.zeros(1000, 1, 1, 2), torch.ones(1000, 1, 1, 2))
-    truth = run(condition, ddim_step, levels(1000), 1000)
-    ddim, dpm = (run(condition, step, levels(10), 1000) for step in (ddim_step, dpm_step))
+    truth = run(condition, ddim_step, even_levels(1000), 1000)
+    ddim, dpm = (run(condition, step, even_levels(10), 1000) for step in (ddim_step, dpm_step))
     assert (dpm - truth).abs().mean() < 0.5 * (ddim - truth).abs().mean()
 
 
 @pytest.mark.parametrize("known", [-1.5, 0.0, 2.0])
 @pytest.mark.parametrize(("condition", "step", "times"), [
-    (CleanKnown, ddim_step, levels(200)),
-    (CleanKnown, ancestral_step, levels(100)),
-    (CleanKnown, dpm_step, levels(30)),
-    (NoisedKnown, ancestral_step, levels(50, jump_length=5, jump_samples=10)),
+    (CleanKnown, ddim_step, even_levels(200)),
+    (CleanKnown, ancestral_step, even_levels(100)),
+    (CleanKnown, dpm_step, even_levels(30)),
+    (NoisedKnown, ancestral_step, travelled(even_levels(50), 5, 10)),
 ])
 def test_inpainting_one_of_two_correlated_pixels_recovers_the_conditional_distribution(known, condition, step, times):
     pixels = torch.tensor([known, 0.0]).expand(SAMPLES, 1, 1, 2)
@@ -70,9 +80,9 @@ def test_noised_known_without_time_travel_does_not_harmonise():
     pixels = torch.tensor([2.0, 0.0]).expand(SAMPLES, 1, 1, 2)
     hole = torch.tensor([0.0, 1.0]).expand(SAMPLES, 1, 1, 2)
     truth = MEAN[1] + 0.8 * (2.0 - MEAN[0])
-    alone, travelled = (run(NoisedKnown(pixels, hole, SCHEDULE), ancestral_step, times)[:, 1].mean()
-                        for times in (levels(50), levels(50, 5, 10)))
-    assert abs(travelled - truth) < 0.5 * abs(alone - truth)
+    alone, harmonised = (run(NoisedKnown(pixels, hole, SCHEDULE), ancestral_step, times)[:, 1].mean()
+                         for times in (even_levels(50), travelled(even_levels(50), 5, 10)))
+    assert abs(harmonised - truth) < 0.5 * abs(alone - truth)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +147,7 @@ def test_the_dpm_solver_trajectory_equals_diffusers(diffusers):
 def test_the_repaint_walk_equals_diffusers(diffusers):
     scheduler = diffusers.RePaintScheduler()
     scheduler.set_timesteps(250, jump_length=10, jump_n_sample=10)
-    visited = levels(250, 10, 10)
+    visited = travelled(even_levels(250), 10, 10)
     # theirs lists the steps that are evaluated or left upwards; ours the levels between them
     assert [round(250 * level) - 1 for level in visited[:-1]] == (scheduler.timesteps // 4).tolist()
 
@@ -150,12 +160,12 @@ def test_one_evaluation_wherever_the_levels_fall_and_none_where_they_rise():
         return x
 
     condition = CleanKnown(torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4))
-    for times in (levels(10), levels(20, 5, 3)):
+    for times in (even_levels(10), travelled(even_levels(20), 5, 3)):
         calls.clear()
         assert len(list(sample(count, SCHEDULE, numbered(1, 1, 4, 4), times, ddim_step, condition))) == len(times) - 1
         assert len(calls) == evaluations(times)
-    assert evaluations(levels(10)) == 10
-    assert evaluations(levels(250, 10, 10)) == 2410                      # the published procedure
+    assert evaluations(even_levels(10)) == 10
+    assert evaluations(travelled(even_levels(250), 10, 10)) == 2410                      # the published procedure
 
 
 @pytest.mark.parametrize("name", sorted(STEPS))
@@ -191,5 +201,22 @@ def test_noised_known_pixels_enter_at_the_level_of_the_hole():
 
 @pytest.mark.parametrize("wrong", [(0, 1, 1), (10, 0, 1), (10, 1, 0)])
 def test_no_steps_is_refused(wrong):
+    steps, *jumps = wrong
     with pytest.raises(ValueError, match="at least 1"):
-        levels(*wrong)
+        travelled(even_levels(steps), *jumps)
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULE, LINEAR])
+@pytest.mark.parametrize("steps", [1, 2, 10, 50])
+def test_levels_even_in_log_snr(schedule, steps):
+    levels = torch.tensor(log_snr_levels(steps, schedule)).double()
+    assert len(levels) == steps + 1 and levels[0] == 1 and levels[-1] == 0 and (levels.diff() < 0).all()
+    alpha, sigma = schedule.alpha_sigma(levels[1:-1])
+    gaps = (alpha / sigma).log().diff()
+    assert torch.allclose(gaps, gaps.mean().expand_as(gaps), rtol=0.02)
+
+
+def test_the_second_order_solver_does_well_on_levels_even_in_log_snr():
+    condition = CleanKnown(torch.zeros(1000, 1, 1, 2), torch.ones(1000, 1, 1, 2))
+    truth = run(condition, ddim_step, even_levels(1000), 1000)
+    assert (run(condition, dpm_step, log_snr_levels(10, SCHEDULE), 1000) - truth).abs().mean() < 0.05
