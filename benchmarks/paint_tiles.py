@@ -32,10 +32,12 @@ from skimage.color import rgb2hed
 from artifusion import Restorer
 from artifusion.config import RestoreConfig, TrainConfig, load_config
 from artifusion.corpus import is_validation
+from artifusion.slide.tissue import glass_blocks
 from artifusion.tiles import Tile, cut_tiles, find_images
 
 SIDE_PX = 256
 BLOCK_PX = 16
+PLACES, MAX_GLASS = 8, 0.25         # looked at for a tile, the first that is mostly tissue is taken
 KNOWN_UM = {"monuseg": 0.25}        # um per pixel of folders that are no training data
 
 Fill = Callable[[np.ndarray, np.ndarray, float | None], np.ndarray]
@@ -53,9 +55,13 @@ def tiles_of(paths: list[Path], count: int, validation: bool) -> list[Tile]:
             if tiles and len(found) < count:
                 tile = tiles.pop(int(rng.integers(len(tiles))))
                 height, width = tile.pixels.shape[:2]
-                y, x = int(rng.integers(height - SIDE_PX + 1)), int(rng.integers(width - SIDE_PX + 1))
+                for _ in range(PLACES):
+                    y, x = int(rng.integers(height - SIDE_PX + 1)), int(rng.integers(width - SIDE_PX + 1))
+                    pixels = tile.pixels[y : y + SIDE_PX, x : x + SIDE_PX]
+                    if glass_blocks(pixels).mean() < MAX_GLASS:
+                        break
                 spacing_um = data.spacing_um.get(tile.folder) or tile.spacing_um or KNOWN_UM.get(tile.folder)
-                found.append(Tile(tile.pixels[y : y + SIDE_PX, x : x + SIDE_PX], tile.image, spacing_um))
+                found.append(Tile(pixels, tile.image, spacing_um))
     return found
 
 
