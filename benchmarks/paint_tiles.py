@@ -12,7 +12,7 @@ stain     Wasserstein distance of the haematoxylin and of the eosin densities to
 error     root mean square error of 16 px block means inside the hole, in grey levels
 
 --validation keeps only the validation split of configs/train/he-small.toml, --pictures writes truth, hole and every
-method side by side, at full size.
+method side by side, at full size, --sheet all of these in one picture.
 """
 
 from __future__ import annotations
@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--validation", action="store_true")
     parser.add_argument("--baselines", action="store_true")
     parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--sheet", type=Path)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     tiles = tiles_of(given.paths, given.tiles, given.validation)
@@ -149,10 +150,16 @@ def main() -> None:
         results[name] = measure(filled, truth, masks) | {"seconds_per_tile": round(seconds, 3)}
         print(f"{name:14}", json.dumps(results[name]), flush=True)
         columns.append(filled)
+    rows = [np.concatenate(row, axis=1) for row in zip(*columns, strict=True)]
     if given.pictures:
         given.pictures.mkdir(parents=True, exist_ok=True)
-        for n, row in enumerate(zip(*columns, strict=True)):
-            Image.fromarray(np.concatenate(row, axis=1)).save(given.pictures / f"{n:02d}_{tiles[n].folder}.png")
+        for n, row in enumerate(rows):
+            Image.fromarray(row).save(given.pictures / f"{n:02d}_{tiles[n].folder}.png")
+    if given.sheet:
+        half = len(rows) // 2
+        gap = np.full((half * SIDE_PX, 16, 3), 255, np.uint8)
+        sheet = np.concatenate([np.concatenate(rows[:half]), gap, np.concatenate(rows[half : 2 * half])], axis=1)
+        Image.fromarray(sheet).save(given.sheet, quality=85)
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         report = {"images": [path.name for path in given.paths], "tiles": len(tiles), "seed": given.seed,
