@@ -26,7 +26,7 @@ from artifusion.slide import Mask, Patches, find_regions, open_slide, plan_canva
 from artifusion.slide.reader import sha256
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from conftest import APERIO, RGB, YCBCR, jpeg2000_rgb, jpeg2000_ycbcr422, write_pyramid_tiff
+from made_slides import APERIO, RGB, YCBCR, jpeg2000_rgb, jpeg2000_ycbcr422, write_pyramid_tiff
 
 COLOUR, SHARE, SPOTS = (200, 60, 120), 0.03, 6
 SIZES = [(1024, 1024), (512, 512), (256, 256)]

@@ -1,118 +1,15 @@
-"""Slides written by tifffile, and the real ones of ../shared where they are present."""
+"""Slides made up by `made_slides`, and the real ones of ../shared where they are present."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable
 from pathlib import Path
 
-import imagecodecs
-import numpy as np
 import pytest
 import tifffile
+from made_slides import EXACT, MAKERS, ODD, tissue, write_pyramid_tiff
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-APERIO = ("Aperio Image Library v11.2.1 \r\n{w}x{h} [0,0 {w}x{h}] (128x128) JPEG/RGB Q=80"
-          "|AppMag = 20|MPP = 0.5000|Filename = made-up")
-
-
-def tissue(width: int, height: int, seed: int = 0) -> np.ndarray:
-    """Pink-violet noise with sharp light and smooth colour, like stained tissue: uint8 (height, width, 3)."""
-    rng = np.random.default_rng(seed)
-    light = gaussian_filter(rng.normal(size=(height, width, 1)), (2, 2, 0))
-    colour = gaussian_filter(rng.normal(size=(height, width, 3)), (12, 12, 0))
-    noise = light / light.std() * 22 + colour / colour.std() * 12
-    return np.clip(np.add(noise, (200, 140, 185)), 0, 255).astype(np.uint8)
-
-
-def write_pyramid_tiff(path: Path, sizes: list[tuple[int, int]], tile: int = 128, bigtiff: bool = False,
-                       description: str | None = None, thumbnail: bool = False, byteorder: str = "<",
-                       encode: Callable[[np.ndarray], bytes] | None = None, image: np.ndarray | None = None, **codec
-                       ) -> Path:
-    """A pyramid of sequential directories; every level is the top one, resized. `encode`: one tile to its bytes."""
-    base = Image.fromarray(tissue(*sizes[0]) if image is None else image)
-    icc = b"not a real profile, but carried all the same"
-    with tifffile.TiffWriter(path, bigtiff=bigtiff, byteorder=byteorder) as writer:
-        for number, size in enumerate(sizes):
-            pixels = np.asarray(base.resize(size, Image.Resampling.BOX))
-            stored = {"data": pixels}
-            if encode:
-                stored = {"data": map(encode, tiles_of(pixels, tile)), "shape": pixels.shape, "dtype": pixels.dtype}
-            writer.write(**stored, tile=(tile, tile), photometric="rgb", metadata=None, subfiletype=1 if number else 0,
-                         description=description if not number else None, iccprofile=icc if not number else None,
-                         resolution=(20000, 20000), resolutionunit="CENTIMETER", **codec)
-            if thumbnail and number == 0:
-                small = np.asarray(base.resize((size[0] // 5, size[1] // 5), Image.Resampling.BOX))
-                writer.write(small, rowsperstrip=16, photometric="rgb", metadata=None, **(RGB if encode else codec),
-                             description=f"Aperio Image Library\n{size[0]}x{size[1]} -> {size[0] // 5}x{size[1] // 5}")
-    return path
-
-
-def tiles_of(pixels: np.ndarray, side: int):
-    """Square tiles, row by row, padded at the right and lower edge."""
-    height, width = pixels.shape[:2]
-    padded = np.pad(pixels, ((0, -height % side), (0, -width % side), (0, 0)), mode="edge")
-    for y in range(0, height, side):
-        for x in range(0, width, side):
-            yield np.ascontiguousarray(padded[y : y + side, x : x + side])
-
-
-def jpeg2000_rgb(pixels: np.ndarray) -> bytes:
-    """A lossy tile of an Aperio 33005 slide."""
-    return imagecodecs.jpeg2k_encode(pixels, level=35, codecformat="J2K", reversible=False, mct=True)
-
-
-def jpeg2000_ycbcr422(pixels: np.ndarray) -> bytes:
-    """A tile of an Aperio 33003 slide: YCbCr, no transform declared, chroma of half the width.
-
-    No encoder at hand writes subsampled components, but three one-component streams put one behind the other are one:
-    their packets in component order (progression CPRL), under a header that names three components.
-    """
-    ycbcr = np.asarray(Image.fromarray(pixels).convert("YCbCr"))
-    planes = (ycbcr[..., 0], ycbcr[:, ::2, 1], ycbcr[:, ::2, 2])
-    streams = [imagecodecs.jpeg2k_encode(np.ascontiguousarray(plane), level=0, codecformat="J2K", reversible=True,
-                                         resolutions=3) for plane in planes]
-    head, at = {}, 2
-    while streams[0][at : at + 2] != b"\xff\x93":                           # start of data
-        length = int.from_bytes(streams[0][at + 2 : at + 4], "big")
-        head[streams[0][at : at + 2]] = streams[0][at + 4 : at + 2 + length]
-        at += 2 + length
-    packets = b"".join(stream[stream.index(b"\xff\x93") + 2 : -2] for stream in streams)
-    size = head[b"\xff\x51"][:34] + b"\0\3" + b"\7\1\1" + b"\7\2\1" * 2
-    style = bytearray(head[b"\xff\x52"])
-    style[1:5] = b"\4" + style[2:4] + b"\0"                                # CPRL, no transform
-    tile = struct.pack(">HIBB", 0, 14 + len(packets), 0, 1)
-    marked = [(b"\x51", size), (b"\x52", bytes(style)), (b"\x5c", head[b"\xff\x5c"]), (b"\x90", tile)]
-    markers = b"".join(b"\xff" + name + struct.pack(">H", len(body) + 2) + body for name, body in marked)
-    return b"\xff\x4f" + markers + b"\xff\x93" + packets + b"\xff\xd9"
-
-
-YCBCR = {"compression": "jpeg", "compressionargs": {"level": 80}, "subsampling": (2, 2)}
-RGB = {"compression": "jpeg", "compressionargs": {"level": 80, "outcolorspace": "rgb"}, "subsampling": (1, 1)}
-ODD = [(901, 703), (450, 351), (224, 175)]               # ratios 2.002 and 4.02
-
-MAKERS: dict[str, Callable[[Path], Path]] = {
-    "ycbcr420": lambda folder: write_pyramid_tiff(folder / "ycbcr.tif", ODD, **YCBCR),
-    "aperio": lambda folder: write_pyramid_tiff(folder / "aperio.svs", ODD, description=APERIO.format(w=901, h=703),
-                                                thumbnail=True, **RGB),
-    "bigtiff": lambda folder: write_pyramid_tiff(folder / "big.tiff", ODD[:2], bigtiff=True, **YCBCR),
-    "bigendian": lambda folder: write_pyramid_tiff(folder / "motorola.tiff", ODD[:2], bigtiff=True, byteorder=">",
-                                                   **RGB),
-    "jpeg2000": lambda folder: write_pyramid_tiff(
-        folder / "j2k.svs", ODD, description=APERIO.format(w=901, h=703), thumbnail=True, encode=jpeg2000_rgb,
-        compression=33005),
-    "jpeg2000-ycbcr": lambda folder: write_pyramid_tiff(
-        folder / "j2k.svs", ODD, description=APERIO.format(w=901, h=703), thumbnail=True, encode=jpeg2000_ycbcr422,
-        compression=33003),
-    "lzw": lambda folder: write_pyramid_tiff(folder / "lzw.tif", ODD, compression="lzw", predictor=True),
-    "deflate": lambda folder: write_pyramid_tiff(folder / "deflate.tif", ODD, compression="adobe_deflate"),
-    "old-deflate": lambda folder: write_pyramid_tiff(folder / "old.tiff", ODD, bigtiff=True, byteorder=">",
-                                                     compression="deflate", predictor=True),
-    "uncompressed": lambda folder: write_pyramid_tiff(folder / "raw.tif", ODD, bigtiff=True),
-}
-EXACT = {"jpeg2000", "jpeg2000-ycbcr", "lzw", "deflate", "old-deflate", "uncompressed"}
 
 
 @pytest.fixture(scope="session", params=sorted(MAKERS))

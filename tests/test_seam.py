@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import tissue
+from made_slides import tissue
 from painters import Brighter, Flat, Identity
 from PIL import Image
 

@@ -2,7 +2,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from conftest import tissue
+from made_slides import tissue
 from PIL import Image
 
 from artifusion.config import DataConfig

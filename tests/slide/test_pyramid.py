@@ -7,7 +7,7 @@ import openslide
 import pytest
 import shapely
 import tifffile
-from conftest import APERIO, RGB, YCBCR, write_pyramid_tiff
+from made_slides import APERIO, RGB, YCBCR, write_pyramid_tiff
 from PIL import Image
 from test_verify import place_segment, restored
 from test_writer import GREEN, raw, restore

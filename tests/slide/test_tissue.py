@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import tissue
+from made_slides import tissue
 from scipy.ndimage import gaussian_filter
 
 from artifusion.slide.tissue import BLOCK_PX, glass_blocks, is_clean, spoiled_blocks

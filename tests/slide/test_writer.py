@@ -7,7 +7,7 @@ import openslide
 import pytest
 import shapely
 import tifffile
-from conftest import MAKERS
+from made_slides import MAKERS
 from PIL import Image
 
 from artifusion.errors import OutputError
