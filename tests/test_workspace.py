@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from artifusion.errors import OutputError
+from artifusion.errors import OutputError, SlideError
 from artifusion.workspace import check_outputs, publish, resumes, workspace
 
 
@@ -55,6 +55,13 @@ def test_what_a_failed_run_left_is_kept_for_the_same_job_and_removed_for_another
         raise ZeroDivisionError
     with workspace(target, {"a": 2}) as work:
         assert not (work / "patch").exists()
+
+
+def test_a_damaged_source_leaves_nothing(tmp_path):
+    with pytest.raises(SlideError, match="whole copy"), workspace(tmp_path / "out.svs", {"a": 1}) as work:
+        (work / "patch").write_text("painted")
+        raise SlideError("x.svs: get a whole copy of it")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_last_file_is_published_last_and_an_old_one_goes_first(tmp_path, monkeypatch):
