@@ -13,13 +13,12 @@ from artifusion.errors import OutputError, SlideError
 from artifusion.geometry import Box, Size
 from artifusion.slide import tiff
 from artifusion.slide.codecs import codec_of
-from artifusion.slide.reader import ImageSlide, Slide
+from artifusion.slide.reader import TIFF_VENDORS, ImageSlide, Slide
 from artifusion.slide.reencode import SMALLEST_PX, half_size
 from artifusion.slide.segments import Grid
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-COPIED_VENDORS = ("aperio", "generic-tiff")
 LARGEST_STEP = 4.5                       # a level this many times smaller than the one before leaves a gap
 SHOWN_ALIKE = 4                          # grey levels by which two decoders of one codec may differ
 
@@ -53,7 +52,7 @@ def source_levels(slide: Slide) -> SourceLevels:
     """
     if slide.kind != "slide":
         raise SlideError("a plain image")
-    if slide.vendor not in COPIED_VENDORS:
+    if slide.vendor not in TIFF_VENDORS:
         raise SlideError(f"{slide.vendor} files cannot be copied segment by segment")
     source = tiff.read_tiff(slide.path)
     for page in source.pages:

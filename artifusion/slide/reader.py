@@ -16,9 +16,11 @@ from PIL import Image, UnidentifiedImageError
 
 from artifusion.errors import SlideError
 from artifusion.geometry import Box, Point, Size
+from artifusion.slide.tiff import check_whole
 
 PLAUSIBLE_MPP = (0.1, 4.0)
 CHUNK_PX = 4096              # a read goes through OpenSlide in squares of this side: 64 MB of RGBA at a time
+TIFF_VENDORS = ("aperio", "generic-tiff")    # whose offsets mean what they say; those of NDPI wrap at 4 GiB
 FORMATS = "SVS, TIFF, NDPI, MRXS, SCN, BIF, DICOM, or a PNG, JPEG or TIFF image"
 
 
@@ -216,6 +218,8 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
     try:
         handle = openslide.OpenSlide(path)
         first = handle.read_region((0, 0), 0, (1, 1))    # a broken file shows here and not in the middle of the work
+        if handle.properties.get(openslide.PROPERTY_NAME_VENDOR) in TIFF_VENDORS:
+            check_whole(path)
         return OpenSlideSlide(path, handle, first.info.get("icc_profile"), mpp)
     except openslide.OpenSlideUnsupportedFormatError:
         pass
@@ -290,6 +294,7 @@ def _open_image(path: Path, mpp: float | None) -> ImageSlide:
 
 
 def _open_tiff(path: Path, mpp: float | None) -> ImageSlide:
+    check_whole(path)
     with tifffile.TiffFile(path) as tiff:
         page: Any = tiff.pages[0]
         if page.dtype is None or page.dtype.itemsize * 8 > 8 or page.dtype.kind not in "ub":

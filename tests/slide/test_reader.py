@@ -102,7 +102,28 @@ def test_real_slides_open_and_bad_ones_give_slide_errors(wsi):
         assert "\n" not in str(caught.value)
 
 
-def test_a_slide_cut_short_names_the_place(wsi, tmp_path):
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
+def test_a_copy_that_was_cut_short_is_refused_at_once(copied_slide, strip_image, tmp_path, share):
+    for path in (copied_slide, strip_image):
+        cut = tmp_path / path.name
+        cut.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+        with pytest.raises(SlideError, match="get a whole copy of it"):
+            open_slide(cut)
+
+
+def test_a_slide_with_a_segment_behind_its_end_is_refused_at_once(copied_slide, tmp_path):
+    broken, data = tmp_path / copied_slide.name, bytearray(copied_slide.read_bytes())
+    with tifffile.TiffFile(copied_slide) as file:
+        offsets = file.pages[0].tags[324]
+        width = {4: 4, 16: 8}[int(offsets.dtype)]
+        at, order = offsets.valueoffset + 9 * width, {"<": "little", ">": "big"}[file.byteorder]
+    data[at : at + width] = len(data).to_bytes(width, order)
+    broken.write_bytes(data)
+    with pytest.raises(SlideError, match="cut short"):
+        open_slide(broken)
+
+
+def test_a_damaged_segment_names_the_place(wsi, tmp_path):
     cut = tmp_path / "cut.svs"
     data = bytearray((wsi / "CMU-1-Small-Region.svs").read_bytes())
     with tifffile.TiffFile(wsi / "CMU-1-Small-Region.svs") as tiff:
