@@ -153,6 +153,8 @@ def test_verify_finds_what_was_not_declared(aperio_slide, tmp_path):
         (["damage", "SLIDE", "SLIDE"], "source itself"),
         (["verify", "SLIDE", "missing.svs"], "missing"),
         (["damage", "SLIDE", "nowhere/out.svs"], "nowhere"),
+        (["damage", "SLIDE", "."], "is a folder"),
+        (["verify", "SLIDE", ""], "missing"),
         (["info", "nothing"], "no such"),
         (["train", "none", "--data", ".", "--run-dir", "run"], "no such configuration"),
     ],

@@ -166,7 +166,7 @@ def container_of(slide: Slide, out: Path) -> tuple[str, str]:
     Raises:
         OutputError: the suffix does not fit the source; the message names those that do.
     """
-    suffix, own = out.suffix.lower(), slide.path.suffix.lower()
+    suffix, own = out.suffix.lower(), own_suffix(slide).lower()
     if slide.kind == "image":
         if suffix in IMAGE_SUFFIXES:
             return "image", "a plain image, written whole"
@@ -190,6 +190,11 @@ def container_of(slide: Slide, out: Path) -> tuple[str, str]:
                       "(generic pyramid); choose one of these")
 
 
+def own_suffix(slide: Slide) -> str:
+    """The suffix of a slide's own container: that of its name, or the usual one where the name has none."""
+    return slide.path.suffix or (".svs" if slide.vendor == "aperio" else ".tiff")
+
+
 def default_output(slide_path: str | Path, slide: Slide) -> Path:
     """<name>.restored<suffix> beside the slide: its own suffix where it can be copied, else .tiff.
 
@@ -199,5 +204,5 @@ def default_output(slide_path: str | Path, slide: Slide) -> Path:
     if slide.kind == "image":
         suffix = ".tiff" if isinstance(slide, ImageSlide) and slide.format == "TIFF" else ".png"
     else:
-        suffix = ".tiff" if why_not_copied(slide) else path.suffix
+        suffix = ".tiff" if why_not_copied(slide) else own_suffix(slide)
     return path.with_name(f"{path.stem}.restored{suffix}")

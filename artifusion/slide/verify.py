@@ -89,7 +89,7 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
     with open_slide(source) as before, open_slide(restored) as after, ThreadPoolExecutor(2) as pool:
         output_found = pool.submit(sha256, restored)          # while the segments are compared
         source_found = None if source_sha256 else pool.submit(sha256, source)
-        polygons, classes = geojson_polygons(declared, restored.with_name(f"{restored.name}.geojson"),
+        polygons, classes = geojson_polygons(declared, restored.parent / f"{restored.name}.geojson",
                                              before.bounds_offset)
         mask = Mask(tuple(polygons), before.size, tuple(classes))
         if facts.get("regions") and mask.area_px != painted_px:
@@ -116,12 +116,12 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
 def _content(restored: Path, given: str | Path | Mapping[str, Any] | None, suffix: str) -> Mapping[str, Any]:
     if isinstance(given, Mapping):
         return given
-    path = Path(given) if given is not None else restored.with_name(restored.name + suffix)
+    path = Path(given) if given is not None else restored.parent / f"{restored.name}{suffix}"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise OutputError(f"{path}: missing; verify needs the sidecars that restore wrote beside the slide") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"{path}: cannot be read ({error}); restore the slide again") from None
     if not isinstance(content, dict):
         raise OutputError(f"{path}: is no sidecar; restore the slide again")
