@@ -173,3 +173,5 @@ def test_wrong_usage_is_exit_code_2():
     assert invoke("restore", "x", "--mask", "y", "--steps", 0).exit_code == 2
     assert invoke("restore", "x", "--mask", "y", "--mpp", "nan").exit_code == 2
     assert invoke("restore", "x", "--mask", "y", "--grow", "inf").exit_code == 2
+    assert invoke("restore", "x", "--mask", "y", "-o", f"{'long' * 62}.svs").exit_code == 2
+    assert invoke("verify", "long" * 2000, "x").exit_code == 2

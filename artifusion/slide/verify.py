@@ -82,7 +82,7 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
         told = isinstance(sidecar, Mapping) or (output_sha and painted_px)
         if container not in CONTAINERS or not isinstance(lossless, bool) or not told:
             raise ValueError(container)
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         raise OutputError(f"{restored}: its sidecar is not one that artifusion wrote; restore the slide "
                           "again") from None
     report, problems = VerifyReport(container), list[str]()
@@ -91,7 +91,7 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
         source_found = None if source_sha256 else pool.submit(sha256, source)
         polygons, classes = geojson_polygons(declared, restored.parent / f"{restored.name}.geojson",
                                              before.bounds_offset)
-        mask = Mask(tuple(polygons), before.size, tuple(classes))
+        mask = Mask.of(polygons, before.size, classes)        # whatever a foreign file declares, inside the slide
         if facts.get("regions") and mask.area_px != painted_px:
             problems.append(f"the GeoJSON declares {mask.area_px} px but the sidecar {painted_px}; one was changed")
         if before.size != after.size:
