@@ -24,7 +24,7 @@ LAST = (JOB, PUBLISHING)
 def check_outputs(
     inputs: Sequence[Path], outputs: Sequence[Path], overwrite: bool, ours: Collection[Path] = ()
 ) -> None:
-    """Raise OutputError where an output is an input or a folder, exists without `overwrite`, or has nowhere to lie.
+    """Raise OutputError where an output is an input or a folder, exists without `overwrite`, or cannot lie there.
 
     `ours`: outputs that an interrupted run of the same job published; they may exist.
     """
@@ -33,6 +33,8 @@ def check_outputs(
             raise OutputError(f"{out}: is a folder; name the file to write")
         if not out.parent.is_dir():
             raise OutputError(f"{out}: its folder does not exist; make {out.parent} first")
+        if not os.access(out.parent, os.W_OK):
+            raise OutputError(f"{out}: no permission to write in {out.parent}; choose a name in another folder")
         if any(out.exists() and path.exists() and out.samefile(path) for path in inputs):
             raise OutputError(f"{out}: is the source itself or the mask and never overwritten; choose another name")
         if out.exists() and not overwrite and out.absolute() not in ours:

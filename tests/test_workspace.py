@@ -23,6 +23,13 @@ def test_outputs_that_would_do_harm_are_refused(tmp_path):
             check_outputs([source], outputs, overwrite=True)
 
 
+def test_a_folder_that_may_not_be_written_to_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("artifusion.workspace.os.access", lambda path, mode: path != tmp_path / "closed")   # not root's
+    (tmp_path / "closed").mkdir()
+    with pytest.raises(OutputError, match="no permission"):
+        check_outputs([], [tmp_path / "out.png", tmp_path / "closed" / "look.png"], overwrite=True)
+
+
 def test_a_foreign_folder_in_the_way_is_never_removed(tmp_path):
     foreign = tmp_path / "out.svs.partial"
     foreign.mkdir()
