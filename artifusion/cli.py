@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,23 @@ import click
 from artifusion import __version__
 from artifusion.errors import ArtifusionError
 
-PATH = click.Path(path_type=Path)
+LONGEST_SUFFIX = ".geojson.part"             # of the files that lie beside an output while it gets its name
+
+
+class FilePath(click.Path):
+    """A path short enough for the files beside it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(str(super().convert(value, param, ctx)))
+        try:
+            os.lstat(f"{path}{LONGEST_SUFFIX}")
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                self.fail("the name is too long", param, ctx)
+        return path
+
+
+PATH = FilePath()
 
 
 def known_kinds(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:

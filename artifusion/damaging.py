@@ -53,11 +53,11 @@ def damage_slide(
     started = time.monotonic()
     target = Path(out)
     with open_slide(source, mpp=mpp) as slide:
-        container_of(slide, target)
         declaration, polygons, picture = beside(target, ".json", ".geojson", ".mask.png")
         outputs = [target, declaration, polygons, picture]
         sweep(target)
         check_outputs([Path(source)], outputs, overwrite, published(target))
+        container_of(slide, target)
         spacing = slide.mpp or DEFAULT_SPACING_UM
         spots = plan_damage(slide.size, tissue_mask(overview(slide)), kinds, share, spacing, seed, strength)
         if not spots:

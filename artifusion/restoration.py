@@ -118,14 +118,14 @@ def restore_slide(
     config = restorer.config
     with open_slide(source, mpp=mpp) as slide:
         target = Path(out) if out is not None else default_output(Path(source), slide)
-        container_of(slide, target)
-        if preview:
-            check_picture_name(Path(preview))
         declaration, polygons = beside(target, ".json", ".geojson")
         outputs = [target, declaration, polygons, *([Path(preview)] if preview else [])]
         inputs = [Path(source), Path(mask)]
         sweep(target)
         check_outputs(inputs, outputs, overwrite, published(target))     # tell it before the mask is outlined
+        if preview:
+            check_picture_name(Path(preview))
+        container_of(slide, target)
         plan = plan_restoration(slide, mask, config, restorer.multiple, polarity=polarity, grow_um=grow_um)
         spacing_um, state = slide.mpp or config.default_spacing_um, file_state(source)
         job: dict[str, Any] = {

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from artifusion.errors import OutputError
+from artifusion.errors import OutputError, SlideError
 
 JOB, LOCK, PUBLISHING, PART = "job.json", "lock", "publishing.json", "state.part"
 OWN = {LOCK, PUBLISHING, PART}      # what a work folder may hold before it has a job, and after
@@ -24,7 +24,7 @@ LAST = (JOB, PUBLISHING)
 def check_outputs(
     inputs: Sequence[Path], outputs: Sequence[Path], overwrite: bool, ours: Collection[Path] = ()
 ) -> None:
-    """Raise OutputError where an output is an input or a folder, exists without `overwrite`, or has nowhere to lie.
+    """Raise OutputError where an output is an input or a folder, exists without `overwrite`, or cannot lie there.
 
     `ours`: outputs that an interrupted run of the same job published; they may exist.
     """
@@ -33,6 +33,8 @@ def check_outputs(
             raise OutputError(f"{out}: is a folder; name the file to write")
         if not out.parent.is_dir():
             raise OutputError(f"{out}: its folder does not exist; make {out.parent} first")
+        if not os.access(out.parent, os.W_OK):
+            raise OutputError(f"{out}: no permission to write in {out.parent}; choose a name in another folder")
         if any(out.exists() and path.exists() and out.samefile(path) for path in inputs):
             raise OutputError(f"{out}: is the source itself or the mask and never overwritten; choose another name")
         if out.exists() and not overwrite and out.absolute() not in ours:
@@ -44,11 +46,12 @@ def check_outputs(
 
 def beside(target: Path, *suffixes: str) -> list[Path]:
     """The files that lie beside an output, named after it."""
-    return [target.with_name(target.name + suffix) for suffix in suffixes]
+    return [target.parent / f"{target.name}{suffix}" for suffix in suffixes]
 
 
 def work_folder(target: Path) -> Path:
-    return target.with_name(target.name + ".partial")
+    (folder,) = beside(target, ".partial")
+    return folder
 
 
 def resumes(target: Path, job: Mapping[str, Any]) -> bool:
@@ -97,12 +100,13 @@ def stamp(job: Mapping[str, Any]) -> str:
 def workspace(target: Path, job: Mapping[str, Any]) -> Iterator[Path]:
     """OUT.partial, holding what an interrupted run of the very same job left; gone when the block ends well.
 
-    What an interrupted run of another job left there is removed.
+    What an interrupted run of another job left there is removed. After a SlideError it is gone as well: a damaged
+    source stays one, and a whole copy of it is another job.
 
     Raises:
         OutputError: it cannot be made, is not ours, or another run is at work in it.
     """
-    work = work_folder(target)
+    work, damage = work_folder(target), None
     try:
         if work.is_symlink() or (work.exists() and not work.is_dir()):
             raise OutputError(f"{work}: is in the way of the work folder; move it away")
@@ -113,7 +117,10 @@ def workspace(target: Path, job: Mapping[str, Any]) -> Iterator[Path]:
             if not resumes(target, job):
                 clear(work)
                 write_whole(work / JOB, stamp(job))
-            yield work
+            try:
+                yield work
+            except SlideError as error:
+                damage = error
             clear(work)
         shutil.rmtree(work)
     except Timeout:
@@ -121,6 +128,8 @@ def workspace(target: Path, job: Mapping[str, Any]) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"{error.filename or work}: cannot be read or written ({error.strerror or error}); free some "
                           "space or write elsewhere, and start again: what is painted is kept") from None
+    if damage:
+        raise damage
 
 
 def clear(work: Path) -> None:

@@ -88,6 +88,7 @@ def jpeg2000_ycbcr422(pixels: np.ndarray) -> bytes:
 
 
 YCBCR = {"compression": "jpeg", "compressionargs": {"level": 80}, "subsampling": (2, 2)}
+YCBCR_444 = YCBCR | {"subsampling": (1, 1)}
 RGB = {"compression": "jpeg", "compressionargs": {"level": 80, "outcolorspace": "rgb"}, "subsampling": (1, 1)}
 ODD = [(901, 703), (450, 351), (224, 175)]               # ratios 2.002 and 4.02
 
@@ -95,6 +96,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "ycbcr420": lambda folder: write_pyramid_tiff(folder / "ycbcr.tif", ODD, **YCBCR),
     "aperio": lambda folder: write_pyramid_tiff(folder / "aperio.svs", ODD, description=APERIO.format(w=901, h=703),
                                                 thumbnail=True, **RGB),
+    "aperio-ycbcr": lambda folder: write_pyramid_tiff(
+        folder / "aperio.svs", ODD, description=APERIO.format(w=901, h=703), thumbnail=True, **YCBCR_444),
     "bigtiff": lambda folder: write_pyramid_tiff(folder / "big.tiff", ODD[:2], bigtiff=True, **YCBCR),
     "bigendian": lambda folder: write_pyramid_tiff(folder / "motorola.tiff", ODD[:2], bigtiff=True, byteorder=">",
                                                    **RGB),

@@ -153,6 +153,8 @@ def test_verify_finds_what_was_not_declared(aperio_slide, tmp_path):
         (["damage", "SLIDE", "SLIDE"], "source itself"),
         (["verify", "SLIDE", "missing.svs"], "missing"),
         (["damage", "SLIDE", "nowhere/out.svs"], "nowhere"),
+        (["damage", "SLIDE", "."], "is a folder"),
+        (["verify", "SLIDE", ""], "missing"),
         (["info", "nothing"], "no such"),
         (["train", "none", "--data", ".", "--run-dir", "run"], "no such configuration"),
     ],
@@ -171,3 +173,5 @@ def test_wrong_usage_is_exit_code_2():
     assert invoke("restore", "x", "--mask", "y", "--steps", 0).exit_code == 2
     assert invoke("restore", "x", "--mask", "y", "--mpp", "nan").exit_code == 2
     assert invoke("restore", "x", "--mask", "y", "--grow", "inf").exit_code == 2
+    assert invoke("restore", "x", "--mask", "y", "-o", f"{'long' * 62}.svs").exit_code == 2
+    assert invoke("verify", "long" * 2000, "x").exit_code == 2

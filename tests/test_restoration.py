@@ -186,10 +186,12 @@ def test_an_enlarged_declaration_is_found(aperio_slide, tmp_path):
     mask = mask_file(tmp_path, aperio_slide, [(40, 40, 30)])
     restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=FlatPainter())
     declared = json.loads((tmp_path / "out.svs.geojson").read_text())
-    declared["features"][0]["geometry"] = {
-        "type": "Polygon", "coordinates": [[[0, 0], [400, 0], [400, 400], [0, 400], [0, 0]]]}
-    (tmp_path / "out.svs.geojson").write_text(json.dumps(declared))
-    assert not verify_slide(aperio_slide, tmp_path / "out.svs").ok
+    for side in (400, 10**9):                             # also far beyond the slide
+        declared["features"][0]["geometry"] = {
+            "type": "Polygon", "coordinates": [[[0, 0], [side, 0], [side, side], [0, side], [0, 0]]]}
+        (tmp_path / "out.svs.geojson").write_text(json.dumps(declared))
+        (problem, *_) = verify_slide(aperio_slide, tmp_path / "out.svs").problems
+        assert "but the sidecar 900" in problem
 
 
 def test_damage_resumed_after_a_kill_gives_the_same_bytes(aperio_slide, tmp_path, monkeypatch):

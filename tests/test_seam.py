@@ -1,5 +1,7 @@
 """Regions of any size go through the seam (images and masks in, images out) and come back whole, each pixel once."""
 
+import json
+
 import numpy as np
 import pytest
 from made_slides import tissue
@@ -54,3 +56,12 @@ def test_a_grown_mask_is_the_mask_everywhere(png_image, tmp_path):
         declared = read_mask(tmp_path / "out.png.geojson", slide).read(Box(0, 0, *slide.size))
     assert np.array_equal(changed, declared) and changed[93, 120] and changed[115, 147] and not changed[91, 120]
     assert content["regions"][0]["area_px"] == declared.sum() and content["mask"]["grow_um"] == 4
+
+
+def test_a_class_name_that_is_no_text_is_declared_readably(png_image, tmp_path):
+    ring = [[10, 10], [60, 10], [60, 60], [10, 10]]
+    mask = {"type": "Feature", "properties": {"classification": {"name": "fold \ud800"}},
+            "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    (tmp_path / "mask.geojson").write_text(json.dumps(mask))           # half a surrogate pair, which JSON can hold
+    content = restore_slide(png_image, tmp_path / "mask.geojson", tmp_path / "out.png", restorer=Flat())
+    assert content["regions"][0]["class"] == "fold ?" and content["verified"]["ok"]

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from artifusion.errors import OutputError
+from artifusion.errors import OutputError, SlideError
 from artifusion.workspace import check_outputs, publish, resumes, workspace
 
 
@@ -21,6 +21,13 @@ def test_outputs_that_would_do_harm_are_refused(tmp_path):
     for outputs, remedy in (([link], "source itself"), ([there, tmp_path / "sub" / ".." / "there.png"], "two outputs")):
         with pytest.raises(OutputError, match=remedy):
             check_outputs([source], outputs, overwrite=True)
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("artifusion.workspace.os.access", lambda path, mode: path != tmp_path / "closed")   # not root's
+    (tmp_path / "closed").mkdir()
+    with pytest.raises(OutputError, match="no permission"):
+        check_outputs([], [tmp_path / "out.png", tmp_path / "closed" / "look.png"], overwrite=True)
 
 
 def test_a_foreign_folder_in_the_way_is_never_removed(tmp_path):
@@ -55,6 +62,13 @@ def test_what_a_failed_run_left_is_kept_for_the_same_job_and_removed_for_another
         raise ZeroDivisionError
     with workspace(target, {"a": 2}) as work:
         assert not (work / "patch").exists()
+
+
+def test_a_damaged_source_leaves_nothing(tmp_path):
+    with pytest.raises(SlideError, match="whole copy"), workspace(tmp_path / "out.svs", {"a": 1}) as work:
+        (work / "patch").write_text("painted")
+        raise SlideError("x.svs: get a whole copy of it")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_last_file_is_published_last_and_an_old_one_goes_first(tmp_path, monkeypatch):

@@ -13,13 +13,12 @@ from artifusion.errors import OutputError, SlideError
 from artifusion.geometry import Box, Size
 from artifusion.slide import tiff
 from artifusion.slide.codecs import codec_of
-from artifusion.slide.reader import ImageSlide, Slide
+from artifusion.slide.reader import TIFF_VENDORS, ImageSlide, Slide
 from artifusion.slide.reencode import SMALLEST_PX, half_size
 from artifusion.slide.segments import Grid
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-COPIED_VENDORS = ("aperio", "generic-tiff")
 LARGEST_STEP = 4.5                       # a level this many times smaller than the one before leaves a gap
 SHOWN_ALIKE = 4                          # grey levels by which two decoders of one codec may differ
 
@@ -53,7 +52,7 @@ def source_levels(slide: Slide) -> SourceLevels:
     """
     if slide.kind != "slide":
         raise SlideError("a plain image")
-    if slide.vendor not in COPIED_VENDORS:
+    if slide.vendor not in TIFF_VENDORS:
         raise SlideError(f"{slide.vendor} files cannot be copied segment by segment")
     source = tiff.read_tiff(slide.path)
     for page in source.pages:
@@ -167,7 +166,7 @@ def container_of(slide: Slide, out: Path) -> tuple[str, str]:
     Raises:
         OutputError: the suffix does not fit the source; the message names those that do.
     """
-    suffix, own = out.suffix.lower(), slide.path.suffix.lower()
+    suffix, own = out.suffix.lower(), own_suffix(slide).lower()
     if slide.kind == "image":
         if suffix in IMAGE_SUFFIXES:
             return "image", "a plain image, written whole"
@@ -191,6 +190,11 @@ def container_of(slide: Slide, out: Path) -> tuple[str, str]:
                       "(generic pyramid); choose one of these")
 
 
+def own_suffix(slide: Slide) -> str:
+    """The suffix of a slide's own container: that of its name, or the usual one where the name has none."""
+    return slide.path.suffix or (".svs" if slide.vendor == "aperio" else ".tiff")
+
+
 def default_output(slide_path: str | Path, slide: Slide) -> Path:
     """<name>.restored<suffix> beside the slide: its own suffix where it can be copied, else .tiff.
 
@@ -200,5 +204,5 @@ def default_output(slide_path: str | Path, slide: Slide) -> Path:
     if slide.kind == "image":
         suffix = ".tiff" if isinstance(slide, ImageSlide) and slide.format == "TIFF" else ".png"
     else:
-        suffix = ".tiff" if why_not_copied(slide) else path.suffix
+        suffix = ".tiff" if why_not_copied(slide) else own_suffix(slide)
     return path.with_name(f"{path.stem}.restored{suffix}")

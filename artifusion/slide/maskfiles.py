@@ -133,7 +133,7 @@ def read_geojson(path: Path, bounds_offset: Point) -> tuple[list[Polygon], list[
             raise MaskError(f"{path}: holds more than {MOST_CORNERS:,} corners: no mask of artifacts; simplify the "
                             "polygons")
         content = json.loads(text)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # also numbers with too many digits
         raise MaskError(f"{path}: no JSON that can be read ({shortened(error)}); export annotations from QuPath as "
                         "GeoJSON") from None
     return geojson_polygons(content, path, bounds_offset)
@@ -185,4 +185,5 @@ def _class_name(feature: dict[str, Any]) -> str:
     properties = feature.get("properties")
     found = properties.get("classification") if isinstance(properties, dict) else None
     name = found.get("name") if isinstance(found, dict) else found
-    return name if isinstance(name, str) and name else DEFAULT_CLASS
+    text = name.encode(errors="replace").decode() if isinstance(name, str) else ""     # half a surrogate pair
+    return text or DEFAULT_CLASS

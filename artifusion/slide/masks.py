@@ -163,7 +163,7 @@ def read_mask(path: str | Path, slide: Slide, polarity: str | None = None, grow_
         mask = Mask.of(polygons, slide.size, classes)
         left = sum(polygon.area for polygon in mask.polygons)
         outside = shapely.union_all(polygons).difference(shapely.box(0, 0, *slide.size)).area
-        if outside > HALF * (outside + left):
+        if not left or outside > HALF * (outside + left):
             share = "all" if not left else f"{outside / (outside + left):.0%}"
             raise MaskError(f"{path}: {share} of its area lies outside the slide ({slide.size.width}x"
                             f"{slide.size.height} px); coordinates must be level-0 pixels of this slide")

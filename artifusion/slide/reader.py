@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import openslide
 import tifffile
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from artifusion.errors import SlideError
 from artifusion.geometry import Box, Point, Size
+from artifusion.slide.tiff import check_whole
 
 PLAUSIBLE_MPP = (0.1, 4.0)
 CHUNK_PX = 4096              # a read goes through OpenSlide in squares of this side: 64 MB of RGBA at a time
+TIFF_VENDORS = ("aperio", "generic-tiff")    # whose offsets mean what they say; those of NDPI wrap at 4 GiB
 FORMATS = "SVS, TIFF, NDPI, MRXS, SCN, BIF, DICOM, or a PNG, JPEG or TIFF image"
 
 
@@ -216,6 +218,8 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
     try:
         handle = openslide.OpenSlide(path)
         first = handle.read_region((0, 0), 0, (1, 1))    # a broken file shows here and not in the middle of the work
+        if handle.properties.get(openslide.PROPERTY_NAME_VENDOR) in TIFF_VENDORS:
+            check_whole(path)
         return OpenSlideSlide(path, handle, first.info.get("icc_profile"), mpp)
     except openslide.OpenSlideUnsupportedFormatError:
         pass
@@ -279,21 +283,24 @@ def _is_tiff(path: Path) -> bool:
 
 def _open_image(path: Path, mpp: float | None) -> ImageSlide:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)    # Pillow's error at twice that size stays
+        warnings.simplefilter("ignore")                    # large, broken EXIF; Pillow's error at twice the size stays
         with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise SlideError(f"{path}: {image.mode} pixels; only 8-bit images can be restored, convert it to 8 bit")
+            if image.mode.startswith(("I", "F")) or any(";16" in str(tile[3]) for tile in image.tile):
+                raise SlideError(f"{path}: has over 8 bits per sample; only 8-bit images can be restored, convert it "
+                                 "to 8 bit")
             dpi = image.info.get("dpi", (0, 0))[0]
             file_format = image.format or path.suffix.lstrip(".").upper()
+            ImageOps.exif_transpose(image, in_place=True)  # upright, as every viewer shows it and masks are drawn
             return ImageSlide(path, on_white(image), file_format, file_format not in ("JPEG", "WEBP"),
                               image.info.get("icc_profile"), 25400 / float(dpi) if dpi else None, mpp)
 
 
 def _open_tiff(path: Path, mpp: float | None) -> ImageSlide:
+    check_whole(path)
     with tifffile.TiffFile(path) as tiff:
         page: Any = tiff.pages[0]
         if page.dtype is None or page.dtype.itemsize * 8 > 8 or page.dtype.kind not in "ub":
-            raise SlideError(f"{path}: {page.bitspersample}-bit pixels; only 8-bit images can be restored, "
+            raise SlideError(f"{path}: has {page.dtype} samples; only images of 8 bits (uint8) can be restored, "
                              "convert it to 8 bit")
         if page.imagewidth * page.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or 1 << 62):
             raise Image.DecompressionBombError
@@ -314,6 +321,9 @@ def _open_tiff(path: Path, mpp: float | None) -> ImageSlide:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     elif pixels.shape[2] == 3:
         pixels = np.ascontiguousarray(pixels)
+    elif pixels.shape[2] > 4:
+        raise SlideError(f"{path}: has {pixels.shape[2]} channels; only gray and colour images can be restored, "
+                         "convert it to RGB")
     else:
         pixels = on_white(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
     return ImageSlide(path, pixels, "TIFF", lossless, icc, own_mpp, mpp)

@@ -108,6 +108,20 @@ def read_tiff(path: Path) -> Tiff:
     return Tiff(path, order, big, tuple(pages))
 
 
+def check_whole(path: Path) -> None:
+    """Raise SlideError where a TIFF file ends before its directories or segments do.
+
+    A copy that was cut short may open all the same: its first level often comes first.
+    """
+    end = path.stat().st_size
+    for page in read_tiff(path).pages:
+        counts = page.counts if len(page.counts) == len(page.offsets) else 0
+        needed = int((page.offsets + counts).max(initial=0))
+        if needed > end:
+            raise SlideError(f"{path}: is cut short, {needed:,} bytes are needed and {end:,} there; get a whole copy "
+                             "of it")
+
+
 def read_segment(file: BinaryIO, page: Page, index: int) -> bytes:
     """Return the compressed bytes of one segment; empty for a sparse one.
 

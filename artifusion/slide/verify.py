@@ -82,16 +82,16 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
         told = isinstance(sidecar, Mapping) or (output_sha and painted_px)
         if container not in CONTAINERS or not isinstance(lossless, bool) or not told:
             raise ValueError(container)
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         raise OutputError(f"{restored}: its sidecar is not one that artifusion wrote; restore the slide "
                           "again") from None
     report, problems = VerifyReport(container), list[str]()
     with open_slide(source) as before, open_slide(restored) as after, ThreadPoolExecutor(2) as pool:
         output_found = pool.submit(sha256, restored)          # while the segments are compared
         source_found = None if source_sha256 else pool.submit(sha256, source)
-        polygons, classes = geojson_polygons(declared, restored.with_name(f"{restored.name}.geojson"),
+        polygons, classes = geojson_polygons(declared, restored.parent / f"{restored.name}.geojson",
                                              before.bounds_offset)
-        mask = Mask(tuple(polygons), before.size, tuple(classes))
+        mask = Mask.of(polygons, before.size, classes)        # whatever a foreign file declares, inside the slide
         if facts.get("regions") and mask.area_px != painted_px:
             problems.append(f"the GeoJSON declares {mask.area_px} px but the sidecar {painted_px}; one was changed")
         if before.size != after.size:
@@ -116,12 +116,12 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
 def _content(restored: Path, given: str | Path | Mapping[str, Any] | None, suffix: str) -> Mapping[str, Any]:
     if isinstance(given, Mapping):
         return given
-    path = Path(given) if given is not None else restored.with_name(restored.name + suffix)
+    path = Path(given) if given is not None else restored.parent / f"{restored.name}{suffix}"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise OutputError(f"{path}: missing; verify needs the sidecars that restore wrote beside the slide") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"{path}: cannot be read ({error}); restore the slide again") from None
     if not isinstance(content, dict):
         raise OutputError(f"{path}: is no sidecar; restore the slide again")

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import imagecodecs
 import numpy as np
 import openslide
 import pytest
 import tifffile
-from PIL import Image
+from made_slides import tissue
+from PIL import ExifTags, Image
 
 from artifusion.errors import SlideError
 from artifusion.geometry import Box, Size
@@ -57,10 +59,28 @@ def test_transparent_pixels_are_white_and_gray_becomes_rgb(tmp_path):
 
 def test_sixteen_bit_images_are_refused(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
+    (tmp_path / "colour.png").write_bytes(imagecodecs.png_encode(np.zeros((8, 8, 3), np.uint16)))
     tifffile.imwrite(tmp_path / "deep.tif", np.zeros((8, 8, 3), np.uint16), photometric="rgb")
-    for name in ("deep.png", "deep.tif"):
+    tifffile.imwrite(tmp_path / "signed.tif", np.zeros((8, 8), np.int8))
+    for name in ("deep.png", "colour.png", "deep.tif", "signed.tif"):
         with pytest.raises(SlideError, match="8 bit"):
             open_slide(tmp_path / name)
+
+
+def test_images_of_many_channels_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "five.tif", np.zeros((8, 9, 5), np.uint8), photometric="minisblack",
+                     planarconfig="contig")
+    with pytest.raises(SlideError, match="5 channels"):
+        open_slide(tmp_path / "five.tif")
+
+
+def test_a_photograph_is_read_upright_as_viewers_show_it(tmp_path):
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 3                  # upside down: a mask drawn in a viewer has the same shape
+    Image.fromarray(tissue(30, 20)).save(tmp_path / "turned.jpg", exif=turned)
+    with open_slide(tmp_path / "turned.jpg") as slide:
+        stored = np.asarray(Image.open(tmp_path / "turned.jpg"))
+        assert np.array_equal(slide.read(Box(0, 0, 30, 20)), stored[::-1, ::-1])
 
 
 def test_mpp_is_overridden_and_implausible_values_are_unknown(png_image, jpeg_image):
@@ -102,7 +122,28 @@ def test_real_slides_open_and_bad_ones_give_slide_errors(wsi):
         assert "\n" not in str(caught.value)
 
 
-def test_a_slide_cut_short_names_the_place(wsi, tmp_path):
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
+def test_a_copy_that_was_cut_short_is_refused_at_once(copied_slide, strip_image, tmp_path, share):
+    for path in (copied_slide, strip_image):
+        cut = tmp_path / path.name
+        cut.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+        with pytest.raises(SlideError, match="get a whole copy of it"):
+            open_slide(cut)
+
+
+def test_a_slide_with_a_segment_behind_its_end_is_refused_at_once(copied_slide, tmp_path):
+    broken, data = tmp_path / copied_slide.name, bytearray(copied_slide.read_bytes())
+    with tifffile.TiffFile(copied_slide) as file:
+        offsets = file.pages[0].tags[324]
+        width = {4: 4, 16: 8}[int(offsets.dtype)]
+        at, order = offsets.valueoffset + 9 * width, {"<": "little", ">": "big"}[file.byteorder]
+    data[at : at + width] = len(data).to_bytes(width, order)
+    broken.write_bytes(data)
+    with pytest.raises(SlideError, match="cut short"):
+        open_slide(broken)
+
+
+def test_a_damaged_segment_names_the_place(wsi, tmp_path):
     cut = tmp_path / "cut.svs"
     data = bytearray((wsi / "CMU-1-Small-Region.svs").read_bytes())
     with tifffile.TiffFile(wsi / "CMU-1-Small-Region.svs") as tiff:

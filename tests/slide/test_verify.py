@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -174,7 +175,8 @@ def test_missing_sidecars_say_so(copied_slide, tmp_path):
     (tmp_path / f"{out.name}.json").write_text(json.dumps(sidecar))
     (tmp_path / f"{out.name}.geojson").write_text(json.dumps(declared))
     assert verify_slide(copied_slide, out).ok
-    for broken in ({}, {**sidecar, "regions": [1]}, {**sidecar, "output": {}}, {**sidecar, "regions": []}):
+    for broken in ({}, {**sidecar, "regions": [1]}, {**sidecar, "regions": [{"area_px": math.inf}]},
+                   {**sidecar, "output": {}}, {**sidecar, "regions": []}):
         (tmp_path / f"{out.name}.json").write_text(json.dumps(broken))
         with pytest.raises(OutputError, match="not one that artifusion wrote"):
             verify_slide(copied_slide, out)

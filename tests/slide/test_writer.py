@@ -253,6 +253,17 @@ def test_the_suffix_decides_between_copy_and_pyramid(aperio_slide, packbits_slid
         container_of(slide, tmp_path / "x.svs")
 
 
+def test_a_slide_whose_name_has_no_suffix_gets_the_usual_one(aperio_slide, tmp_path):
+    for source, suffix in ((aperio_slide, ".svs"), (MAKERS["lzw"](tmp_path), ".tiff")):
+        bare = tmp_path / "scan"
+        bare.write_bytes(source.read_bytes())
+        with open_slide(bare) as slide:
+            assert default_output(bare, slide).name == f"scan.restored{suffix}"
+            assert container_of(slide, default_output(bare, slide))[0] == "copied"
+            with pytest.raises(OutputError, match=rf"written as \{suffix} "):
+                container_of(slide, tmp_path / "out")
+
+
 def test_a_plain_jpeg_becomes_a_png_by_default(jpeg_image, strip_image):
     with open_slide(jpeg_image) as slide:
         assert default_output(jpeg_image, slide).name == "image.restored.png"
