@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,8 @@ class Restorer:
                 images that are parts of one region share theirs, so that they agree.
 
         Raises:
-            ValueError: shapes, dtypes, steps or a scale that do not fit, or an image without a known pixel.
+            ValueError: shapes, dtypes, steps, a scale, a seed or keys that do not fit, lists of different lengths, or an
+                image without a known pixel.
             WeightsError: the weights give no finite picture.
             DeviceError: not even one image fits into the GPU's memory; a batch that does not is halved.
         """
@@ -100,6 +102,11 @@ class Restorer:
         for image, mask in zip(images, masks, strict=True):
             check(image, mask)
         names = [tuple(k) for k in keys] if keys is not None else [(0, 0)] * len(images)
+        for what, given in (("keys", names), ("surroundings", surroundings)):
+            if given is not None and len(given) != len(images):
+                raise ValueError(f"{len(images)} images but {len(given)} {what}")
+        if min([seed, *chain(*names)]) < 0:
+            raise ValueError(f"seed and keys must not be negative, got {seed} and {names}")
         restored: list[np.ndarray] = [image.copy() for image in images]
         for shape in dict.fromkeys(image.shape for image in images):
             same = [i for i, (image, mask) in enumerate(zip(images, masks, strict=True))
