@@ -150,13 +150,13 @@ def load_config(model: type[ConfigT], kind: Kind, source: str | Path) -> ConfigT
     path = Path(source)
     shipped = shipped_folder() / kind / f"{path.name}.toml" if len(path.parts) == 1 else path
     try:
-        text = path.read_text() if path.exists() else shipped.read_text()
+        text = (path if path.is_file() else shipped).read_text()     # a folder of a shipped name is no file of one's own
         return model.model_validate(tomllib.loads(text))
     except IsADirectoryError:
         raise ConfigError(f"{source}: is a folder; name the TOML file") from None
     except PermissionError:
         raise ConfigError(f"{source}: no permission to read it") from None
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         names = ", ".join(sorted(file.stem for file in (shipped_folder() / kind).glob("*.toml")))
         raise ConfigError(f"{source}: no such configuration file; shipped {kind} configurations: {names}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

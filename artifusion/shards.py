@@ -97,7 +97,8 @@ def read_shard(path: Path) -> Iterator[Tile]:
                     about = json.load(file)
                     yield Tile(np.asarray(pictures.pop(key)), about["image"], about["um_per_px"])
     except (tarfile.TarError, OSError, KeyError, TypeError, ValueError, UnidentifiedImageError) as error:
-        raise DataError(f"{path}: no shard of `artifusion tiles`, or a broken one ({error})") from None
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: no shard of `artifusion tiles`, or a broken one ({reason}); write it again") from None
 
 
 def _add(shard: tarfile.TarFile, key: str, tile: Tile) -> None:
@@ -115,8 +116,9 @@ def _tile_sizes(path: Path) -> dict[str, int]:
     sizes: dict[str, int] = {}
     with tarfile.open(path) as shard:
         for member in shard:
-            key, blocks = member.name.rpartition(".")[0], 1 + -(-member.size // tarfile.BLOCKSIZE)
-            sizes[key] = sizes.get(key, 0) + blocks * tarfile.BLOCKSIZE
+            key, blocks = member.name.rpartition(".")[0], -(-member.size // tarfile.BLOCKSIZE)
+            head = member.offset_data - member.offset       # longer where a name is long or has letters beyond ASCII
+            sizes[key] = sizes.get(key, 0) + head + blocks * tarfile.BLOCKSIZE
     return sizes
 
 

@@ -38,6 +38,17 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path):
         load_config(TrainConfig, "train", "nothing")
     with pytest.raises(ConfigError, match="no such"):
         load_config(TrainConfig, "train", tmp_path / "he-small.toml")
+    with pytest.raises(ConfigError, match="no such"):
+        load_config(TrainConfig, "train", 300 * "a")
+
+
+def test_a_folder_named_like_a_shipped_configuration_does_not_hide_it(tmp_path, monkeypatch):
+    """`train he-small --run-dir he-small` goes on when it is given again."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "he-small").mkdir()
+    assert load_config(TrainConfig, "train", "he-small").name == "he-small"
+    with pytest.raises(ConfigError, match="is a folder"):
+        load_config(TrainConfig, "train", tmp_path)
 
 
 @pytest.mark.parametrize(("steps", "jump_length", "jump_samples"), [(10, 1, 1), (250, 10, 10), (20, 7, 3), (3, 5, 2)])
