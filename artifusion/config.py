@@ -150,7 +150,7 @@ def load_config(model: type[ConfigT], kind: Kind, source: str | Path) -> ConfigT
     path = Path(source)
     shipped = shipped_folder() / kind / f"{path.name}.toml" if len(path.parts) == 1 else path
     try:
-        text = (path if path.is_file() else shipped).read_text()     # a folder of a shipped name is no file of one's own
+        text = (path if path.is_file() else shipped).read_text()     # a run's folder may be named like its configuration
         return model.model_validate(tomllib.loads(text))
     except IsADirectoryError:
         raise ConfigError(f"{source}: is a folder; name the TOML file") from None

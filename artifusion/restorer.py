@@ -87,8 +87,8 @@ class Restorer:
                 images that are parts of one region share theirs, so that they agree.
 
         Raises:
-            ValueError: shapes, dtypes, steps, a scale, a seed or keys that do not fit, lists of different lengths, or an
-                image without a known pixel.
+            ValueError: shapes, dtypes, lengths of lists, steps, a scale, a seed or keys that do not fit, or an image
+                without a known pixel.
             WeightsError: the weights give no finite picture.
             DeviceError: not even one image fits into the GPU's memory; a batch that does not is halved.
         """

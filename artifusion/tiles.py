@@ -40,7 +40,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     """
     found: set[Path] = set()
     for path in map(Path, paths):
-        if not os.path.exists(path):                # Path.exists raises for a name that is too long
+        if not os.access(path, os.F_OK):            # Path.exists raises for a name that is too long
             raise DataError(f"{path}: no such file or folder")
         files = [path] if path.is_file() else path.rglob("*")
         found.update(file for file in files if file.suffix.lower() in SUFFIXES and file.is_file())

@@ -159,7 +159,7 @@ def test_wrong_numbers_are_refused(restorer, wrong):
     {"surroundings": [np.zeros((9, 3), np.uint8)] * 3}])
 def test_lists_that_do_not_belong_together_are_refused(restorer, wrong):
     images, masks = zip(example(0), example(1), strict=True)
-    with pytest.raises(ValueError, match="images but|negative"):
+    with pytest.raises(ValueError, match=r"images but|negative"):
         restorer.restore_batch(**({"images": images, "masks": masks} | wrong))
 
 
