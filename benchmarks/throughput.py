@@ -98,8 +98,8 @@ def main() -> None:
     corpus, numbers = Corpus.of([Tile(tile, "made-up/tile", 0.5)], config.data), range(config.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, Path(folder), Group(0, 1, device), None)
-        step = seconds_of(lambda: trainer.step(draw_batch(corpus, config, numbers, 0.0), 1.0), device, 2 * given.seconds)
-    rate = config.batch_size / step
+        rate = config.batch_size / seconds_of(
+            lambda: trainer.step(draw_batch(corpus, config, numbers, 0.0), 1.0), device, 2 * given.seconds)
     report["training"] = {"crop_px": crop, "batch": config.batch_size, "crops_per_second": round(rate, 2),
                           "share_of_peak": round(3 * rate * flop * (crop / 256) ** 2 / best, 3)}
     print(json.dumps(report, indent=2))

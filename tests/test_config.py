@@ -23,6 +23,7 @@ def test_shipped_configurations_load_by_name_and_by_file(tmp_path):
         ("[targets]\nnoisy_area = [0.9, 1.7]", "noisy_area"),
         ("[targets]\nuniform = 0.9\nblocks = 0.9", "at most 1"),
         ("learning_rate = inf", "finite"),
+        ("[data]\nspacing_um = { tnbc = 250 }", "less than or equal to 100"),
     ],
 )
 def test_mistakes_are_named_in_one_line(tmp_path, text, message):
