@@ -131,6 +131,12 @@ class RestoreConfig(Frozen):
     merge_px: int = Field(32, ge=1)                     # regions closer than twice this share a canvas
     default_spacing_um: SpacingUm = DEFAULT_SPACING_UM
 
+    @model_validator(mode="after")
+    def _jumps_fit(self) -> RestoreConfig:
+        if self.jump_samples > 1 and self.jump_length >= self.steps:
+            raise ValueError(f"jump_length {self.jump_length} must be below steps {self.steps}, to be walked again")
+        return self
+
     @property
     def evaluations(self) -> int:
         """Evaluations of the denoiser per canvas: one per step, and those of the parts walked again."""
@@ -142,8 +148,8 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 Kind = Literal["train", "restore"]
 
 
-def load_config(model: type[ConfigT], kind: Kind, source: str | Path) -> ConfigT:
-    """The configuration in a TOML file, or of a shipped name such as "he-small".
+def load_config(model: type[ConfigT], kind: Kind, source: str | Path, **given: Any) -> ConfigT:
+    """The configuration in a TOML file, or of a shipped name such as "he-small"; what is `given` wins.
 
     Raises:
         ConfigError: no such file or name, bad TOML, an unknown key (with the nearest known one) or a wrong value.
@@ -152,7 +158,7 @@ def load_config(model: type[ConfigT], kind: Kind, source: str | Path) -> ConfigT
     shipped = shipped_folder() / kind / f"{path.name}.toml" if len(path.parts) == 1 else path
     try:
         text = (path if path.is_file() else shipped).read_text()     # a run's folder may be named like it
-        return model.model_validate(tomllib.loads(text))
+        return model.model_validate(tomllib.loads(text) | given)
     except IsADirectoryError:
         raise ConfigError(f"{source}: is a folder; name the TOML file") from None
     except PermissionError:
@@ -185,4 +191,4 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
         near = difflib.get_close_matches(keys[-1], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"unknown key {'.'.join(keys)!r}; {hint}"
-    return f"{'.'.join(keys) or 'configuration'}: {first['msg']}"
+    return ": ".join([*filter(None, [".".join(keys)]), first["msg"].removeprefix("Value error, ")])

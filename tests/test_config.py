@@ -52,7 +52,13 @@ def test_a_folder_named_like_a_shipped_configuration_does_not_hide_it(tmp_path, 
         load_config(TrainConfig, "train", tmp_path)
 
 
-@pytest.mark.parametrize(("steps", "jump_length", "jump_samples"), [(10, 1, 1), (250, 10, 10), (20, 7, 3), (3, 5, 2)])
+def test_what_is_given_beside_the_file_wins_and_is_checked_with_it():
+    assert load_config(RestoreConfig, "restore", "paper", steps=20).evaluations == 110
+    with pytest.raises(ConfigError, match="jump_length 10 must be below steps 10"):
+        load_config(RestoreConfig, "restore", "paper", steps=10)
+
+
+@pytest.mark.parametrize(("steps", "jump_length", "jump_samples"), [(10, 1, 1), (250, 10, 10), (20, 7, 3), (3, 5, 1)])
 def test_evaluations_are_those_of_the_walk(steps, jump_length, jump_samples):
     from artifusion.diffusion.sampling import evaluations, levels
 

@@ -1,3 +1,4 @@
+import json
 import tarfile
 
 import numpy as np
@@ -100,6 +101,12 @@ def test_a_foreign_or_broken_tar_is_one_clear_error(images, tmp_path):
     with pytest.raises(DataError, match="broken") as caught:
         list(read_shard(tmp_path / "nonsense.tar"))
     assert "\n" not in str(caught.value)
+    for wrong, named in (({"image": 7}, "image"), ({"um_per_px": -1}, "um_per_px")):
+        (tmp_path / "a.json").write_text(json.dumps({"image": "a/b.png", "um_per_px": None} | wrong))
+        with tarfile.open(foreign, "w") as tar:
+            tar.add(tmp_path / "a.json", "a/0.json")
+        with pytest.raises(DataError, match=f"broken one .{named}: Input should be"):
+            list(read_shard(foreign))
     write_shard(images, tmp_path / "shard.tar", quiet=True)
     (tmp_path / "cut.tar").write_bytes((tmp_path / "shard.tar").read_bytes()[:100_000])
     with pytest.raises(DataError, match="broken"):
