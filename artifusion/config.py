@@ -191,4 +191,5 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
         near = difflib.get_close_matches(keys[-1], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"unknown key {'.'.join(keys)!r}; {hint}"
-    return ": ".join([*filter(None, [".".join(keys)]), first["msg"].removeprefix("Value error, ")])
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(keys)}: {reason}" if keys else reason
