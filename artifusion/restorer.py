@@ -134,7 +134,7 @@ class Restorer:
         try:
             return self._paint(images, masks, keys, surroundings, times, seed, mpp)
         except torch.OutOfMemoryError:
-            half = len(images) // 2
+            half = len(images) // 2         # outside this block, whose end frees the tensors; torch reuses its cache itself
         if not half:
             height, width = masks.shape[1:]
             raise DeviceError(f"{self.device}: no memory for one canvas of {width} x {height} px; lower max_canvas_px "

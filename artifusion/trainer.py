@@ -188,9 +188,9 @@ class Trainer:
             with safe_open(self.run_dir / STATE, "pt", device=str(self.device)) as file:
                 record = Record(**json.loads(file.metadata()["record"]))
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"{self.run_dir / STATE}: broken ({error}); begin a new --run-dir with "
-                               f"--init {self.run_dir / 'weights'}") from None
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{self.run_dir / STATE}: broken or not to be read ({error}); begin a new --run-dir "
+                               f"with --init {self.run_dir / 'weights'}") from None
         if (record.init or {}).get("sha256") != (self.record.init or {}).get("sha256"):
             raise ConfigError(f"{self.run_dir}: this run began from other weights; give the same --init, or use "
                               "another --run-dir")

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
@@ -21,7 +22,7 @@ from artifusion.config import TrainConfig
 from artifusion.corpus import Corpus, cut_crop, is_validation
 from artifusion.curves import draw_curves
 from artifusion.distributed import process_group
-from artifusion.errors import ConfigError, DataError, OutputError
+from artifusion.errors import ConfigError, DataError, DeviceError, OutputError
 from artifusion.interrupts import postponed
 from artifusion.shards import read_tiles
 from artifusion.tiles import Tile, find_images
@@ -78,6 +79,7 @@ def train(
         ConfigError: `run_dir` holds another run, or one that learned from other data.
         WeightsError: `init` cannot be loaded.
         OutputError: `run_dir` cannot be written, or another process trains in it.
+        DeviceError: no such device, or a batch does not fit into the GPU's memory.
     """
     if max_minutes is not None and not max_minutes > 0:
         raise ValueError(f"max_minutes must be above 0, got {max_minutes}")
@@ -97,7 +99,11 @@ def train(
             raise ConfigError(f"{run_dir}: this run learned from other images; give the same --data, or use another "
                               f"--run-dir with --init {run_dir / 'weights'}")
         trainer.record.data = digest
-        yield from _loop(trainer, corpus, held_out, max_minutes)
+        try:
+            yield from _loop(trainer, corpus, held_out, max_minutes)
+        except torch.OutOfMemoryError:
+            raise DeviceError(f"{group.device}: no memory for {config.batch_size // group.size} crops of "
+                              f"{config.data.crop_px} px at once; lower batch_size, in another --run-dir") from None
 
 
 def _loop(trainer: Trainer, corpus: Corpus, held_out: HeldOut | None, max_minutes: float | None) -> Iterator[Progress]:

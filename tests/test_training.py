@@ -22,7 +22,7 @@ from artifusion.diffusion.loss import prediction_loss
 from artifusion.diffusion.schedule import Schedule
 from artifusion.diffusion.targets import noise_levels
 from artifusion.distributed import Group
-from artifusion.errors import ArtifusionError, ConfigError, DataError, OutputError, WeightsError
+from artifusion.errors import ArtifusionError, ConfigError, DataError, DeviceError, OutputError, WeightsError
 from artifusion.shards import read_tiles
 from artifusion.tiles import find_images
 from artifusion.trainer import Trainer, optimizers
@@ -133,9 +133,29 @@ def test_a_broken_or_impossible_run_folder_is_one_clear_error(tissue, tmp_path):
         next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
 
 
+def test_a_state_that_may_not_be_read_is_one_clear_error(tissue, tmp_path, monkeypatch):
+    list(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+
+    def refuse(*_, **__):
+        raise FileNotFoundError("No such file or directory: state.safetensors")
+
+    monkeypatch.setattr("artifusion.trainer.safe_open", refuse)     # what it raises where permission is denied, too
+    with pytest.raises(WeightsError, match="not to be read"):
+        next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+
+
 def test_a_loss_that_is_no_number_stops_with_the_remedy(tissue, tmp_path, monkeypatch):
     monkeypatch.setattr("artifusion.trainer.prediction_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
     with pytest.raises(ArtifusionError, match="learning_rate"):
+        next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+
+
+def test_a_batch_that_the_gpu_cannot_hold_is_one_clear_error(tissue, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("artifusion.trainer.prediction_loss", full)
+    with pytest.raises(DeviceError, match="no memory for 4 crops of 32 px at once; lower batch_size"):
         next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
 
 
