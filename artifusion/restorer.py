@@ -82,7 +82,8 @@ class Restorer:
                 evaluations of the denoiser per image.
             seed: same seed, same result.
             mpp: um per pixel (default: the configuration's).
-            keys: non-negative numbers per image that tell its noise from the others', such as its place on the slide.
+            keys: non-negative numbers per image that tell its noise from the others', such as its place on the slide
+                (default: all of one size get the same noise).
             surroundings: known pixels, uint8 (N, 3), to whose colours each image is relative (default: its own);
                 images that are parts of one region share theirs, so that they agree.
 
@@ -134,7 +135,7 @@ class Restorer:
         try:
             return self._paint(images, masks, keys, surroundings, times, seed, mpp)
         except torch.OutOfMemoryError:
-            half = len(images) // 2         # outside this block, whose end frees the tensors; torch reuses its cache itself
+            half = len(images) // 2     # halves are painted after this block, whose end frees the tensors for them
         if not half:
             height, width = masks.shape[1:]
             raise DeviceError(f"{self.device}: no memory for one canvas of {width} x {height} px; lower max_canvas_px "
