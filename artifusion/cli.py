@@ -124,9 +124,8 @@ def restore(
     """
     from artifusion.config import RestoreConfig, load_config
 
-    settings = load_config(RestoreConfig, "restore", config) if config else RestoreConfig()
-    given = {"steps": steps, "batch_size": batch_size}
-    settings = settings.model_copy(update={key: value for key, value in given.items() if value is not None})
+    given = {key: value for key, value in {"steps": steps, "batch_size": batch_size}.items() if value is not None}
+    settings = load_config(RestoreConfig, "restore", config, **given) if config else RestoreConfig(**given)
 
     from artifusion.slide import open_slide
 

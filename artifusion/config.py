@@ -6,7 +6,7 @@ import difflib
 import math
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -26,6 +26,7 @@ DEFAULT_SPACING_UM = 0.5    # um per pixel, assumed where neither the slide nor 
 ScheduleKind = Literal["cosine", "linear"]
 Prediction = Literal["velocity", "noise"]
 Sampler = Literal["ddim", "ancestral", "dpm++"]
+SpacingUm = Annotated[float, Field(ge=0.01, le=100)]
 
 
 class Frozen(BaseModel):
@@ -83,11 +84,11 @@ class DataConfig(Frozen):
     """Where training pixels come from. Keys of `spacing_um` and `weights` are folder names."""
 
     crop_px: PositiveInt = 128
-    spacing_um: dict[str, PositiveFloat] = {}           # um/px of folders whose images do not tell
+    spacing_um: dict[str, SpacingUm] = {}               # um/px of folders whose images do not tell
     weights: dict[str, PositiveFloat] = {}              # how often a folder is drawn; default 1
     validation: tuple[str, ...] = ()                    # folder/name patterns that are never trained on
     max_zoom: float = Field(2.2, ge=1)                  # a crop is scaled down by up to this factor
-    max_spacing_um: PositiveFloat = 2.0
+    max_spacing_um: SpacingUm = 2.0
     stain_jitter: float = Field(0.07, ge=0)              # spread of the optical density gain per channel
 
 
@@ -129,7 +130,13 @@ class RestoreConfig(Frozen):
     max_canvas_px: PositiveInt = 1536                   # larger regions are painted cell by cell
     batch_size: PositiveInt = 4                         # canvases of up to 512 px that are denoised together
     merge_px: int = Field(32, ge=1)                     # regions closer than twice this share a canvas
-    default_spacing_um: float = Field(DEFAULT_SPACING_UM, ge=0.01, le=100)
+    default_spacing_um: SpacingUm = DEFAULT_SPACING_UM
+
+    @model_validator(mode="after")
+    def _jumps_fit(self) -> RestoreConfig:
+        if self.jump_samples > 1 and self.jump_length >= self.steps:
+            raise ValueError(f"jump_length {self.jump_length} must be below steps {self.steps}, to be walked again")
+        return self
 
     @property
     def evaluations(self) -> int:
@@ -142,8 +149,8 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 Kind = Literal["train", "restore"]
 
 
-def load_config(model: type[ConfigT], kind: Kind, source: str | Path) -> ConfigT:
-    """The configuration in a TOML file, or of a shipped name such as "he-small".
+def load_config(model: type[ConfigT], kind: Kind, source: str | Path, **given: Any) -> ConfigT:
+    """The configuration in a TOML file, or of a shipped name such as "he-small"; what is `given` wins.
 
     Raises:
         ConfigError: no such file or name, bad TOML, an unknown key (with the nearest known one) or a wrong value.
@@ -151,13 +158,13 @@ def load_config(model: type[ConfigT], kind: Kind, source: str | Path) -> ConfigT
     path = Path(source)
     shipped = shipped_folder() / kind / f"{path.name}.toml" if len(path.parts) == 1 else path
     try:
-        text = path.read_text() if path.exists() else shipped.read_text()
-        return model.model_validate(tomllib.loads(text))
+        text = (path if path.is_file() else shipped).read_text()     # a run's folder may be named like it
+        return model.model_validate(tomllib.loads(text) | given)
     except IsADirectoryError:
         raise ConfigError(f"{source}: is a folder; name the TOML file") from None
     except PermissionError:
         raise ConfigError(f"{source}: no permission to read it") from None
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         names = ", ".join(sorted(file.stem for file in (shipped_folder() / kind).glob("*.toml")))
         raise ConfigError(f"{source}: no such configuration file; shipped {kind} configurations: {names}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -185,4 +192,5 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
         near = difflib.get_close_matches(keys[-1], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"unknown key {'.'.join(keys)!r}; {hint}"
-    return f"{'.'.join(keys) or 'configuration'}: {first['msg']}"
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(keys)}: {reason}" if keys else reason

@@ -66,8 +66,8 @@ def cut_crop(corpus: Corpus, config: DataConfig, rng: np.random.Generator) -> tu
     """A training crop and its um per pixel: uint8 (crop, crop, 3).
 
     Random folder (by weight), tile, scale (down only), place, flip, quarter turn and stain. Of a few places the first
-    that shows enough tissue, and neither ink nor a bubble. The scale is the folder's
-    in the configuration, else the slide's own, else the default.
+    that shows enough tissue, and neither ink nor a bubble, else the last. The scale is the folder's in the
+    configuration, else the slide's own, else the default.
     """
     folder = list(corpus.folders)[rng.choice(len(corpus.folders), p=corpus.weights)]
     number = rng.integers(len(corpus.folders[folder]))

@@ -12,7 +12,7 @@ from matplotlib.ticker import StrMethodFormatter
 def draw_curves(log: Path, picture: Path) -> None:
     """Draw a run's log.csv as a PNG: the loss, and the held-out error over that of the mean fill (1 = no better).
 
-    A log without held-out errors gives the first panel alone.
+    A log without held-out errors gives the first panel alone; a line that lacks them, no point.
     """
     with log.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -22,7 +22,7 @@ def draw_curves(log: Path, picture: Path) -> None:
     figure = Figure(figsize=(8, 3.5 * len(panels)), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
         for name in names:
-            values = [float(row[name]) for row in rows]
+            values = [float(row[name] or "nan") for row in rows]
             axes.plot(images, values, ".-", label=f"{name.removeprefix('error_')}: {values[-1]:.3g}")
         if len(names) > 1:
             axes.axhline(1.0, color="black", linestyle="--", linewidth=1)

@@ -9,7 +9,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from artifusion.config import DenoiserConfig
+from pydantic import ValidationError
+
+from artifusion.config import DenoiserConfig, describe
 from artifusion.errors import WeightsError
 
 CONFIG, MODEL = "config.json", "model.safetensors"
@@ -63,6 +65,8 @@ def read_config(folder: Path) -> tuple[DenoiserConfig, dict[str, Any]]:
     try:
         config = json.loads((folder / CONFIG).read_text())
         return DenoiserConfig.model_validate(config["denoiser"]), config
+    except ValidationError as error:
+        raise WeightsError(f"{folder}: broken or foreign weights: {describe(error, DenoiserConfig)}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{folder}: broken weights: {str(error).splitlines()[0]}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -81,12 +82,14 @@ class Restorer:
                 evaluations of the denoiser per image.
             seed: same seed, same result.
             mpp: um per pixel (default: the configuration's).
-            keys: non-negative numbers per image that tell its noise from the others', such as its place on the slide.
+            keys: non-negative numbers per image that tell its noise from the others', such as its place on the slide
+                (default: all of one size get the same noise).
             surroundings: known pixels, uint8 (N, 3), to whose colours each image is relative (default: its own);
                 images that are parts of one region share theirs, so that they agree.
 
         Raises:
-            ValueError: shapes, dtypes, steps or a scale that do not fit, or an image without a known pixel.
+            ValueError: shapes, dtypes, lengths of lists, steps, a scale, a seed or keys that do not fit, or an image
+                without a known pixel.
             WeightsError: the weights give no finite picture.
             DeviceError: not even one image fits into the GPU's memory; a batch that does not is halved.
         """
@@ -102,6 +105,11 @@ class Restorer:
         for image, mask in zip(images, masks, strict=True):
             check(image, mask)
         names = [tuple(k) for k in keys] if keys is not None else [(0, 0)] * len(images)
+        for what, given in (("keys", names), ("surroundings", surroundings)):
+            if given is not None and len(given) != len(images):
+                raise ValueError(f"{len(images)} images but {len(given)} {what}")
+        if min([seed, *chain(*names)]) < 0:
+            raise ValueError(f"seed and keys must not be negative, got {seed} and {names}")
         restored: list[np.ndarray] = [image.copy() for image in images]
         for shape in dict.fromkeys(image.shape for image in images):
             same = [i for i, (image, mask) in enumerate(zip(images, masks, strict=True))
@@ -134,7 +142,7 @@ class Restorer:
         try:
             return self._paint(images, masks, keys, surroundings, times, seed, mpp)
         except torch.OutOfMemoryError:
-            half = len(images) // 2
+            half = len(images) // 2     # halves are painted after this block, whose end frees the tensors for them
         if not half:
             height, width = masks.shape[1:]
             raise DeviceError(f"{self.device}: no memory for one canvas of {width} x {height} px; lower max_canvas_px "

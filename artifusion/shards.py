@@ -12,12 +12,21 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from pydantic import ValidationError
 from tqdm import tqdm
 
+from artifusion.config import Frozen, SpacingUm, describe
 from artifusion.errors import DataError, OutputError
 from artifusion.tiles import SHARD, Tile, cut_tiles, find_images
 
 QUALITY = 95
+
+
+class About(Frozen):
+    """What a shard tells of a tile."""
+
+    image: str                      # folder/name
+    um_per_px: SpacingUm | None
 
 
 @dataclass(frozen=True)
@@ -94,16 +103,17 @@ def read_shard(path: Path) -> Iterator[Tile]:
                 if suffix == "jpg" and file:
                     pictures[key] = Image.open(io.BytesIO(file.read())).convert("RGB")
                 elif suffix == "json" and file:
-                    about = json.load(file)
-                    yield Tile(np.asarray(pictures.pop(key)), about["image"], about["um_per_px"])
-    except (tarfile.TarError, OSError, KeyError, TypeError, ValueError, UnidentifiedImageError) as error:
-        raise DataError(f"{path}: no shard of `artifusion tiles`, or a broken one ({error})") from None
+                    about = About.model_validate_json(file.read())
+                    yield Tile(np.asarray(pictures.pop(key)), about.image, about.um_per_px)
+    except (tarfile.TarError, OSError, KeyError, ValueError, UnidentifiedImageError) as error:
+        reason = describe(error, About) if isinstance(error, ValidationError) else str(error).splitlines()[0]
+        raise DataError(f"{path}: no shard of `artifusion tiles`, or a broken one ({reason}); write it again") from None
 
 
 def _add(shard: tarfile.TarFile, key: str, tile: Tile) -> None:
     encoded = io.BytesIO()
     Image.fromarray(tile.pixels).save(encoded, "JPEG", quality=QUALITY, subsampling=0)
-    about = json.dumps({"image": tile.image, "um_per_px": tile.spacing_um})
+    about = json.dumps(About(image=tile.image, um_per_px=tile.spacing_um).model_dump())
     for suffix, content in (("jpg", encoded.getvalue()), ("json", about.encode())):
         info = tarfile.TarInfo(f"{key}.{suffix}")
         info.size = len(content)
@@ -115,8 +125,9 @@ def _tile_sizes(path: Path) -> dict[str, int]:
     sizes: dict[str, int] = {}
     with tarfile.open(path) as shard:
         for member in shard:
-            key, blocks = member.name.rpartition(".")[0], 1 + -(-member.size // tarfile.BLOCKSIZE)
-            sizes[key] = sizes.get(key, 0) + blocks * tarfile.BLOCKSIZE
+            key, blocks = member.name.rpartition(".")[0], -(-member.size // tarfile.BLOCKSIZE)
+            head = member.offset_data - member.offset       # longer where a name is long or has letters beyond ASCII
+            sizes[key] = sizes.get(key, 0) + head + blocks * tarfile.BLOCKSIZE
     return sizes
 
 

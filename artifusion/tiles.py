@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +40,10 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     """
     found: set[Path] = set()
     for path in map(Path, paths):
-        if not path.exists():
+        if not os.access(path, os.F_OK):            # Path.exists raises for a name that is too long
             raise DataError(f"{path}: no such file or folder")
         files = [path] if path.is_file() else path.rglob("*")
-        found.update(file for file in files if file.suffix.lower() in SUFFIXES)
+        found.update(file for file in files if file.suffix.lower() in SUFFIXES and file.is_file())
     if not found:
         raise DataError(f"{', '.join(map(str, paths))}: no slides or images there ({' '.join(SUFFIXES)})")
     return sorted(found)

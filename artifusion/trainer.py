@@ -80,7 +80,7 @@ class Trainer:
         The batch is this process' slice of it: every process of the group steps at once and to the same weights.
 
         Raises:
-            ArtifusionError: the loss is no longer a number; the checkpoint on disk is from before.
+            ArtifusionError: the loss or its gradient is no longer a number; nothing of it has been learned.
         """
         level, noise, spacing = (x.to(self.device) for x in (batch.level, batch.noise, batch.spacing_um))
         x0 = self._enter(batch.pixels, level)
@@ -94,13 +94,13 @@ class Trainer:
         noisy = (level > 0).sum().clamp(min=1).float()  # a slice counts by its share of the batch's noisy pixels
         loss = loss * (noisy / self.group.mean(noisy))
         value = self.group.mean(loss.detach()).item()
-        if not math.isfinite(value):
-            raise ArtifusionError(
-                f"the loss is {value} after {self.record.images:,} crops; lower learning_rate and begin a new "
-                f"--run-dir, with --init {self.run_dir / 'weights'} if it holds weights"
-            )
         loss.backward()
-        nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.clip_norm)
+        slope = nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.clip_norm).item()
+        if not math.isfinite(value + slope):
+            raise ArtifusionError(
+                f"the loss is {value} and its gradient {slope} after {self.record.images:,} crops; lower learning_rate "
+                f"and begin a new --run-dir, with --init {self.run_dir / 'weights'} if it holds weights"
+            )
         for optimizer in self.optimizers:
             optimizer.step()
         crops = len(level) * self.group.size
@@ -162,10 +162,8 @@ class Trainer:
             restored = restorer.restore(image, mask, mpp=float(spacing))
             framed = [np.pad(part, ((2, 2), (2, 2), (0, 0)), constant_values=255) for part in (image, hole, restored)]
             strips.append(np.pad(np.concatenate(framed, axis=1), ((0, 0), (0, 10), (0, 0)), constant_values=255))
-        half = (len(strips) + 1) // 2
-        left, right = np.concatenate(strips[:half]), np.concatenate(strips[half:] or strips[:half])
-        height = min(len(left), len(right))
-        return Image.fromarray(np.concatenate([left[:height], right[:height]], axis=1))
+        halves = np.concatenate(strips[: PREVIEWS // 2]), np.concatenate(strips[PREVIEWS // 2 :])
+        return Image.fromarray(np.concatenate(halves, axis=1))
 
     def save(self) -> None:
         """Write the whole state, each file whole or not at all."""
@@ -190,9 +188,9 @@ class Trainer:
             with safe_open(self.run_dir / STATE, "pt", device=str(self.device)) as file:
                 record = Record(**json.loads(file.metadata()["record"]))
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"{self.run_dir / STATE}: broken ({error}); begin a new --run-dir with "
-                               f"--init {self.run_dir / 'weights'}") from None
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{self.run_dir / STATE}: broken or not to be read ({error}); begin a new --run-dir "
+                               f"with --init {self.run_dir / 'weights'}") from None
         if (record.init or {}).get("sha256") != (self.record.init or {}).get("sha256"):
             raise ConfigError(f"{self.run_dir}: this run began from other weights; give the same --init, or use "
                               "another --run-dir")

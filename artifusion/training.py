@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
@@ -21,7 +22,7 @@ from artifusion.config import TrainConfig
 from artifusion.corpus import Corpus, cut_crop, is_validation
 from artifusion.curves import draw_curves
 from artifusion.distributed import process_group
-from artifusion.errors import ConfigError, DataError, OutputError
+from artifusion.errors import ConfigError, DataError, DeviceError, OutputError
 from artifusion.interrupts import postponed
 from artifusion.shards import read_tiles
 from artifusion.tiles import Tile, find_images
@@ -73,11 +74,15 @@ def train(
     take effect between two steps and after a checkpoint, as KeyboardInterrupt; a second Ctrl-C at once.
 
     Raises:
+        ValueError: `max_minutes` is not above 0.
         DataError: no images, or none fit to learn from.
         ConfigError: `run_dir` holds another run, or one that learned from other data.
         WeightsError: `init` cannot be loaded.
         OutputError: `run_dir` cannot be written, or another process trains in it.
+        DeviceError: no such device, or a batch does not fit into the GPU's memory.
     """
+    if max_minutes is not None and not max_minutes > 0:
+        raise ValueError(f"max_minutes must be above 0, got {max_minutes}")
     run_dir = Path(run_dir)
     with ExitStack() as stack:
         group = stack.enter_context(process_group(device))
@@ -94,7 +99,11 @@ def train(
             raise ConfigError(f"{run_dir}: this run learned from other images; give the same --data, or use another "
                               f"--run-dir with --init {run_dir / 'weights'}")
         trainer.record.data = digest
-        yield from _loop(trainer, corpus, held_out, max_minutes)
+        try:
+            yield from _loop(trainer, corpus, held_out, max_minutes)
+        except torch.OutOfMemoryError:
+            raise DeviceError(f"{group.device}: no memory for {config.batch_size // group.size} crops of "
+                              f"{config.data.crop_px} px at once; lower batch_size, in another --run-dir") from None
 
 
 def _loop(trainer: Trainer, corpus: Corpus, held_out: HeldOut | None, max_minutes: float | None) -> Iterator[Progress]:
@@ -137,7 +146,7 @@ def check_same_config(config: TrainConfig, run_dir: Path) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         begun = (run_dir / STATE).is_file() and (run_dir / CONFIG).is_file()
-        if begun and (run_dir / CONFIG).read_text() != config.model_dump_json(indent=2):
+        if begun and (run_dir / CONFIG).read_bytes() != config.model_dump_json(indent=2).encode():
             raise ConfigError(f"{run_dir}: holds a run of another configuration; use another --run-dir, and --init "
                               f"{run_dir / 'weights'} to go on from it")
         if (run_dir / "weights").exists() and not (run_dir / STATE).is_file():
@@ -198,10 +207,9 @@ def checkpoint(trainer: Trainer, progress: Progress, held_out: HeldOut | None) -
             row |= {f"error_{level}": round(error, 4) for level, error in trainer.level_errors(held_out).items()}
             trainer.preview(held_out).save(trainer.run_dir / PREVIEW)
         log = trainer.run_dir / LOG
-        fresh = not log.exists()
         with log.open("a", newline="") as file:
             writer = csv.DictWriter(file, row)
-            if fresh:
+            if not file.tell():
                 writer.writeheader()
             writer.writerow(row)
         draw_curves(log, trainer.run_dir / CURVES)

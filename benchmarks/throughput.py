@@ -3,7 +3,8 @@
     python benchmarks/throughput.py [--config he-small] [--seconds 20] [--json FILE]
 
 peak       GFLOP/s of a 2048 x 2048 matrix product in the format the denoiser runs in, best of ten
-training   crops per second of whole steps (drawing crops, forward, backward, optimisers, average), median of the steps
+training   crops per second of whole steps (drawing crops, forward, backward, optimisers, average), one after the other,
+           median of the steps; a run draws the next crops meanwhile
 sampling   evaluations per second by canvas and batch, median
 share      (FLOP of matrix products and convolutions, counted by torch) x rate / peak; a training step counts as three
            forward passes
@@ -23,9 +24,13 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from artifusion.batches import draw_batch
 from artifusion.config import TrainConfig, load_config
+from artifusion.corpus import Corpus
 from artifusion.device import autocast, resolve_device
 from artifusion.diffusion.denoiser import SwinDenoiser
+from artifusion.distributed import Group
+from artifusion.tiles import TILE_PX, Tile
 from artifusion.trainer import Trainer
 
 CANVASES = ((256, 1), (256, 4), (256, 16), (512, 1), (512, 4), (1024, 1))
@@ -89,11 +94,12 @@ def main() -> None:
         report["sampling"].append(row)  # type: ignore[attr-defined]
         print(row, flush=True)
     crop = config.data.crop_px
-    pixels = np.random.default_rng(0).integers(0, 256, (config.batch_size, crop, crop, 3), np.uint8)
-    spacing = np.full(config.batch_size, 0.5, np.float32)
+    tile = np.random.default_rng(0).integers(0, 256, (TILE_PX, TILE_PX, 3), np.uint8)
+    corpus, numbers = Corpus.of([Tile(tile, "made-up/tile", 0.5)], config.data), range(config.batch_size)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(config, Path(folder), device, None)
-        rate = config.batch_size / seconds_of(lambda: trainer.step(pixels, spacing, 1.0), device, 2 * given.seconds)
+        trainer = Trainer(config, Path(folder), Group(0, 1, device), None)
+        rate = config.batch_size / seconds_of(
+            lambda: trainer.step(draw_batch(corpus, config, numbers, 0.0), 1.0), device, 2 * given.seconds)
     report["training"] = {"crop_px": crop, "batch": config.batch_size, "crops_per_second": round(rate, 2),
                           "share_of_peak": round(3 * rate * flop * (crop / 256) ** 2 / best, 3)}
     print(json.dumps(report, indent=2))

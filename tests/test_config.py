@@ -23,6 +23,7 @@ def test_shipped_configurations_load_by_name_and_by_file(tmp_path):
         ("[targets]\nnoisy_area = [0.9, 1.7]", "noisy_area"),
         ("[targets]\nuniform = 0.9\nblocks = 0.9", "at most 1"),
         ("learning_rate = inf", "finite"),
+        ("[data]\nspacing_um = { tnbc = 250 }", "less than or equal to 100"),
     ],
 )
 def test_mistakes_are_named_in_one_line(tmp_path, text, message):
@@ -38,9 +39,26 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path):
         load_config(TrainConfig, "train", "nothing")
     with pytest.raises(ConfigError, match="no such"):
         load_config(TrainConfig, "train", tmp_path / "he-small.toml")
+    with pytest.raises(ConfigError, match="no such"):
+        load_config(TrainConfig, "train", 300 * "a")
 
 
-@pytest.mark.parametrize(("steps", "jump_length", "jump_samples"), [(10, 1, 1), (250, 10, 10), (20, 7, 3), (3, 5, 2)])
+def test_a_folder_named_like_a_shipped_configuration_does_not_hide_it(tmp_path, monkeypatch):
+    """`train he-small --run-dir he-small` goes on when it is given again."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "he-small").mkdir()
+    assert load_config(TrainConfig, "train", "he-small").name == "he-small"
+    with pytest.raises(ConfigError, match="is a folder"):
+        load_config(TrainConfig, "train", tmp_path)
+
+
+def test_what_is_given_beside_the_file_wins_and_is_checked_with_it():
+    assert load_config(RestoreConfig, "restore", "paper", steps=20).evaluations == 110
+    with pytest.raises(ConfigError, match="jump_length 10 must be below steps 10"):
+        load_config(RestoreConfig, "restore", "paper", steps=10)
+
+
+@pytest.mark.parametrize(("steps", "jump_length", "jump_samples"), [(10, 1, 1), (250, 10, 10), (20, 7, 3), (3, 5, 1)])
 def test_evaluations_are_those_of_the_walk(steps, jump_length, jump_samples):
     from artifusion.diffusion.sampling import evaluations, even_levels, travelled
 

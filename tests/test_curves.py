@@ -22,6 +22,12 @@ def test_every_noise_level_has_its_line(tmp_path, rows):
         [True, True], [False, True], [False, False]]
 
 
+def test_a_line_without_held_out_errors_is_no_point(tmp_path):
+    (tmp_path / "log.csv").write_text("images,loss,error_0.1\n100,0.5,0.9\n200,0.4\n300,0.3,0.8\n")
+    draw_curves(tmp_path / "log.csv", tmp_path / "curves.png")
+    assert drawn(tmp_path / "curves.png", BLUE) == [True, True]
+
+
 def test_without_held_out_images_there_is_the_loss_alone_and_no_number_is_no_point(tmp_path):
     (tmp_path / "log.csv").write_text("images,loss\n100,0.5\n200,nan\n300,0.4\n")
     draw_curves(tmp_path / "log.csv", tmp_path / "curves.png")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from artifusion.checkpoint import Weights
+from artifusion.checkpoint import Weights, save_weights
 from artifusion.config import DenoiserConfig, RestoreConfig
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.diffusion.frame import Frame
@@ -74,9 +74,10 @@ def test_images_of_several_sizes_in_one_call(restorer):
     assert [r.shape for r in restored] == [i.shape for i, _ in examples]
 
 
-def test_an_empty_mask_returns_the_image(restorer):
+def test_an_empty_mask_returns_the_image_and_no_images_none(restorer):
     image, mask = example()
     assert np.array_equal(restorer.restore(image, np.zeros_like(mask)), image)
+    assert restorer.restore_batch([], []) == []
 
 
 @pytest.mark.parametrize(
@@ -146,15 +147,67 @@ def test_weights_that_paint_no_numbers_are_refused():
         Restorer(Weights(denoiser, "broken", "0" * 64, {}), "cpu").restore(image, mask)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"mpp": 0.0}, {"mpp": float("inf")}, {"mpp": float("nan")}])
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"mpp": 0.0}, {"mpp": float("inf")}, {"mpp": float("nan")},
+                                   {"seed": -1}])
 def test_wrong_numbers_are_refused(restorer, wrong):
     with pytest.raises(ValueError, match="must"):
         restorer.restore(*example(), **wrong)
 
 
+@pytest.mark.parametrize("wrong", [
+    {"keys": [(0, 0)]}, {"keys": [(0, 0), (-64, 0)]}, {"masks": [np.zeros((50, 70), bool)]},
+    {"surroundings": [np.zeros((9, 3), np.uint8)] * 3}])
+def test_lists_that_do_not_belong_together_are_refused(restorer, wrong):
+    images, masks = zip(example(0), example(1), strict=True)
+    with pytest.raises(ValueError, match=r"images but|negative"):
+        restorer.restore_batch(**({"images": images, "masks": masks} | wrong))
+
+
+def test_images_are_painted_in_the_colours_of_the_surroundings_they_are_given(restorer):
+    """Those of their own known pixels by default; of none at all in the plain range."""
+    image, mask = example(0, 64, 64)
+    dark, none = image[~mask] // 8, np.zeros((0, 3), np.uint8)
+    own, same, darker, plain = (restorer.restore_batch([image], [mask], surroundings=known)[0][mask]
+                                for known in (None, [image[~mask]], [dark], [none]))
+    assert np.abs(own.astype(int) - same).max() <= 1
+    assert darker.mean() < own.mean() - 50 and abs(plain.mean() - 127) < 30
+
+
+def test_a_line_of_pixels_and_a_mask_of_all_but_one_are_painted(restorer):
+    line = np.zeros((1, 1500), bool)
+    line[:, 700:] = True
+    almost = np.ones((40, 40), bool)
+    almost[0, 0] = False
+    for mask in (line, almost):
+        image = np.full((*mask.shape, 3), 200, np.uint8)
+        restored = restorer.restore(image, mask, steps=1)
+        assert np.array_equal(restored[~mask], image[~mask]) and (restored[mask] != 200).any()
+
+
+def test_weights_of_a_hub_id_are_fetched_as_safetensors_alone(tmp_path, monkeypatch):
+    weights = Restorer.from_pretrained("he-small", device="cpu").weights
+    save_weights(tmp_path, weights.denoiser.state_dict(), weights.denoiser.config, "theirs", {})
+    fetched = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda hub_id, **how: fetched.append((hub_id, how))
+                        or str(tmp_path))
+    assert Restorer.from_pretrained("owner/name", device="cpu").weights.name == "theirs"
+    assert fetched == [("owner/name", {"allow_patterns": ["config.json", "model.safetensors"]})]
+
+
+def test_a_hub_id_that_gives_nothing_is_one_clear_error(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError, match="owner/no-such-name: neither a folder here") as caught:
+        Restorer.from_pretrained("owner/no-such-name")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_folder_without_the_model_says_what_is_missing(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(WeightsError, match=r"model\.safetensors is missing"):
+        Restorer.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"denoiser": {"dim": [8]}}')
+    (tmp_path / "model.safetensors").write_text("")
+    with pytest.raises(WeightsError, match="unknown key 'dim'; did you mean 'dims'"):
         Restorer.from_pretrained(tmp_path)
 
 

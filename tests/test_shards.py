@@ -1,3 +1,4 @@
+import json
 import tarfile
 
 import numpy as np
@@ -50,6 +51,21 @@ def test_training_from_a_shard_needs_no_originals_and_the_same_images_give_the_s
     assert len(Corpus.of(tiles, DataConfig()).folders["large"]) == 12
 
 
+def test_a_limit_counts_names_beyond_ascii(images, tmp_path):
+    folder = images[1].rename(tmp_path / "größer")
+    whole = write_shard([folder], tmp_path / "whole.tar", quiet=True)
+    smaller = write_shard([folder], tmp_path / "smaller.tar", max_mb=(whole.size_bytes - 1) / 1e6, quiet=True)
+    assert smaller.size_bytes < whole.size_bytes and smaller.left_out == 1
+
+
+def test_a_folder_is_searched_for_files_alone(images, tmp_path):
+    before = find_images(images)
+    (images[0] / "folder.png").mkdir()
+    assert find_images(images) == before
+    with pytest.raises(DataError, match="no such file"):
+        find_images([300 * "a"])
+
+
 def test_a_limit_takes_from_the_largest_folder_evenly(images, tmp_path):
     whole = write_shard(images, tmp_path / "whole.tar", quiet=True)
     limit = 0.6 * whole.size_bytes / 1e6
@@ -81,6 +97,16 @@ def test_a_foreign_or_broken_tar_is_one_clear_error(images, tmp_path):
         tar.add(images[0] / "a.png", "a.json")
     with pytest.raises(DataError, match="no shard"):
         list(read_shard(foreign))
+    (tmp_path / "nonsense.tar").write_bytes(b"nonsense" * 100)
+    with pytest.raises(DataError, match="broken") as caught:
+        list(read_shard(tmp_path / "nonsense.tar"))
+    assert "\n" not in str(caught.value)
+    for wrong, named in (({"image": 7}, "image"), ({"um_per_px": -1}, "um_per_px")):
+        (tmp_path / "a.json").write_text(json.dumps({"image": "a/b.png", "um_per_px": None} | wrong))
+        with tarfile.open(foreign, "w") as tar:
+            tar.add(tmp_path / "a.json", "a/0.json")
+        with pytest.raises(DataError, match=f"broken one .{named}: Input should be"):
+            list(read_shard(foreign))
     write_shard(images, tmp_path / "shard.tar", quiet=True)
     (tmp_path / "cut.tar").write_bytes((tmp_path / "shard.tar").read_bytes()[:100_000])
     with pytest.raises(DataError, match="broken"):

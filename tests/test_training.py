@@ -22,10 +22,10 @@ from artifusion.diffusion.loss import prediction_loss
 from artifusion.diffusion.schedule import Schedule
 from artifusion.diffusion.targets import noise_levels
 from artifusion.distributed import Group
-from artifusion.errors import ArtifusionError, ConfigError, DataError, OutputError, WeightsError
+from artifusion.errors import ArtifusionError, ConfigError, DataError, DeviceError, OutputError, WeightsError
 from artifusion.shards import read_tiles
 from artifusion.tiles import find_images
-from artifusion.trainer import optimizers
+from artifusion.trainer import Trainer, optimizers
 from artifusion.training import learning_rate, train
 
 TINY = DenoiserConfig(pixel_dim=8, dims=(16, 32), heads=(2, 2), depths=(1, 1), window_sizes=(4, 4), time_dim=16)
@@ -133,10 +133,66 @@ def test_a_broken_or_impossible_run_folder_is_one_clear_error(tissue, tmp_path):
         next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
 
 
+def test_a_state_that_may_not_be_read_is_one_clear_error(tissue, tmp_path, monkeypatch):
+    list(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+
+    def refuse(*_, **__):
+        raise FileNotFoundError("No such file or directory: state.safetensors")
+
+    monkeypatch.setattr("artifusion.trainer.safe_open", refuse)     # what it raises where permission is denied, too
+    with pytest.raises(WeightsError, match="not to be read"):
+        next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+
+
 def test_a_loss_that_is_no_number_stops_with_the_remedy(tissue, tmp_path, monkeypatch):
     monkeypatch.setattr("artifusion.trainer.prediction_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
     with pytest.raises(ArtifusionError, match="learning_rate"):
         next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+
+
+def test_a_batch_that_the_gpu_cannot_hold_is_one_clear_error(tissue, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("artifusion.trainer.prediction_loss", full)
+    with pytest.raises(DeviceError, match="no memory for 4 crops of 32 px at once; lower batch_size"):
+        next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+
+
+def test_a_gradient_that_is_no_number_stops_before_anything_is_learned_from_it(tissue, tmp_path, monkeypatch):
+    """The square root is finite at 0, its slope is not."""
+    monkeypatch.setattr("artifusion.trainer.prediction_loss",
+                        lambda predicted, *_: (predicted - predicted.detach()).abs().sqrt().mean())
+    trainer = Trainer(tiny_config(), tmp_path, Group(0, 1, torch.device("cpu")), None)
+    before = {name: value.clone() for name, value in trainer.denoiser.state_dict().items()}
+    corpus = Corpus.of(list(read_tiles(find_images([tissue]), quiet=True)), trainer.config.data)
+    with pytest.raises(ArtifusionError, match="gradient nan"):
+        trainer.step(draw_batch(corpus, trainer.config, range(4), 0.0), 1.0)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.denoiser.state_dict().items())
+
+
+@pytest.mark.parametrize("minutes", [0, -1, float("nan")])
+def test_no_time_at_all_is_refused(tissue, tmp_path, minutes):
+    with pytest.raises(ValueError, match="max_minutes must be above 0"):
+        next(train(tiny_config(), [tissue], tmp_path / "run", max_minutes=minutes, device="cpu", quiet=True))
+
+
+def test_a_run_goes_on_beside_another_log(tissue, tmp_path):
+    """One that a full disk left empty, and one whose held-out images are no longer given."""
+    run = tmp_path / "run"
+    config = tiny_config(checkpoint_minutes=1e-9)
+    first = train(config, [tissue], run, device="cpu", quiet=True)
+    for _ in range(3):
+        next(first)
+    first.close()
+    (run / "log.csv").write_text("")
+    second = train(config, [tissue], run, device="cpu", quiet=True)
+    for _ in range(3):
+        next(second)
+    second.close()
+    assert (run / "log.csv").read_text().startswith("images,minutes,loss")
+    list(train(config, [tissue / "a.png", tissue / "b.png"], run, device="cpu", quiet=True))
+    assert (run / "curves.png").is_file() and (run / "log.csv").read_text().count("\n") > 3
 
 
 def test_missing_data_is_one_clear_error(tmp_path):

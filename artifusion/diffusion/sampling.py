@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -162,7 +163,7 @@ def dpm_step(move: Move) -> Tensor:
 
 
 def _half_log_snr(alpha: float, sigma: float) -> float:
-    return float(torch.tensor(alpha).double().clamp(min=1e-12).log() - torch.tensor(sigma).double().log())
+    return math.log(max(alpha, 1e-12)) - math.log(sigma)
 
 
 STEPS: dict[str, Step] = {"ddim": ddim_step, "ancestral": ancestral_step, "dpm++": dpm_step}

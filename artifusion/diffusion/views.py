@@ -33,8 +33,11 @@ def in_views(denoise: Denoise, largest_px: int, overlap_px: int, multiple: int) 
 
 
 def spans(length: int, largest_px: int, overlap_px: int, multiple: int) -> list[slice]:
-    """The fewest views along a side, of one length, a multiple of `multiple`, that cover it and overlap."""
-    largest_px -= largest_px % multiple
+    """The fewest views along a side, of one length, a multiple of `multiple`, that cover it and overlap.
+
+    Where not even the smallest view stays within largest_px, it is taken.
+    """
+    largest_px = max(multiple, largest_px - largest_px % multiple)
     if length <= largest_px:
         return [slice(0, length)]
     count = -(-(length - overlap_px) // (largest_px - overlap_px))

@@ -15,6 +15,11 @@ def test_views_cover_a_side_overlap_and_are_as_few_as_can_be(length):
     assert len(found) == 1 if length <= 256 else len(found) == -(-(length - 64) // 192)
 
 
+def test_views_of_a_denoiser_with_larger_windows_than_a_view_are_its_smallest_canvases():
+    found = spans(1536, 256, 64, 512)
+    assert [(view.start, view.stop) for view in found] == [(0, 512), (341, 853), (683, 1195), (1024, 1536)]
+
+
 def test_a_denoiser_that_looks_at_nothing_but_a_pixel_is_blended_back_exactly():
     """Any cover of any canvas gives back the identical image."""
     x = torch.randn(2, 3, 320, 576, generator=torch.Generator().manual_seed(0))
