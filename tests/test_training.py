@@ -22,7 +22,15 @@ from artifusion.diffusion.loss import prediction_loss
 from artifusion.diffusion.schedule import Schedule
 from artifusion.diffusion.targets import noise_levels
 from artifusion.distributed import Group
-from artifusion.errors import ArtifusionError, ConfigError, DataError, DeviceError, OutputError, WeightsError
+from artifusion.errors import (
+    ArtifusionError,
+    ConfigError,
+    DataError,
+    DeviceError,
+    OutputError,
+    SlideError,
+    WeightsError,
+)
 from artifusion.shards import read_tiles
 from artifusion.tiles import find_images
 from artifusion.trainer import Trainer, optimizers
@@ -198,6 +206,13 @@ def test_a_run_goes_on_beside_another_log(tissue, tmp_path):
 def test_missing_data_is_one_clear_error(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         next(train(tiny_config(), [tmp_path / "nothing"], tmp_path / "run", device="cpu", quiet=True))
+
+
+def test_a_broken_image_among_good_ones_is_named(tissue, tmp_path):
+    whole = (tissue / "a.png").read_bytes()
+    (tissue / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SlideError, match=r"tissue/cut\.png"):
+        next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
 
 
 def levels_of_crops(numbers, side_px, done, config=DEFAULT):
