@@ -23,6 +23,7 @@ from artifusion.pixels import images_from_tensor, tensor_from_images
 from artifusion.pretrained import DEFAULT_WEIGHTS
 
 VIEW_PX, OVERLAP_PX = 1024, 128     # a larger canvas is denoised in views that overlap
+RARE = 0.005                        # share of the known pixels that may be darker, or lighter, than all that is painted
 
 
 class Restorer:
@@ -164,7 +165,10 @@ class Restorer:
         hole = torch.from_numpy(np.pad(masks, pad, mode="symmetric"))[:, None].float().to(self.device)
         frame = frame_around(surroundings).to(self.device) if surroundings else Frame.of_known(pixels, 1 - hole)
         known = frame.enter(pixels) * (1 - hole)                                      # (B, 3, H, W)
-        darkest, lightest = frame.enter(torch.tensor(-1.0)), frame.enter(torch.tensor(1.0))
+        colours = [tensor_from_images(known[None, None])[0, :, 0] for known in surroundings] if surroundings else [
+            image[:, outside[0]] for image, outside in zip(pixels, hole == 0, strict=True)]
+        limits = torch.stack([colour_range(known) for known in colours]).to(self.device)      # (B, 2, 3, 1, 1)
+        darkest, lightest = frame.enter(limits[:, 0]), frame.enter(limits[:, 1])
         spacing = torch.full((len(images),), mpp, device=self.device)
         condition: Condition = CleanKnown(known, hole)
         if self.config.condition == "noised":
@@ -189,6 +193,17 @@ def frame_around(surroundings: Sequence[np.ndarray]) -> Frame:
     """The frame of canvases around which the pixels uint8 (N, 3) are known."""
     return Frame.stack([Frame.of_known(tensor_from_images(known[None, None]), torch.ones(1, 1, 1, len(known)))
                         for known in surroundings])
+
+
+def colour_range(pixels: Tensor) -> Tensor:
+    """Between which values each channel of known pixels (3, N) lies, but for the RARE ones at either end: (2, 3, 1, 1).
+
+    Nothing is painted darker or lighter than the tissue around it.
+    """
+    if not pixels.shape[1]:
+        return torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1)
+    ordered, rare = pixels.sort(dim=1).values, int(RARE * pixels.shape[1])
+    return torch.stack([ordered[:, rare], ordered[:, -1 - rare]])[..., None, None]
 
 
 def gaussian(key: Sequence[int], shape: Sequence[int]) -> Tensor:

@@ -281,3 +281,13 @@ def test_a_canvas_larger_than_a_view_is_painted_without_a_joint(restorer, monkey
     assert np.array_equal(painted[~mask], image[~mask])
     steps = np.abs(np.diff(painted[32:96, 32:288], axis=1)).mean((0, 2))
     assert steps.max() < 1.5 * steps.mean()
+
+
+def test_nothing_is_painted_darker_or_lighter_than_the_tissue_around_it(restorer):
+    rng = np.random.default_rng(0)
+    image = rng.integers(90, 180, (64, 64, 3), dtype=np.uint8)
+    image[0, 0], image[0, 1] = 0, 255                                    # two specks are no tissue
+    mask = np.zeros((64, 64), bool)
+    mask[16:48, 16:48] = True
+    painted = restorer.restore(image, mask)[mask]
+    assert painted.min() >= 90 and painted.max() <= 179 and painted.std() > 1
