@@ -13,7 +13,7 @@ from torch import Tensor
 from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import RestoreConfig
 from artifusion.device import autocast, resolve_device
-from artifusion.diffusion.frame import Frame
+from artifusion.diffusion.frame import MIN_KNOWN, Frame
 from artifusion.diffusion.inpainting import CleanKnown, NoisedKnown
 from artifusion.diffusion.sampling import STEPS, Condition, even_levels, log_snr_levels, sample, travelled
 from artifusion.diffusion.schedule import Schedule
@@ -198,9 +198,9 @@ def frame_around(surroundings: Sequence[np.ndarray]) -> Frame:
 def colour_range(pixels: Tensor) -> Tensor:
     """Between which values each channel of known pixels (3, N) lies, but for the RARE ones at either end: (2, 3, 1, 1).
 
-    Nothing is painted darker or lighter than the tissue around it.
+    Nothing is painted darker or lighter than the tissue around it. Fewer than MIN_KNOWN pixels limit nothing.
     """
-    if not pixels.shape[1]:
+    if pixels.shape[1] < MIN_KNOWN:
         return torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1)
     ordered, rare = pixels.sort(dim=1).values, int(RARE * pixels.shape[1])
     return torch.stack([ordered[:, rare], ordered[:, -1 - rare]])[..., None, None]
