@@ -163,12 +163,16 @@ class Restorer:
         pad = ((0, 0), (0, -height % self.multiple), (0, -width % self.multiple))
         pixels = tensor_from_images(np.pad(images, (*pad, (0, 0)), mode="symmetric")).to(self.device)
         hole = torch.from_numpy(np.pad(masks, pad, mode="symmetric"))[:, None].float().to(self.device)
-        frame = frame_around(surroundings).to(self.device) if surroundings else Frame.of_known(pixels, 1 - hole)
-        known = frame.enter(pixels) * (1 - hole)                                      # (B, 3, H, W)
-        colours = [tensor_from_images(known[None, None])[0, :, 0] for known in surroundings] if surroundings else [
-            image[:, outside[0]] for image, outside in zip(pixels, hole == 0, strict=True)]
-        limits = torch.stack([colour_range(known) for known in colours]).to(self.device)      # (B, 2, 3, 1, 1)
+        if surroundings:
+            colours = [tensor_from_images(near[None, None])[0, :, 0] for near in surroundings]            # (3, N) each
+            frame = Frame.stack([Frame.of_known(near[None, :, None], torch.ones(1, 1, 1, near.shape[1]))
+                                 for near in colours]).to(self.device)
+        else:
+            colours = [image[:, outside[0]] for image, outside in zip(pixels, hole == 0, strict=True)]
+            frame = Frame.of_known(pixels, 1 - hole)
+        limits = torch.stack([colour_range(near) for near in colours]).to(self.device)        # (B, 2, 3, 1, 1)
         darkest, lightest = frame.enter(limits[:, 0]), frame.enter(limits[:, 1])
+        known = frame.enter(pixels) * (1 - hole)                                      # (B, 3, H, W)
         spacing = torch.full((len(images),), mpp, device=self.device)
         condition: Condition = CleanKnown(known, hole)
         if self.config.condition == "noised":
@@ -187,12 +191,6 @@ class Restorer:
         if not torch.isfinite(x).all():
             raise WeightsError(f"{self.weights.name}: these weights paint no finite numbers; use others")
         return images_from_tensor(frame.leave(x))[:, :height, :width]
-
-
-def frame_around(surroundings: Sequence[np.ndarray]) -> Frame:
-    """The frame of canvases around which the pixels uint8 (N, 3) are known."""
-    return Frame.stack([Frame.of_known(tensor_from_images(known[None, None]), torch.ones(1, 1, 1, len(known)))
-                        for known in surroundings])
 
 
 def colour_range(pixels: Tensor) -> Tensor:
