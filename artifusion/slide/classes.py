@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 
 CLASSES: dict[str, int] = {"fold": 1, "bubble": 2, "pen": 3, "blur": 4, "dark": 5, "dust": 6, "other": 7}
+CLASSES_KEY = "artifusion.classes"           # under which a class mask tells its vocabulary
 COLORS: dict[str, tuple[int, int, int]] = {
     "fold": (233, 30, 99), "bubble": (33, 150, 243), "pen": (76, 175, 80), "blur": (156, 39, 176),
     "dark": (121, 85, 72), "dust": (255, 152, 0), "other": (96, 125, 139),
 }
+NOUNS = {"fold": "fold", "bubble": "bubble", "pen": "pen mark", "blur": "blurred area", "dark": "dark spot",
+         "dust": "dust speck", "other": "other area"}
 WORDS: dict[str, set[str]] = {                # what tools and people write; one to three words joined, no plural
     "fold": {"fold", "folded", "folding", "tissuefold", "wrinkle", "wrinkled", "crease"},
     "bubble": {"bubble", "airbubble"},
@@ -17,6 +20,7 @@ WORDS: dict[str, set[str]] = {                # what tools and people write; one
     "dark": {"dark", "darkspot"},
     "dust": {"dust", "dusty", "dirt", "debris", "foreignobject", "foreignbody"},
 }
+TISSUE = {"tissue", "normaltissue", "cleantissue", "background", "glass"}
 
 
 def class_of(name: str) -> str:
@@ -33,3 +37,8 @@ def class_of(name: str) -> str:
             if joined & meant:
                 return known
     return "other"
+
+
+def is_tissue(name: str) -> bool:
+    """Whether a class names what a slide consists of, and no artifact."""
+    return "".join(re.findall("[a-z]+", name.split(":")[-1].lower())) in TISSUE

@@ -22,14 +22,64 @@ from PIL.PngImagePlugin import PngInfo
 from shapely.affinity import translate
 
 from artifusion.errors import OutputError
-from artifusion.geometry import ORIGIN, Box, Point, Size
-from artifusion.slide.classes import CLASSES, COLORS, class_of
+from artifusion.geometry import ORIGIN, Box, Point, Size, fitted
+from artifusion.slide.classes import CLASSES, CLASSES_KEY, COLORS, class_of
 from artifusion.slide.masks import BLOCK_PX, Mask
 from artifusion.slide.polygons import draw, edge_table
+from artifusion.slide.reader import Slide
 
-CLASSES_KEY = "artifusion.classes"
 TILE_PX = 512
+MASK_PX = 8192                # longer side of a mask image at most, where no scale is given
+MOST_PX = 170_000_000         # of a mask image: readers refuse more
+SUFFIXES = (".png", ".tif", ".tiff", ".geojson", ".json")
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://artifusion/mask")
+
+
+def check_mask_name(path: Path) -> None:
+    """Raise OutputError unless the suffix is that of a mask."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise OutputError(f"{path}: a mask is written as {', '.join(SUFFIXES)}; choose one of these")
+
+
+def write_mask(mask: Mask, path: Path, slide: Slide, *, binary: bool = False, downsample: float | None = None,
+               mpp: float | None = None) -> Size | None:
+    """Write a mask of a slide in the form that the suffix names; returns the size in pixels, None for GeoJSON.
+
+    Args:
+        binary: images: white = restore instead of class ids.
+        downsample: level-0 pixels per mask pixel, at least 1; by default as few as fit into 8192 px.
+        mpp: um per mask pixel, instead.
+
+    Raises:
+        OutputError: another suffix, a scale that cannot be had, or it cannot be written there.
+    """
+    check_mask_name(path)
+    if path.suffix.lower() in SUFFIXES[-2:]:
+        write_geojson(path, mask_geojson(mask, slide.bounds_offset))
+        return None
+    if mpp is not None:
+        if slide.mpp is None:
+            raise OutputError(f"{path}: {slide.path.name} {slide.mpp_doubt or 'does not tell its um per pixel'}; pass "
+                              "--downsample instead of --mpp")
+        downsample = mpp / slide.mpp
+        if downsample < 1:
+            raise OutputError(f"{path}: {mpp:g} um per pixel are finer than the slide's {slide.mpp:g}; pass a larger "
+                              "--mpp")
+    size = fitted(slide.size, MASK_PX)
+    if downsample is not None:
+        size = Size(*(max(1, round(side / downsample)) for side in slide.size))
+    if size.width * size.height > MOST_PX:
+        raise OutputError(f"{path}: {size.width} x {size.height} px are more than readers of masks take; pass a larger "
+                          "--downsample, or write GeoJSON")
+    ids = class_ids(mask, size)
+    pixels = ids > 0 if binary else ids
+    if path.suffix.lower() != ".png":
+        write_pyramid(path, pixels, slide.mpp and slide.mpp * slide.size.width / size.width)
+    elif binary:
+        write_binary_png(path, pixels)
+    else:
+        write_class_png(path, pixels)
+    return size
 
 
 def class_ids(mask: Mask, size: Size) -> np.ndarray:
