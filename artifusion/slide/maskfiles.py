@@ -95,7 +95,7 @@ def read_annotations(path: Path, slide: Slide, tissue: bool) -> Mask:
         share = "all" if not left else f"{outside / (outside + left):.0%}"
         raise MaskError(f"{path}: {share} of its area lies outside the slide ({slide.size.width}x"
                         f"{slide.size.height} px); coordinates must be level-0 pixels of this slide")
-    others = sorted({name for name in given if class_of(name) == "other"} - {"", "other"})
+    others = sorted({" ".join(name.split()) for name in given if class_of(name) == "other"} - {"", "other"})
     if others:
         more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
         origin += f" ({', '.join(others[:NAMED])}{more} as other)"
