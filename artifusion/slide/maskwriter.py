@@ -26,11 +26,11 @@ from artifusion.geometry import ORIGIN, Box, Point, Size, fitted
 from artifusion.slide.classes import CLASSES, CLASSES_KEY, COLORS, class_of
 from artifusion.slide.masks import BLOCK_PX, Mask
 from artifusion.slide.polygons import draw, edge_table
+from artifusion.slide.rasters import MOST_PX
 from artifusion.slide.reader import Slide
 
 TILE_PX = 512
 MASK_PX = 8192                # longer side of a mask image at most, where no scale is given
-MOST_PX = 170_000_000         # of a mask image: readers refuse more
 SUFFIXES = (".png", ".tif", ".tiff", ".geojson", ".json")
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://artifusion/mask")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -21,10 +23,11 @@ from artifusion.slide.classes import CLASSES, CLASSES_KEY
 from artifusion.slide.polygons import rectilinear
 from artifusion.slide.reader import shortened
 
-ASPECT_TOLERANCE = 0.01              # beside one mask pixel of rounding per side
+ASPECT_TOLERANCE = 0.003             # beside one mask pixel of rounding per side; more would misplace edges in silence
 MOST_LABELS = 15                     # a lossless image with values up to this is a label image: nonzero = restore
 GRAY_SHARE = 0.05                    # more pixels than this neither black nor white: no mask
 FLAT_PX = 9                          # side of an even gray area, which is no edge that was smoothed
+MOST_PX = 500_000_000                # of a mask image; GrandQC writes 280 million for 100,000 x 100,000 px
 MOST_CORNERS = 1_000_000             # of an outline, or of all polygons of a file: noise has more
 
 
@@ -71,7 +74,7 @@ def read_raster(path: Path, l0_size: Size) -> Raster:
 def _load(path: Path) -> Raster:
     indices = vocabulary = None
     try:
-        with warnings.catch_warnings():
+        with _images_of(MOST_PX), warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
                 image: Image.Image = opened
@@ -105,6 +108,17 @@ def _load(path: Path) -> Raster:
     if pixels.ndim != 2 or not pixels.size:
         raise MaskError(f"{path}: has shape {pixels.shape}; a mask is one image with black and white pixels")
     return Raster(path, pixels, lossless, indices, vocabulary)
+
+
+@contextmanager
+def _images_of(px: int) -> Iterator[None]:
+    """Let Pillow open images of that many pixels."""
+    usual = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = px // 2                        # Pillow refuses twice as many
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = usual
 
 
 def _vocabulary(image: Image.Image) -> dict[str, int] | None:
