@@ -170,13 +170,16 @@ def _union(files: list[Path], slide: Slide) -> tuple[str, np.ndarray]:
     names = []
     for path in files:
         match = MEMBER.fullmatch(path.name)
-        member = match["member"] if match else ""
+        if not match:
+            wanted = ", ".join(f"*_{name}.png" for name in HISTOQC)
+            raise MaskError(f"{path}: is not named as HistoQC names its masks of artifacts ({wanted}); choose another "
+                            "--mask-format")
         selected = white(read_raster(path, slide.size))
         if ids is None:
             ids = np.zeros(selected.shape, np.uint8)
         elif ids.shape != selected.shape:
             raise MaskError(f"{path}: has another size than {files[0].name}; run HistoQC again for this slide")
-        ids[selected & (ids == 0)] = CLASSES[HISTOQC.get(member, "other")]
-        names.append(member or path.name)
+        ids[selected & (ids == 0)] = CLASSES[HISTOQC[match["member"]]]
+        names.append(match["member"])
     assert ids is not None                                  # there is at least one member
     return f"HistoQC {' + '.join(names)}", ids

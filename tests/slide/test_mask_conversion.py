@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from artifusion.errors import OutputError
-from artifusion.geometry import Box, Size
+from artifusion.geometry import Box, Point, Size
 from artifusion.slide import Mask, open_slide, read_mask
 from artifusion.slide.classes import CLASSES
 from artifusion.slide.maskwriter import write_mask
@@ -69,6 +70,15 @@ def test_no_edge_moves_by_more_than_one_mask_pixel_from_any_form_to_any_other(sl
                 here = ndimage.maximum_filter(drawn(given, name), reach)
                 assert not (drawn(mask, name) & ~here).any(), f"{name} stays {name}"
         assert set(mask.classes) <= ({"other"} if FORMS[first] or FORMS[second] else set(given.classes))
+
+
+def test_geojson_counts_from_the_bounds_of_the_slide_both_ways(slide, tmp_path, monkeypatch):
+    mask = Mask.of([shapely.box(100, 120, 200, 180)], slide.size, ["dark"])
+    monkeypatch.setattr(slide, "bounds_offset", Point(90, 70), raising=False)
+    write_mask(mask, tmp_path / "m.geojson", slide)
+    shape = shapely.geometry.shape(json.loads((tmp_path / "m.geojson").read_text())["features"][0]["geometry"])
+    assert shape.bounds == (10, 50, 110, 110)
+    assert read_mask(tmp_path / "m.geojson", slide) == mask
 
 
 def test_the_scale_of_a_mask_image_is_asked_for_or_fits(slide, tmp_path):

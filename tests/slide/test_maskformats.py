@@ -85,6 +85,8 @@ def test_a_single_member_of_histoqc_has_its_class_and_the_traps_are_refused(tmp_
     for member in ("mask_use", "small_fill", "bright", "fatlike", "spur", "areathresh", "small_remove"):
         with pytest.raises(MaskError, match="cannot tell what to restore"):
             read_mask(folder / f"{slide.path.name}_{member}.png", slide)
+    with pytest.raises(MaskError, match="not named as HistoQC names"):
+        read_mask(save(tmp_path / "flat.png", MARKS["flat"]), slide, form="histoqc")
     with pytest.raises(MaskError, match="background and artifacts alike"):
         read_mask(folder / f"{slide.path.name}_mask_use.png", slide, form="histoqc")
 
