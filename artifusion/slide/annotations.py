@@ -153,7 +153,9 @@ def _spread(form: BaseGeometry, valid: BaseGeometry, px: float) -> BaseGeometry:
     """An outline through pixel centres as one around the pixels; one that is only a line becomes a row of pixels."""
     rings = shapely.get_rings(np.asarray([form], dtype=object))
     whole = shapely.union_all([valid, *(LinearRing(ring) for ring in rings)])
-    return shapely.affinity.translate(whole.buffer(px, cap_style="square", join_style="mitre"), px, px)
+    # Right angles stay right (their mitre is 1.41 px long), and no tip grows by more than a mask pixel.
+    wide = whole.buffer(px, cap_style="square", join_style="mitre", mitre_limit=1.5)
+    return shapely.affinity.translate(wide, px, px)
 
 
 def _class_name(feature: dict[str, Any]) -> str:

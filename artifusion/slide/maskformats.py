@@ -11,7 +11,7 @@ import numpy as np
 
 from artifusion.errors import MaskError
 from artifusion.slide.classes import CLASSES, class_of
-from artifusion.slide.rasters import Raster, read_raster, white
+from artifusion.slide.rasters import MOST_LABELS, Raster, read_raster, white
 from artifusion.slide.reader import Slide, sha256
 
 MaskFormat = Literal["auto", "binary", "grandqc", "histoqc", "classes"]
@@ -54,7 +54,7 @@ def read_ids(path: Path, slide: Slide, form: MaskFormat = "auto") -> tuple[str, 
     if form == "classes":
         names = raster.vocabulary or CLASSES
         return "class mask", _mapped(raster, {0: 0, **_ids({at: name for name, at in names.items()})}, "our")
-    return "black-and-white mask", white(raster) * np.uint8(CLASSES["other"])
+    return _plain(raster), white(raster) * np.uint8(CLASSES["other"])
 
 
 def fingerprint(path: Path, slide: Slide) -> str:
@@ -79,6 +79,11 @@ def _mapped(raster: Raster, ids: dict[int, int], whose: str) -> np.ndarray:
     table = np.zeros(256, np.uint8)
     table[list(ids)] = list(ids.values())
     return table[raster.numbers.astype(np.uint8)]
+
+
+def _plain(raster: Raster) -> str:
+    whole = raster.lossless and raster.values.dtype.kind in "ui" and raster.values.max() <= MOST_LABELS
+    return "label image" if whole and len(np.unique(raster.values)) > 2 else "black-and-white mask"
 
 
 def _recognised(raster: Raster, slide: Slide) -> MaskFormat:

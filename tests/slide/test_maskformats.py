@@ -245,6 +245,22 @@ def test_a_name_or_the_numbers_themselves_settle_it(tmp_path, slide, name, value
     assert np.array_equal(classes_at_level0(mask) > 0, enlarged(values > 0, slide))
 
 
+def test_a_label_image_is_said_to_be_one(tmp_path, slide):
+    values = blob(4) + 9 * rectangle((30, 26), 20, 20, 22, 22)
+    assert read_mask(save(tmp_path / "a.png", values), slide).summary == "label image: 2 other areas, 7,400 px"
+    assert read_mask(save(tmp_path / "b.png", blob(4)), slide).summary == "black-and-white mask: 1 other area, 7,000 px"
+
+
+def test_an_outline_of_grandqc_grows_by_half_a_mask_pixel_even_at_its_tips(tmp_path, slide):
+    tip = [[50.0, 50.0], [150.0, 55.0], [50.0, 60.0], [50.0, 50.0]]
+    content = {"type": "FeatureCollection", "metadata": {"class_mapping": {}, "scale_factor": 10}, "features": [
+        {"type": "Feature", "properties": {"class_id": 2, "classification": "Fold"},
+         "geometry": {"type": "Polygon", "coordinates": [tip]}}]}
+    (tmp_path / "m.geojson").write_text(json.dumps(content))
+    left, top, right, bottom = read_mask(tmp_path / "m.geojson", slide).polygons[0].bounds
+    assert (left, top, bottom) == pytest.approx((50, 50, 70), abs=2.5) and 160 <= right <= 165
+
+
 def test_a_class_png_is_read_by_the_vocabulary_that_it_carries(tmp_path, slide):
     ids = np.zeros((26, 30), np.uint8)
     ids[3:5, 3:5], ids[10:12, 10:12] = CLASSES["fold"], CLASSES["dust"]
@@ -292,3 +308,9 @@ def test_the_polarity_of_a_mask_that_names_artifacts_cannot_be_turned(tmp_path, 
     everywhere = np.where(grandqc_ids() == 7, 2, grandqc_ids())
     with pytest.raises(MaskError, match=r"covers .* with fold.*--mask-polarity restore"):
         read_mask(save(path, everywhere), slide)
+
+
+def test_a_mask_larger_than_pillow_likes_is_read_and_its_limit_stays(tmp_path, slide, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert read_mask(save(tmp_path / "m.png", blob(255)), slide).area_px
+    assert Image.MAX_IMAGE_PIXELS == 100
