@@ -118,9 +118,25 @@ def rectilinear(mask: np.ndarray, x_scale: float | Fraction = 1, y_scale: float 
 
     A level-0 pixel x lies inside where mask[.., floor((x + 0.5) / x_scale)] is set (and y likewise): corners lie on
     whole level-0 pixels, so `draw` gives exactly that raster back. Diagonal neighbours become separate polygons.
+    Empty rows and columns between artifacts cost neither time nor memory.
     """
     mask = np.asarray(mask, bool)
-    xs, ys = (_whole_edges(count, scale) for count, scale in ((mask.shape[1], x_scale), (mask.shape[0], y_scale)))
+    found: list[Polygon] = []
+    for top, bottom in _stretches(np.asarray(mask.any(axis=1))):
+        ys = _whole_edges(top, bottom, y_scale)
+        for left, right in _stretches(np.asarray(mask[top:bottom].any(axis=0))):
+            found += _outlines(mask[top:bottom, left:right], _whole_edges(left, right, x_scale), ys)
+    return found
+
+
+def _stretches(some: np.ndarray) -> list[tuple[int, int]]:
+    """Where runs of set elements begin and end."""
+    edges = np.flatnonzero(np.diff(some, prepend=False, append=False))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def _outlines(mask: np.ndarray, xs: np.ndarray, ys: np.ndarray) -> list[Polygon]:
+    """The outline of a raster whose pixel (row, column) spans xs[column] to xs[column + 1], ys[row] to ys[row + 1]."""
     columns, rows = np.flatnonzero(np.diff(xs)), np.flatnonzero(np.diff(ys))
     mask = mask[np.ix_(rows, columns)]                          # mask pixels that no level-0 pixel falls into are gone
     xs, ys = np.append(xs[columns], xs[-1]), np.append(ys[rows], ys[-1])
@@ -140,13 +156,13 @@ def rectilinear(mask: np.ndarray, x_scale: float | Fraction = 1, y_scale: float 
     return [_scaled(face, xs, ys) for face in faces if _holds(face, mask)]
 
 
-def _whole_edges(count: int, scale: float | Fraction) -> np.ndarray:
-    """First level-0 pixel of every mask pixel, and the end: ceil(j * scale - 1/2) in exact arithmetic."""
+def _whole_edges(start: int, stop: int, scale: float | Fraction) -> np.ndarray:
+    """First level-0 pixel of mask pixels start..stop-1, and the end: ceil(j * scale - 1/2) in exact arithmetic."""
     ratio = Fraction(scale)
     if ratio == 1:
-        return np.arange(count + 1)
+        return np.arange(start, stop + 1)
     over, under = ratio.numerator, ratio.denominator
-    return np.array([-((under - 2 * over * j) // (2 * under)) for j in range(count + 1)])
+    return np.array([-((under - 2 * over * j) // (2 * under)) for j in range(start, stop + 1)])
 
 
 def _runs(unit: np.ndarray, corner: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
