@@ -109,7 +109,8 @@ def by_block(source: Path, restored: Path, mask: Mask) -> dict[str, Any]:
                 jpeg.encode(after, old, codec.tables, codec.photometric, where)
                 cost.append(1000 * (time.perf_counter() - start))
     return {"beside_blocks_changed_px": beside, "beyond_blocks_changed_px": beyond,
-            "encode_whole_ms": round(statistics.median(whole), 2), "encode_blocks_ms": round(statistics.median(blocks), 2)}
+            "encode_whole_ms": round(statistics.median(whole), 2),
+            "encode_blocks_ms": round(statistics.median(blocks), 2)}
 
 
 def main() -> None:
