@@ -87,14 +87,14 @@ def encode(pixels: np.ndarray, like: bytes, tables: bytes, photometric: int, tou
     header = parse(like, tables)
     if (pixels.shape[1], pixels.shape[0]) != header.size:
         raise SlideError(f"a JPEG segment of {header.size} px cannot hold {pixels.shape[1]} x {pixels.shape[0]}")
-    if touched is None:
+    reached = None if touched is None else per_block(np.logical_or, touched, *header.mcu)      # (rows, columns)
+    if reached is None or reached.all():
         fresh = _encoded(pixels, header, photometric)
         written = parse(fresh, b"")
         data = fresh[written.end :]
+    elif not reached.any():
+        return like
     else:
-        reached = per_block(np.logical_or, touched, *header.mcu)                               # (rows, columns)
-        if not reached.any():
-            return like
         fresh = _encoded(_gathered(pixels, reached, header.mcu), header, photometric)
         written = parse(fresh, b"")
         taken = np.repeat(reached.ravel(), len(header.layout.components))

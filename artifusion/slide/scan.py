@@ -8,6 +8,7 @@ transformed or rounded, symbols are copied and DC differences are taken anew.
 from __future__ import annotations
 
 import re
+from array import array
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -59,7 +60,8 @@ def read(data: bytes, layout: Layout) -> Scan:
     padded = np.frombuffer(b"".join(pieces) + bytes(5), np.uint8).astype(np.uint64)
     bits = sum(padded[(at >> 3) + i] << np.uint64(32 - 8 * i) for i in range(5))                   # 40 of them
     bits = (bits >> (8 - (at & 7)).astype(np.uint64)).astype(np.int64) & 0xFFFFFFFF
-    symbols, codes = (table[_rows(components, lengths), bits >> 16] for table in _decoder(layout.huffman))
+    entry = _rows(components, lengths) << 16 | bits >> 16
+    symbols, codes = (table.take(entry).astype(np.int64) for table in _decoder(layout.huffman))
     if not codes.all():
         raise SlideError("a Huffman code that no table holds")
     size = symbols & 15
@@ -124,7 +126,7 @@ def _walk(pieces: list[bytes], layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     steps = {table: [step.take(windows).tobytes() for step in _steps(table)]
              for table in {table for tables in layout.huffman for table in tables}}
     blocks = [(steps[layout.huffman[c][0]][0], *steps[layout.huffman[c][1]]) for c in layout.components]
-    at, starts, end = list[int](), list[int](), 0
+    at, starts, end = array("q"), array("q"), 0
     try:
         for number, piece in enumerate(pieces):
             position, end = end, end + 8 * len(piece)
@@ -142,7 +144,7 @@ def _walk(pieces: list[bytes], layout: Layout) -> tuple[np.ndarray, np.ndarray]:
                 raise IndexError
     except IndexError:
         raise SlideError("entropy-coded data ends too early") from None
-    return np.array(at), np.array(starts)
+    return np.frombuffer(at, np.int64), np.frombuffer(starts, np.int64)
 
 
 def _rows(components: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -173,8 +175,8 @@ def _codes(table: bytes) -> list[tuple[int, int, int]]:
 
 @lru_cache(maxsize=16)
 def _lookup(table: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """By the next 16 bits: the symbol, and the bits of its code (0: none begins so)."""
-    symbols, lengths = np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64)
+    """By the next 16 bits, uint8: the symbol, and the bits of its code (0: none begins so)."""
+    symbols, lengths = np.zeros((2, 1 << 16), np.uint8)
     for symbol, code, length in _codes(table):
         where = slice(code << 16 - length, code + 1 << 16 - length)
         symbols[where], lengths[where] = symbol, length
@@ -192,9 +194,9 @@ def _steps(table: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=8)
 def _decoder(huffman: Huffman) -> tuple[np.ndarray, np.ndarray]:
-    """(table, next 16 bits): as _lookup."""
+    """By the table's number and the next 16 bits: as _lookup."""
     symbols, lengths = zip(*(_lookup(table) for tables in huffman for table in tables), strict=True)
-    return np.stack(symbols), np.stack(lengths)
+    return np.concatenate(symbols), np.concatenate(lengths)
 
 
 @lru_cache(maxsize=8)
