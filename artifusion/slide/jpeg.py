@@ -15,6 +15,7 @@ from functools import lru_cache
 import imagecodecs
 import numpy as np
 from PIL import Image
+from scipy.ndimage import binary_dilation
 
 from artifusion.errors import SlideError
 from artifusion.slide import scan
@@ -87,19 +88,15 @@ def encode(pixels: np.ndarray, like: bytes, tables: bytes, photometric: int, tou
     header = parse(like, tables)
     if (pixels.shape[1], pixels.shape[0]) != header.size:
         raise SlideError(f"a JPEG segment of {header.size} px cannot hold {pixels.shape[1]} x {pixels.shape[0]}")
-    reached = None if touched is None else per_block(np.logical_or, touched, *header.mcu)      # (rows, columns)
-    if reached is None or reached.all():
-        fresh = _encoded(pixels, header, photometric)
-        written = parse(fresh, b"")
-        data = fresh[written.end :]
-    elif not reached.any():
+    reached = per_block(np.logical_or, np.ones(pixels.shape[:2], bool) if touched is None else touched, *header.mcu)
+    if not reached.any():
         return like
-    else:
-        fresh = _encoded(_gathered(pixels, reached, header.mcu), header, photometric)
-        written = parse(fresh, b"")
+    fresh = _encoded(pixels if reached.all() else _gathered(pixels, reached, header.mcu), header, photometric)
+    written = parse(fresh, b"")
+    data = fresh[written.end :]
+    if not reached.all():
         taken = np.repeat(reached.ravel(), len(header.layout.components))
-        blocks = scan.splice(scan.read(like[header.end :], header.layout),
-                             scan.read(fresh[written.end :], written.layout), taken)
+        blocks = scan.splice(scan.read(like[header.end :], header.layout), scan.read(data, written.layout), taken)
         data = scan.write(blocks, written.huffman)
     head = _without_restarts(like[: header.end])
     if header.huffman != written.huffman:                   # only where the segment brings its own: see why_not
@@ -114,13 +111,7 @@ def reach(touched: np.ndarray, like: bytes, tables: bytes) -> np.ndarray:
     """
     header = parse(like, tables)
     reached = per_pixel(per_block(np.logical_or, touched, *header.mcu), *header.mcu, touched.shape)
-    for axis, factor in ((1, header.sampling[0]), (0, header.sampling[1])):
-        if factor > 1:
-            lines = np.moveaxis(reached, axis, 0).copy()
-            lines[1:] |= np.moveaxis(reached, axis, 0)[:-1]
-            lines[:-1] |= np.moveaxis(reached, axis, 0)[1:]
-            reached = np.moveaxis(lines, 0, axis)
-    return reached
+    return binary_dilation(reached, np.ones([3 if factor > 1 else 1 for factor in header.sampling[::-1]]))
 
 
 def _encoded(pixels: np.ndarray, header: Header, photometric: int) -> bytes:

@@ -122,8 +122,10 @@ def _walk(pieces: list[bytes], layout: Layout) -> tuple[np.ndarray, np.ndarray]:
         raise SlideError(f"{len(pieces)} restart intervals for {layout.mcus} MCUs")
     padded = np.frombuffer(b"".join(pieces) + bytes(2), np.uint8).astype(np.uint32)
     bits = padded[:-2] << 16 | padded[1:-1] << 8 | padded[2:]
-    windows = (bits[:, None] >> np.arange(8, 0, -1, dtype=np.uint32)).astype(np.uint16).ravel()    # 16 bits from each
-    steps = {table: [step.take(windows).tobytes() for step in _steps(table)]
+    windows = np.empty((len(bits), 8), np.uint16)            # the 16 bits from each position on
+    for bit in range(8):
+        windows[:, bit] = bits >> 8 - bit & 0xFFFF
+    steps = {table: [step.take(windows.ravel()).tobytes() for step in _steps(table)]
              for table in {table for tables in layout.huffman for table in tables}}
     blocks = [(steps[layout.huffman[c][0]][0], *steps[layout.huffman[c][1]]) for c in layout.components]
     at, starts, end = array("q"), array("q"), 0
