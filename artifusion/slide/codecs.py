@@ -49,8 +49,11 @@ class Codec(Protocol):
     def decode(self, data: bytes) -> np.ndarray:
         """The samples of a segment. Raises SlideError where it is damaged."""
 
-    def encode(self, samples: np.ndarray, like: bytes) -> bytes:
-        """Samples as a segment that takes the place of `like`."""
+    def encode(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
+        """Samples as a segment that takes the place of `like`, whose samples they are except under `touched` (H, W)."""
+
+    def reach(self, touched: np.ndarray, like: bytes) -> np.ndarray:
+        """Where samples change at most, (H, W): those under `touched` and what is encoded together with them."""
 
     def rgb(self, samples: np.ndarray) -> np.ndarray:
         """The colours that OpenSlide shows for samples."""
@@ -68,7 +71,7 @@ class JpegCodec:
     name = "JPEG"
     exact = False
     generic = True
-    how = "touched segments written with their own tables"
+    how = "touched segments written with their own tables; blocks that the mask does not reach keep their coefficients"
 
     def why_not(self, data: bytes) -> str:
         return jpeg.why_not(data, self.tables, self.photometric)
@@ -76,8 +79,15 @@ class JpegCodec:
     def decode(self, data: bytes) -> np.ndarray:
         return jpeg.decode(data, self.tables, self.photometric)
 
-    def encode(self, samples: np.ndarray, like: bytes) -> bytes:
-        return jpeg.encode(samples, like, self.tables, self.photometric)
+    def encode(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
+        """As the protocol says. A segment that cannot be taken apart into blocks is encoded whole."""
+        try:
+            return jpeg.encode(samples, like, self.tables, self.photometric, touched)
+        except SlideError:
+            return jpeg.encode(samples, like, self.tables, self.photometric)
+
+    def reach(self, touched: np.ndarray, like: bytes) -> np.ndarray:
+        return jpeg.reach(touched, like, self.tables)
 
     def rgb(self, samples: np.ndarray) -> np.ndarray:
         return samples
@@ -113,9 +123,12 @@ class Jpeg2000Codec:
         except (OSError, ValueError, SyntaxError, struct.error) as error:
             raise SlideError(f"a JPEG 2000 segment is damaged ({error}); get a whole copy of the slide") from None
 
-    def encode(self, samples: np.ndarray, like: bytes) -> bytes:
+    def encode(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
         return bytes(imagecodecs.jpeg2k_encode(np.ascontiguousarray(samples), level=0, codecformat="J2K",
                                                reversible=True, mct=not self.ycbcr))
+
+    def reach(self, touched: np.ndarray, like: bytes) -> np.ndarray:
+        return touched
 
     def rgb(self, samples: np.ndarray) -> np.ndarray:
         if not self.ycbcr:
@@ -160,13 +173,16 @@ class PackedCodec:
             raise SlideError(f"a {self.name} segment is damaged ({error}); get a whole copy of the slide") from None
         return np.cumsum(samples, axis=1, dtype=np.uint8) if self.predictor == HORIZONTAL else samples
 
-    def encode(self, samples: np.ndarray, like: bytes) -> bytes:
+    def encode(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
         if self.predictor == HORIZONTAL:
             samples = np.diff(samples, axis=1, prepend=np.uint8(0))
         data = samples.tobytes()
         if self.compression == LZW:
             return bytes(imagecodecs.lzw_encode(data))
         return bytes(imagecodecs.zlib_encode(data, level=6)) if self.compression != NONE else data
+
+    def reach(self, touched: np.ndarray, like: bytes) -> np.ndarray:
+        return touched
 
     def rgb(self, samples: np.ndarray) -> np.ndarray:
         return samples

@@ -11,15 +11,16 @@ import numpy as np
 from artifusion.errors import SlideError
 from artifusion.geometry import Box
 from artifusion.slide import jpeg, tiff
+from artifusion.slide.blocks import per_block
 from artifusion.slide.codecs import JpegCodec, codec_of
 from artifusion.slide.container import generic_pyramid, level_pages, thumbnail_page
 from artifusion.slide.masks import Mask
 from artifusion.slide.reader import Slide
 from artifusion.slide.segments import Grid, PixelChange
 
-# Blocks away from the mask: either as they were, or what decoding and encoding the source's own pixels gives, to the
-# last bit on one machine. Another machine's libjpeg may round a few coefficients otherwise; in shares of the
-# quantisation error (see jpeg_reason).
+# Blocks away from the mask, in JPEG segments that were encoded whole: either as they were, or what decoding and
+# encoding the source's own pixels gives, to the last bit on one machine. Another machine's libjpeg may round a few
+# coefficients otherwise; in shares of the quantisation error (see jpeg_reason).
 FAR_MEAN, FAR_PEAK = 0.1, 0.5
 SPARE = 2.0                              # grey levels of rounding on top of these limits
 CLIPPED = 6.0                            # brightness that clipping moves where colours bleed (saturated noise: 5.2)
@@ -29,16 +30,22 @@ SHOWN = 5                                # problems of one kind that are listed
 
 @dataclass
 class Comparison:
-    """What was compared: copied segments, and pixels outside the mask (in touched ones, or everywhere)."""
+    """What was compared: copied segments, and pixels outside the mask (in touched ones, or everywhere).
 
+    With `by_block`, JPEG blocks that the mask does not reach must have kept their coefficients; without, as in older
+    sidecars, every touched segment may have been encoded whole.
+    """
+
+    by_block: bool = True
     segments: int = 0
     touched: int = 0
+    whole: int = 0                       # touched segments that changed beyond the blocks that the mask reaches
     identical: int = 0
     outside: PixelChange = field(default_factory=PixelChange)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"segments": self.segments, "touched": self.touched, "identical": self.identical,
-                "outside": self.outside.to_dict()}
+        return {"segments": self.segments, "touched": self.touched, "encoded_whole": self.whole,
+                "identical": self.identical, "outside": self.outside.to_dict()}
 
 
 def compare_copied(before: Slide, after: Slide, mask: Mask, found: Comparison) -> list[str]:
@@ -94,7 +101,7 @@ def compare_segments(name: str, file: io.BufferedReader, page: tiff.Page, restor
     grid = Grid.of(page)
     for index in sorted(touched):
         old, new = tiff.read_segment(file, page, index), tiff.read_segment(restored, fresh, index)
-        reason = touched_reason(page, fresh, grid, index, old, new, mask, found.outside)
+        reason = touched_reason(page, fresh, grid, index, old, new, mask, found)
         if reason:
             wrong[index] = reason
     listed = [f"{name}, segment {index} at {tuple(grid.box(index)[:2])}: {wrong[index]}" for index in sorted(wrong)]
@@ -142,27 +149,52 @@ def _tags(number: int, page: tiff.Page, fresh: tiff.Page) -> list[str]:
 
 
 def touched_reason(page: tiff.Page, fresh: tiff.Page, grid: Grid, index: int, old: bytes, new: bytes, mask: Mask,
-                   outside: PixelChange) -> str:
+                   found: Comparison) -> str:
     """Why a touched segment is wrong outside the mask; empty where it is as its codec leaves it there."""
     if old == new or not (old and new):
         return "" if old == new else "it became sparse, or is no longer"
     inside = grid.box(index).intersection(Box(0, 0, *grid.size))
-    touched = mask.coverage(grid.size, inside)
+    touched, shown = mask.coverage(grid.size, inside), np.s_[: inside.height, : inside.width]
     try:
         codec, after = codec_of(page), codec_of(fresh)
-        known, samples = (side.decode(data)[: inside.height, : inside.width] for side, data in
-                          ((codec, old), (after, new)))
+        known, samples = codec.decode(old), after.decode(new)
         if known.shape != samples.shape:
             return f"its size changed from {known.shape} to {samples.shape}"
-        shift = samples.astype(np.int16) - known
-        outside.add(known, samples, ~touched)
-        if isinstance(codec, JpegCodec) and isinstance(after, JpegCodec):
-            again = codec.decode(codec.encode(codec.decode(old), old))[: inside.height, : inside.width]
-            headers = jpeg.parse(old, codec.tables), jpeg.parse(new, after.tables)
-            return jpeg_reason(headers, shift, samples.astype(np.int16) - again, touched, inside, codec.photometric)
+        shift = (samples.astype(np.int16) - known)[shown]
+        found.outside.add(known[shown], samples[shown], ~touched)
+        beyond = np.where(codec.reach(touched, old)[..., None], 0, shift)
+        if not isinstance(codec, JpegCodec) or not isinstance(after, JpegCodec):
+            return _moved(beyond, inside, f"{codec.name} keeps every pixel beside the regions, but one")
+        from_again = shift
+        if beyond.any():
+            if found.by_block and not _encoded_whole(codec, known, old, touched):
+                return _moved(beyond, inside, "blocks keep their coefficients beside the regions, but a pixel")
+            found.whole += 1
+            again = codec.decode(jpeg.encode(known, old, codec.tables, codec.photometric))
+            from_again = (samples.astype(np.int16) - again)[shown]
+        headers = jpeg.parse(old, codec.tables), jpeg.parse(new, after.tables)
+        return jpeg_reason(headers, shift, from_again, touched, inside, codec.photometric)
     except SlideError as error:
         return str(error)
-    return f"{codec.name} keeps every pixel beside the regions, but some changed" if shift[~touched].any() else ""
+
+
+def _encoded_whole(codec: JpegCodec, known: np.ndarray, old: bytes, touched: np.ndarray) -> bool:
+    """Whether the writer had to encode a segment whole, since it cannot be taken apart into blocks."""
+    touched = np.pad(touched, [(0, stored - shown) for stored, shown in zip(known.shape, touched.shape, strict=False)])
+    try:
+        jpeg.encode(known, old, codec.tables, codec.photometric, touched)
+    except SlideError:
+        return True
+    return False
+
+
+def _moved(shift: np.ndarray, inside: Box, what: str) -> str:
+    """Where pixels moved most, if they did."""
+    moved = brightest(np.abs(shift))
+    if not moved.any():
+        return ""
+    y, x = np.unravel_index(int(moved.argmax()), moved.shape)
+    return f"{what} changed, by {moved.max()} grey levels at {(inside.x + int(x), inside.y + int(y))}"
 
 
 def jpeg_reason(headers: tuple[jpeg.Header, jpeg.Header], shift: np.ndarray, reencoded: np.ndarray,
@@ -171,12 +203,12 @@ def jpeg_reason(headers: tuple[jpeg.Header, jpeg.Header], shift: np.ndarray, ree
 
     Args:
         shift: by how much the segment differs from the source's, int16 (H, W, 3).
-        reencoded: by how much it differs from the source's own pixels encoded again.
+        reencoded: by how much it differs from the source's own pixels encoded again, or `shift` once more.
 
     Quantising a coefficient moves it by at most half a step, so (Parseval) a block's brightness moves by at most the
     root of the summed squares of all half steps, divided by 8, root mean square: the quantisation error. That is the
     limit for blocks the mask touches and their neighbours, into which chroma bleeds. All others can be told exactly:
-    they hold what they held, or what a re-encode of the source's own segment gives there (FAR_*).
+    they hold what they held or, in a segment that was encoded whole, what that gives for the source's own (FAR_*).
     """
     previous, header = headers
     if (header.quantisation, header.sampling) != (previous.quantisation, previous.sampling):
@@ -202,13 +234,6 @@ def jpeg_reason(headers: tuple[jpeg.Header, jpeg.Header], shift: np.ndarray, ree
             at = (inside.x + int(column) * width, inside.y + int(row) * height)
             return f"{what}, by {moved.max():.1f} grey levels at {at}; encoding explains {limit:.1f}"
     return ""
-
-
-def per_block(operation: np.ufunc, values: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(H, W) -> (rows, columns): each block's values put together; blocks that stick out are filled up with zeros."""
-    padded = np.pad(values, ((0, -values.shape[0] % height), (0, -values.shape[1] % width)))
-    rows = operation.reduce([padded[y::height] for y in range(height)])       # whole arrays: many times faster than
-    return operation.reduce([rows[:, x::width] for x in range(width)])        # reducing axes of 8 pixels
 
 
 def brightest(pixels: np.ndarray) -> np.ndarray:

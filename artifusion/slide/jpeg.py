@@ -2,7 +2,8 @@
 
 A new segment keeps every byte of the old one up to its entropy-coded data: the same markers, quantisation tables,
 sampling and component ids, and no table that the old one did not carry. So no reader, which may keep tables from
-one segment to the next, can tell them apart.
+one segment to the next, can tell them apart. MCUs, the blocks that are coded together, keep their coefficients where
+no pixel of theirs is to change.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from functools import lru_cache
 import imagecodecs
 import numpy as np
 from PIL import Image
+from scipy.ndimage import binary_dilation
 
 from artifusion.errors import SlideError
+from artifusion.slide import scan
+from artifusion.slide.blocks import join, per_block, per_pixel, split
 
 SOF, DHT, SOS, DQT, EOI, DRI = 0xC0, 0xC4, 0xDA, 0xDB, 0xD9, 0xDD
 FRAMES = set(range(0xC0, 0xD0)) - {DHT, 0xC8, 0xCC}
@@ -37,7 +41,19 @@ class Header:
     quantisation: tuple[tuple[int, ...], ...]               # one table per component, in row order
     huffman: tuple[tuple[bytes, bytes], ...]                # DC and AC table per component
     own_tables: frozenset[int]                              # DQT, DHT: which tables the segment itself carries
+    restart: int                                            # MCUs between restart markers; 0: there are none
     end: int                                                # first byte of entropy-coded data
+
+    @property
+    def mcu(self) -> tuple[int, int]:
+        """Width and height of an MCU in pixels."""
+        return 8 * self.sampling[0], 8 * self.sampling[1]
+
+    @property
+    def layout(self) -> scan.Layout:
+        columns, rows = (-(-length // side) for length, side in zip(self.size, self.mcu, strict=True))
+        return scan.Layout(self.huffman, (0,) * (self.sampling[0] * self.sampling[1]) + (1, 2), columns * rows,
+                           self.restart)
 
 
 def decode(data: bytes, tables: bytes, photometric: int) -> np.ndarray:
@@ -54,27 +70,64 @@ def decode(data: bytes, tables: bytes, photometric: int) -> np.ndarray:
     return pixels
 
 
-def encode(pixels: np.ndarray, like: bytes, tables: bytes, photometric: int) -> bytes:
+def encode(pixels: np.ndarray, like: bytes, tables: bytes, photometric: int, touched: np.ndarray | None = None
+           ) -> bytes:
     """Return pixels, uint8 (H, W, 3) RGB, as a segment with the header, tables and sampling of another one.
 
+    Args:
+        touched: bool (H, W), where the pixels are not the other segment's; MCUs without such a pixel keep their
+            coefficients. None: all are encoded.
+
     Raises:
-        SlideError: the other segment has tables that cannot be written again; `why_not` tells in advance.
+        SlideError: the other segment has tables that cannot be written again (`why_not` tells in advance), or
+            entropy-coded data that cannot be taken apart though it may be decoded.
     """
     reason = why_not(like, tables, photometric)
     if reason:
         raise SlideError(f"a JPEG segment cannot be written again ({reason})")
     header = parse(like, tables)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", qtables=[list(table) for table in header.quantisation], optimize=False,
-                                 subsampling=SAMPLINGS[header.sampling], keep_rgb=photometric == RGB)
-    fresh = buffer.getvalue()
+    if (pixels.shape[1], pixels.shape[0]) != header.size:
+        raise SlideError(f"a JPEG segment of {header.size} px cannot hold {pixels.shape[1]} x {pixels.shape[0]}")
+    reached = per_block(np.logical_or, np.ones(pixels.shape[:2], bool) if touched is None else touched, *header.mcu)
+    if not reached.any():
+        return like
+    fresh = _encoded(pixels if reached.all() else _gathered(pixels, reached, header.mcu), header, photometric)
     written = parse(fresh, b"")
-    if (written.size, written.sampling) != (header.size, header.sampling):
-        raise SlideError(f"a JPEG segment of {header.size} px came out as {written.size}")
+    data = fresh[written.end :]
+    if not reached.all():
+        taken = np.repeat(reached.ravel(), len(header.layout.components))
+        blocks = scan.splice(scan.read(like[header.end :], header.layout), scan.read(data, written.layout), taken)
+        data = scan.write(blocks, written.huffman)
     head = _without_restarts(like[: header.end])
     if header.huffman != written.huffman:                   # only where the segment brings its own: see why_not
         head = _with_huffman(head, fresh[: written.end])
-    return head + fresh[written.end :]
+    return head + data
+
+
+def reach(touched: np.ndarray, like: bytes, tables: bytes) -> np.ndarray:
+    """Where decoded pixels may change, bool (H, W), when those under `touched` do and the other MCUs are kept.
+
+    Subsampled chroma bleeds out of its MCU by one pixel: libjpeg interpolates between the nearest two samples.
+    """
+    header = parse(like, tables)
+    reached = per_pixel(per_block(np.logical_or, touched, *header.mcu), *header.mcu, touched.shape)
+    return binary_dilation(reached, np.ones([3 if factor > 1 else 1 for factor in header.sampling[::-1]]))
+
+
+def _encoded(pixels: np.ndarray, header: Header, photometric: int) -> bytes:
+    """Pixels as a JPEG file with a header's quantisation tables and sampling, and the standard Huffman tables."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", qtables=[list(table) for table in header.quantisation], optimize=False,
+                                 subsampling=SAMPLINGS[header.sampling], keep_rgb=photometric == RGB)
+    return buffer.getvalue()
+
+
+def _gathered(pixels: np.ndarray, reached: np.ndarray, mcu: tuple[int, int]) -> np.ndarray:
+    """The reached MCUs, one after the other, as a picture of their own: an MCU's code depends on its pixels alone."""
+    blocks = split(pixels, *mcu)[reached]
+    columns = min(len(blocks), reached.shape[1])
+    blocks = blocks[np.minimum(np.arange(-(-len(blocks) // columns) * columns), len(blocks) - 1)]
+    return join(blocks.reshape(-1, columns, *blocks.shape[1:]))
 
 
 def why_not(data: bytes, tables: bytes, photometric: int) -> str:
@@ -155,6 +208,7 @@ def parse(data: bytes, tables: bytes) -> Header:
         tuple(quantisers[component[2]] for component in components),
         tuple((huffman[slots[c[0]] >> 4], huffman[16 + (slots[c[0]] & 15)]) for c in components),
         frozenset({marker for marker, _, _ in found} & {DQT, DHT}),
+        next((int.from_bytes(payload, "big") for marker, _, payload in found if marker == DRI), 0),
         start + 2 + int.from_bytes(data[start + 2 : start + 4], "big"),
     )
 

@@ -99,6 +99,7 @@ class Change:
     """What happened to the touched segments of one page."""
 
     touched: int = 0
+    whole: int = 0                    # of them, such as could not be taken apart into blocks and were encoded whole
     outside: PixelChange = field(default_factory=PixelChange)
 
 
@@ -107,7 +108,8 @@ def restored_segments(file: BinaryIO, page: tiff.Page, mask: Mask, patches: Patc
     """Yield (index, new bytes) of every segment the mask touches, decoded, painted and encoded like the old one.
 
     Level-0 pixels under the mask come from the patches; on other levels a pixel that the mask's footprint touches
-    becomes the mean of the painted level 0 over its own footprint, every other pixel stays as it was decoded.
+    becomes the mean of the painted level 0 over its own footprint. Every other pixel stays as it was decoded, and
+    comes back so where it shares no block with one of these.
     Sparse segments stay sparse: nothing was scanned there. Memory: one segment and one block.
     """
     grid, codec = Grid.of(page), codec_of(page)
@@ -118,14 +120,17 @@ def restored_segments(file: BinaryIO, page: tiff.Page, mask: Mask, patches: Patc
         before = codec.decode(old)
         box = grid.box(index)
         inside = box.intersection(Box(0, 0, *grid.size))
-        touched = mask.coverage(grid.size, inside)
+        shown = np.s_[: inside.height, : inside.width]
+        touched = np.zeros(before.shape[:2], bool)
+        touched[shown] = mask.coverage(grid.size, inside)
         pixels = before.copy()
-        shown = pixels[: inside.height, : inside.width]
-        shown[touched] = codec.samples(painted(mask, patches, grid.size, inside, touched))[touched]
-        new = codec.encode(pixels, old)
+        colours = painted(mask, patches, grid.size, inside, touched[shown])
+        pixels[shown][touched[shown]] = codec.samples(colours)[touched[shown]]
+        new = codec.encode(pixels, old, touched)
         after = codec.decode(new)
         change.touched += 1
-        change.outside.add(before[: inside.height, : inside.width], after[: inside.height, : inside.width], ~touched)
+        change.whole += bool((before != after)[~codec.reach(touched, old)].any())
+        change.outside.add(before[shown], after[shown], ~touched[shown])
         yield index, new
 
 

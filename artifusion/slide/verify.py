@@ -15,7 +15,8 @@ import openslide
 from artifusion.errors import OutputError
 from artifusion.geometry import Box
 from artifusion.slide.annotations import geojson_polygons
-from artifusion.slide.compare import Comparison, compare_copied, compare_generic, per_block
+from artifusion.slide.blocks import per_block
+from artifusion.slide.compare import Comparison, compare_copied, compare_generic
 from artifusion.slide.masks import Mask
 from artifusion.slide.reader import Slide, open_slide, sha256
 from artifusion.slide.segments import PixelChange
@@ -50,6 +51,8 @@ class VerifyReport:
         if copied:
             lines.append(f"segments copied: {found.segments}, touched by the declared regions: {found.touched}, "
                          f"others byte-identical: {found.identical} of {found.segments - found.touched}")
+            lines.append("touched segments that kept all blocks beside the declared regions: "
+                         f"{found.touched - found.whole} of {found.touched}")
         where = "inside touched segments" if copied else "anywhere"
         outside = found.outside.to_dict()
         lines.append(f"pixels outside the declared regions, {where}: {outside['changed_share']:.2%} changed, "
@@ -80,12 +83,13 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
         painted_px = sum(int(region["area_px"]) for region in facts.get("regions", ()))
         given_mpp = float(facts["mpp"]) if facts.get("mpp_from") == "argument" else None
         told = isinstance(sidecar, Mapping) or (output_sha and painted_px)
+        by_block = all("encoded_whole" in level for level in facts["written"].get("levels", ()))
         if container not in CONTAINERS or not isinstance(lossless, bool) or not told:
             raise ValueError(container)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         raise OutputError(f"{restored}: its sidecar is not one that artifusion wrote; restore the slide "
                           "again") from None
-    report, problems = VerifyReport(container), list[str]()
+    report, problems = VerifyReport(container, Comparison(by_block)), list[str]()
     with open_slide(source) as before, open_slide(restored) as after, ThreadPoolExecutor(2) as pool:
         output_found = pool.submit(sha256, restored)          # while the segments are compared
         source_found = None if source_sha256 else pool.submit(sha256, source)

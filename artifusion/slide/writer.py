@@ -33,6 +33,7 @@ class LevelReport:
     reason: str
     segments: int
     touched: int
+    encoded_whole: int | None                 # touched segments that could change beyond the blocks the mask reaches
     outside_changed_share: float | None       # None: everything was encoded anew; verification measures it
     outside_largest_change: int | None
 
@@ -152,14 +153,19 @@ def _generic(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, 
         else:
             tiles = tile_count(level.size)
             reports.append(LevelReport(f"level {number}", "built", f"{level.reason}; {encoding(lossless)}", tiles,
-                                       tiles, None, None))
+                                       tiles, None, None, None))
     return WriteReport(path, "pyramid", reason, exact, tuple(reports))
 
 
 def _copied(name: str, page: tiff.Page, change: Change, stale: str | bool = "") -> LevelReport:
     return LevelReport(name, "as it was" if stale else "copied",
-                       f"{stale}: may still show the artifact" if stale else codec_of(page).how,
-                       len(page.offsets), change.touched, change.outside.share, change.outside.largest)
+                       f"{stale}: may still show the artifact" if stale else _how(page, change),
+                       len(page.offsets), change.touched, change.whole, change.outside.share, change.outside.largest)
+
+
+def _how(page: tiff.Page, change: Change) -> str:
+    how = codec_of(page).how
+    return f"{how}; {change.whole} could not be taken apart into blocks and were encoded whole" if change.whole else how
 
 
 def _bytes_done(slide: Slide, progress: Progress | None) -> Callable[[int], None]:
@@ -183,9 +189,9 @@ def _thumbnail_reason(slide: Slide, page: tiff.Page) -> str:
         return segment_reason(file, page)
 
 
-def unchanged(exact: bool) -> tuple[float | None, int | None]:
+def unchanged(exact: bool) -> tuple[int | None, float | None, int | None]:
     """What a level encoded anew says of its kept pixels: none changed, or nothing yet."""
-    return (0.0, 0) if exact else (None, None)
+    return (0, 0.0, 0) if exact else (None, None, None)
 
 
 def _reencode(slide: Slide, patches: Patches, path: Path, note: str, reason: str, lossless: bool,
