@@ -87,7 +87,7 @@ BAD = {                                                  # name.suffix -> (how i
     "gradient.jpg": (gray(lambda y, x: 255 * x / WIDTH), "looks like a picture"),
     "photograph.png": (lambda path: Image.fromarray(noise(HEIGHT, WIDTH, 3)).save(path), "looks like a picture"),
     "probability.tif": (values(np.linspace(0, 1, HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)), "picture"),
-    "white-noise.png": (lambda path: Image.fromarray(noise(2600, 3000) > 127).save(path), "separate specks"),
+    "white-noise.png": (lambda path: Image.fromarray(noise(2600, 3000) > 127).save(path), "million corners"),
     "checkerboard.png": (lambda path: Image.fromarray((np.add.outer(range(1300), range(1500)) % 2).astype(bool)
                                                       ).save(path), "million corners"),
     "invisible.png": (lambda path: Image.fromarray(np.dstack([noise(HEIGHT, WIDTH, 3), np.zeros((HEIGHT, WIDTH), "u1")])

@@ -11,7 +11,8 @@ import numpy as np
 
 from artifusion.errors import MaskError
 from artifusion.slide.classes import CLASSES, class_of
-from artifusion.slide.rasters import MOST_LABELS, Raster, read_raster, white
+from artifusion.slide.polygons import strips
+from artifusion.slide.rasters import MOST_LABELS, Raster, counted, read_raster, white
 from artifusion.slide.reader import Slide, sha256
 
 MaskFormat = Literal["auto", "binary", "grandqc", "histoqc", "classes"]
@@ -54,7 +55,9 @@ def read_ids(path: Path, slide: Slide, form: MaskFormat = "auto") -> tuple[str, 
     if form == "classes":
         names = raster.vocabulary or CLASSES
         return "class mask", _mapped(raster, {0: 0, **_ids({at: name for name, at in names.items()})}, "our")
-    return _plain(raster), white(raster) * np.uint8(CLASSES["other"])
+    ids = white(raster).view(np.uint8)                        # in place: there may be 500 million pixels
+    ids *= np.uint8(CLASSES["other"])
+    return _plain(raster), ids
 
 
 def fingerprint(path: Path, slide: Slide) -> str:
@@ -71,19 +74,21 @@ def _ids(names: dict[int, str]) -> dict[int, int]:
 
 def _mapped(raster: Raster, ids: dict[int, int], whose: str) -> np.ndarray:
     """Other numbers as our class ids."""
-    found = np.unique(raster.numbers).tolist()
-    unknown = [value for value in found if value not in ids]
+    unknown = [value for value in counted(raster.numbers) if value not in ids]
     if unknown:
-        raise MaskError(f"{raster.path}: holds {', '.join(f'{value:g}' for value in unknown[:5])}, which are none of "
+        raise MaskError(f"{raster.path}: holds {', '.join(map(str, unknown[:5]))}, which are none of "
                         f"{whose} class ids ({', '.join(map(str, sorted(ids)))}); choose another --mask-format")
     table = np.zeros(256, np.uint8)
     table[list(ids)] = list(ids.values())
-    return table[raster.numbers.astype(np.uint8)]
+    mapped = np.empty(raster.numbers.shape, np.uint8)
+    for rows, _ in strips(mapped.shape):                      # an array as an index becomes int64
+        mapped[rows] = table[raster.numbers[rows].astype(np.uint8)]
+    return mapped
 
 
 def _plain(raster: Raster) -> str:
-    whole = raster.lossless and raster.values.dtype.kind in "ui" and raster.values.max() <= MOST_LABELS
-    return "label image" if whole and len(np.unique(raster.values)) > 2 else "black-and-white mask"
+    whole = raster.lossless and raster.values.dtype != np.bool_ and max(raster.counts) <= MOST_LABELS
+    return "label image" if whole and len(raster.counts) > 2 else "black-and-white mask"
 
 
 def _recognised(raster: Raster, slide: Slide) -> MaskFormat:
@@ -92,11 +97,11 @@ def _recognised(raster: Raster, slide: Slide) -> MaskFormat:
     Raises:
         MaskError: its numbers and its name allow several that select different pixels, or it is of another slide.
     """
-    path, numbers = raster.path, raster.values
+    path = raster.path
     if raster.vocabulary:
         return "classes"
     member, named = MEMBER.fullmatch(path.name), GRANDQC_NAME.fullmatch(path.name)
-    found = set(np.unique(numbers).tolist()) if raster.lossless and numbers.dtype.kind in "ui" else set()
+    found = set(raster.counts) if raster.lossless and raster.values.dtype != np.bool_ else set()
     small = bool(found) and min(found) >= 0 and max(found) <= 7
     if member and (not small or found == {0}):
         _check_slide(path, member["slide"], slide, "histoqc")
@@ -109,14 +114,14 @@ def _recognised(raster: Raster, slide: Slide) -> MaskFormat:
     words = set(re.findall("[a-z]+", path.stem.lower()))
     if len(found) == 2 and 0 in found and (words & SAYS_RESTORE or class_of(path.stem) != "other"):
         return "binary"
-    plain, grandqc = _share(numbers > 0), _share(np.isin(numbers, list(GRANDQC)))
+    plain, grandqc = _share(raster, found - {0}), _share(raster, found & set(GRANDQC))
     raise MaskError(f"{path}: holds only {', '.join(map(str, sorted(found)))}, which can mean two things: as a plain "
                     f"mask or with our class ids it covers {plain} of the slide, with GrandQC's {grandqc}; say which "
                     "with --mask-format binary, classes or grandqc")
 
 
-def _share(selected: np.ndarray) -> str:
-    share = float(selected.mean())
+def _share(raster: Raster, selected: set[int]) -> str:
+    share = sum(raster.counts[value] for value in selected) / raster.values.size
     return f"{share:.0%}" if share >= 0.1 or not share else f"{share:.2%}"
 
 

@@ -11,6 +11,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from artifusion.errors import OutputError
 from artifusion.geometry import ORIGIN, Box, Point, Size, fitted
 from artifusion.slide.classes import CLASSES, CLASSES_KEY, COLORS, class_of
 from artifusion.slide.masks import BLOCK_PX, Mask
-from artifusion.slide.polygons import draw, edge_table
+from artifusion.slide.polygons import draw, edge_table, whole_edges
 from artifusion.slide.rasters import MOST_PX
 from artifusion.slide.reader import Slide
 
@@ -92,7 +93,7 @@ def class_ids(mask: Mask, size: Size) -> np.ndarray:
     if not (0 < size.width <= mask.l0_size.width and 0 < size.height <= mask.l0_size.height):
         raise ValueError(f"a mask of {mask.l0_size} cannot be drawn as {size}")
     ids = np.zeros((size.height, size.width), np.uint8)
-    xs, ys = (_edges(count, length) for count, length in zip(size, mask.l0_size, strict=True))
+    xs, ys = (whole_edges(count, Fraction(length, count)) for count, length in zip(size, mask.l0_size, strict=True))
     step = max(1, BLOCK_PX * size.width // mask.l0_size.width)
     edge_list, begins = edge_table(mask.polygons)
     named = [CLASSES[class_of(name)] for name in mask.classes]
@@ -221,11 +222,6 @@ def _checked(ids: np.ndarray) -> np.ndarray:
         raise ValueError(f"class ids must be uint8 (H, W) up to {max(CLASSES.values())}, got {ids.dtype} {ids.shape} "
                          f"up to {ids.max(initial=0)}")
     return ids
-
-
-def _edges(count: int, length: int) -> np.ndarray:
-    """First level-0 pixel of every mask pixel, and the end, as `rectilinear` has them: int64 (count + 1,)."""
-    return -((count - 2 * length * np.arange(count + 1, dtype=np.int64)) // (2 * count))
 
 
 def _span(edges: np.ndarray, start: float, stop: float) -> tuple[int, int]:
