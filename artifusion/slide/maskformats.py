@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -33,23 +34,25 @@ SLIDE_SUFFIX = re.compile(r"\.(svs|tiff?|ndpi|mrxs|scn|bif|dcm|vms|vmu|svslide|c
 SAYS_RESTORE = {"mask", "masks", "binary", "artifact", "artifacts", "artefact", "artefacts", "restore"}
 
 
-def read_ids(path: Path, slide: Slide, form: MaskFormat = "auto") -> tuple[str, np.ndarray]:
+def read_ids(path: Path, slide: Slide, form: MaskFormat = "auto", wanted: Collection[str] | None = None
+             ) -> tuple[str, np.ndarray]:
     """What kind of mask an image or a folder of HistoQC is, in words, and our class ids: uint8 (H, W), 0 = keep.
 
-    Where members of HistoQC overlap, the first class of the vocabulary gets the pixel.
+    Where members of HistoQC overlap, the first class of the vocabulary gets the pixel; those that are not among the
+    `wanted` classes are left out before.
 
     Raises:
         MaskError: unreadable, of another shape, of another slide by its name, no mask of artifacts, or one that
             could be two things; the message says what settles it.
     """
     if path.is_dir():
-        return _union(_members(path, slide, check_name=form == "auto"), slide)
+        return _union(_members(path, slide, check_name=form == "auto"), slide, wanted)
     if form in ("auto", "histoqc"):
         _refuse_other_masks(path)
     raster = read_raster(path, slide.size)
     form = _recognised(raster, slide) if form == "auto" else form
     if form == "histoqc":
-        return _union([path], slide)
+        return _union([path], slide, wanted)
     if form == "grandqc":
         return "GrandQC class mask", _mapped(raster, {**dict.fromkeys(GRANDQC_KEEP, 0), **_ids(GRANDQC)}, "GrandQC's")
     if form == "classes":
@@ -174,22 +177,22 @@ def _members(folder: Path, slide: Slide, check_name: bool) -> list[Path]:
     return [folder / match.string for match in members]
 
 
-def _union(files: list[Path], slide: Slide) -> tuple[str, np.ndarray]:
-    """The members of HistoQC as one image of class ids."""
+def _union(files: list[Path], slide: Slide, wanted: Collection[str] | None) -> tuple[str, np.ndarray]:
+    """The members of HistoQC as one image of class ids: those of the wanted classes, where there are any."""
+    members = {path: match["member"] for path in files if (match := MEMBER.fullmatch(path.name))}
+    if len(members) < len(files):
+        names = ", ".join(f"*_{name}.png" for name in HISTOQC)
+        raise MaskError(f"{files[0]}: is not named as HistoQC names its masks of artifacts ({names}); choose another "
+                        "--mask-format")
+    if wanted is not None:
+        members = {path: name for path, name in members.items() if HISTOQC[name] in wanted} or members
     ids: np.ndarray | None = None
-    names = []
-    for path in files:
-        match = MEMBER.fullmatch(path.name)
-        if not match:
-            wanted = ", ".join(f"*_{name}.png" for name in HISTOQC)
-            raise MaskError(f"{path}: is not named as HistoQC names its masks of artifacts ({wanted}); choose another "
-                            "--mask-format")
+    for path, name in members.items():
         selected = white(read_raster(path, slide.size))
         if ids is None:
             ids = np.zeros(selected.shape, np.uint8)
         elif ids.shape != selected.shape:
-            raise MaskError(f"{path}: has another size than {files[0].name}; run HistoQC again for this slide")
-        ids[selected & (ids == 0)] = CLASSES[HISTOQC[match["member"]]]
-        names.append(match["member"])
+            raise MaskError(f"{path}: has another size than the others; run HistoQC again for this slide")
+        ids[selected & (ids == 0)] = CLASSES[HISTOQC[name]]
     assert ids is not None                                  # there is at least one member
-    return f"HistoQC {' + '.join(names)}", ids
+    return f"HistoQC {' + '.join(members.values())}", ids

@@ -24,7 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 from artifusion.errors import MaskError
 from artifusion.geometry import Box
 from artifusion.slide import open_slide, read_mask
-from artifusion.slide.classes import CLASSES
+from artifusion.slide.classes import CLASSES, is_tissue
 from artifusion.slide.maskformats import fingerprint
 from artifusion.slide.maskwriter import write_class_png
 
@@ -176,7 +176,7 @@ def test_every_shape_and_class_that_qupath_writes_is_read(tmp_path, slide, suffi
         qupath_feature(several, {"names": ["Artifact", "Air bubbles"], "color": [0, 0, 200]}),
         qupath_feature(ellipse, {"name": "PEN", "colorRGB": -377282}),
         qupath_feature(box_of(5, 200, 25, 220), "Out of focus"),
-        qupath_feature(box_of(50, 200, 70, 220), {"name": "Tumor", "color": [9, 9, 9]}),
+        qupath_feature(box_of(50, 200, 70, 220), {"name": "Tear", "color": [9, 9, 9]}),
         qupath_feature(box_of(100, 200, 120, 220)),
     ])
     mask = read_mask(path, slide)
@@ -190,7 +190,7 @@ def test_every_shape_and_class_that_qupath_writes_is_read(tmp_path, slide, suffi
     expected[200:220, 5:25] = CLASSES["blur"]
     expected[200:220, 50:70] = expected[200:220, 100:120] = CLASSES["other"]
     assert np.array_equal(classes_at_level0(mask), expected)
-    assert mask.summary.startswith("QuPath GeoJSON (Tumor as other): 1 fold, 2 bubbles, 1 pen mark, 1 blurred area, 2 ")
+    assert mask.summary.startswith("QuPath GeoJSON (Tear as other): 1 fold, 2 bubbles, 1 pen mark, 1 blurred area, 2 ")
 
 
 def test_tissue_is_no_artifact(tmp_path, slide):
@@ -201,6 +201,27 @@ def test_tissue_is_no_artifact(tmp_path, slide):
     with pytest.raises(MaskError, match=r"the class Tissue, which is no artifact.*--classes"):
         read_mask(path, slide)
     assert read_mask(path, slide, classes=["fold"]).area_px == 100
+
+
+def test_what_is_not_wanted_takes_no_ground_from_what_is(tmp_path, slide):
+    path = write_qupath(tmp_path / "m.geojson", [qupath_feature(box_of(0, 0, 200, 200), {"name": "Tissue: Region 1"}),
+                                                 qupath_feature(box_of(50, 50, 80, 80), {"name": "Hair"}),
+                                                 qupath_feature(box_of(60, 60, 70, 70), {"name": "Fold"})])
+    assert read_mask(path, slide, classes=["fold"]).area_px == 100
+    assert read_mask(path, slide, classes=["fold", "other"]).area_px == 900, "tissue is not among the others"
+    folder = write_histoqc(tmp_path, slide.path.name, SMALL, MARKS)
+    mask = read_mask(folder, slide, classes=["pen"])
+    assert np.array_equal(classes_at_level0(mask) > 0, enlarged(MARKS["pen_markings"], slide))
+    assert mask.origin == "HistoQC pen_markings"
+
+
+@pytest.mark.parametrize(("name", "tissue"), [
+    ("Tissue", True), ("Normal Tissue", True), ("Tissue 1", True), ("Tumor: Positive", True), ("Immune cells", True),
+    ("Background", True), ("Stroma", True), ("Necrosis", True), ("Glands", True), ("Tissue fold", False),
+    ("Tissue tear", False), ("Artifact: Tissue", False), ("Region*", False), ("Ignore*", False), ("", False),
+])
+def test_what_a_slide_consists_of_is_told_from_artifacts(name, tissue):
+    assert is_tissue(name) == tissue
 
 
 def test_an_archive_of_several_exports_is_refused(tmp_path, slide):
@@ -295,7 +316,7 @@ def test_classes_pick_by_any_of_their_names_and_nothing_is_refused(tmp_path, sli
     assert set(mask.classes) == {"fold", "bubble"}
     expected = np.kron(np.isin(grandqc_ids(), (2, 5)), np.ones((5, 5), bool))
     assert np.array_equal(mask.read(Box(0, 0, 300, 260)), expected)
-    with pytest.raises(MaskError, match="--classes dust selects nothing; this GrandQC class mask holds fold, bubble"):
+    with pytest.raises(MaskError, match=r"this GrandQC class mask holds fold, bubble.*--classes dust selects nothing"):
         read_mask(path, slide, classes=["dust"])
     with pytest.raises(ValueError, match="hole is no class of artifact"):
         read_mask(path, slide, classes=["hole"])
