@@ -48,7 +48,8 @@ def load_geojson(path: Path) -> Any:
     """
     try:
         text = _unpacked(path).decode("utf-8-sig")
-        if text.count("[") > MOST_CORNERS:                  # one for every corner, before any work goes into them
+        # Before any work goes into them: a bracket for every corner, a brace for every annotation, commas for the rest.
+        if text.count("[") + text.count("{") > MOST_CORNERS or text.count(",") > 8 * MOST_CORNERS:
             raise MaskError(f"{path}: holds more than {MOST_CORNERS:,} corners: no mask of artifacts; simplify the "
                             "polygons")
         return json.loads(text)

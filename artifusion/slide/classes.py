@@ -28,10 +28,10 @@ def words_of(name: str) -> set[str]:
     return {word.lower().removesuffix("s") for word in WORD.findall(name)}
 
 
-TISSUE = words_of("tissue background glass tumor tumour carcinoma stroma immune cell necrosis positive negative "
-                  "epithelium gland lymphocyte nuclei muscle fat vessel mucosa")       # most are QuPath's own classes
-TELLS_NOTHING = words_of("normal clean healthy benign invasive usable region area annotation mask section detection "
-                         "detected roi all whole other")
+TISSUE = words_of("tissue background foreground glass tumor tumour carcinoma stroma immune cell necrosis epithelium "
+                  "gland lymphocyte nuclei muscle fat vessel mucosa")                  # many are QuPath's own classes
+TELLS_NOTHING = words_of("normal clean healthy benign invasive usable positive negative region area annotation mask "
+                         "section detection detected roi all whole other binary segmentation seg")
 
 
 def class_of(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from artifusion.errors import MaskError
-from artifusion.slide.classes import CLASSES, class_of
+from artifusion.slide.classes import CLASSES, WORD, class_of, is_tissue, words_of
 from artifusion.slide.polygons import strips
 from artifusion.slide.rasters import MOST_LABELS, Raster, counted, read_raster, white
 from artifusion.slide.reader import Slide, sha256
@@ -31,7 +31,7 @@ HISTOQC_TRAPS = {
 MEMBER = re.compile(rf"(?P<slide>.+)_(?P<member>{'|'.join([*HISTOQC, *HISTOQC_TRAPS])})\.png")
 GRANDQC_NAME = re.compile(r"(?P<slide>.+)_mask\.png")
 SLIDE_SUFFIX = re.compile(r"\.(svs|tiff?|ndpi|mrxs|scn|bif|dcm|vms|vmu|svslide|czi|png|jpe?g)", re.IGNORECASE)
-SAYS_RESTORE = {"mask", "masks", "binary", "artifact", "artifacts", "artefact", "artefacts", "restore"}
+SAYS_RESTORE = words_of("mask binary artifact artefact restore")
 
 
 def read_ids(path: Path, slide: Slide, form: MaskFormat = "auto", wanted: Collection[str] | None = None
@@ -48,7 +48,7 @@ def read_ids(path: Path, slide: Slide, form: MaskFormat = "auto", wanted: Collec
     if path.is_dir():
         return _union(_members(path, slide, check_name=form == "auto"), slide, wanted)
     if form in ("auto", "histoqc"):
-        _refuse_other_masks(path)
+        _refuse_other_masks(path, slide)
     raster = read_raster(path, slide.size)
     form = _recognised(raster, slide) if form == "auto" else form
     if form == "histoqc":
@@ -104,6 +104,9 @@ def _recognised(raster: Raster, slide: Slide) -> MaskFormat:
     if raster.vocabulary:
         return "classes"
     member, named = MEMBER.fullmatch(path.name), GRANDQC_NAME.fullmatch(path.name)
+    own = named and SLIDE_SUFFIX.fullmatch(Path(named["slide"]).suffix)      # as GrandQC itself names them
+    if raster.counts.get(0, 0) > raster.values.size / 2:                     # 0 is its margin and never most of it
+        named = None
     found = set(raster.counts) if raster.lossless and raster.values.dtype != np.bool_ else set()
     small = bool(found) and min(found) >= 0 and max(found) <= 7
     if member and (not small or found == {0}):
@@ -114,8 +117,8 @@ def _recognised(raster: Raster, slide: Slide) -> MaskFormat:
     if named:
         _check_slide(path, named["slide"], slide, "grandqc")
         return "grandqc"
-    words = set(re.findall("[a-z]+", path.stem.lower()))
-    if len(found) == 2 and 0 in found and (words & SAYS_RESTORE or class_of(path.stem) != "other"):
+    said = _said(path, slide)
+    if len(found) == 2 and 0 in found and not own and (words_of(said) & SAYS_RESTORE or class_of(said) != "other"):
         return "binary"
     plain, grandqc = _share(raster, found - {0}), _share(raster, found & set(GRANDQC))
     raise MaskError(f"{path}: holds only {', '.join(map(str, sorted(found)))}, which can mean two things: as a plain "
@@ -128,8 +131,14 @@ def _share(raster: Raster, selected: set[int]) -> str:
     return f"{share:.0%}" if share >= 0.1 or not share else f"{share:.2%}"
 
 
-def _refuse_other_masks(path: Path) -> None:
-    """Raise MaskError for what QC tools write that marks no artifacts, by its name."""
+def _said(path: Path, slide: Slide) -> str:
+    """What a file's name says beside the slide's."""
+    known = words_of(slide.path.stem)
+    return " ".join(word for word in WORD.findall(path.stem) if not words_of(word) <= known)
+
+
+def _refuse_other_masks(path: Path, slide: Slide) -> None:
+    """Raise MaskError for what QC tools and people write that marks no artifacts, by its name."""
     member = MEMBER.fullmatch(path.name)
     if member and member["member"] in HISTOQC_TRAPS:
         raise MaskError(f"{path}: {HISTOQC_TRAPS[member['member']]}, so it cannot tell what to restore; name the "
@@ -138,6 +147,9 @@ def _refuse_other_masks(path: Path) -> None:
     if path.name.endswith("_MASK.png") or path.parent.name == "tis_det_mask":
         raise MaskError(f"{path}: is GrandQC's tissue mask (0 = tissue), not one of artifacts; name the one in "
                         "mask_qc/ (or pass --mask-format binary if it is a mask of your own)")
+    if is_tissue(_said(path, slide)):
+        raise MaskError(f"{path}: is named as a mask of what the slide consists of, and restoring that would repaint "
+                        "it; name a mask of artifacts, or pass --mask-format binary if white marks what to restore")
 
 
 def _check_slide(path: Path, named: str, slide: Slide, form: MaskFormat) -> None:

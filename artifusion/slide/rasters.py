@@ -111,6 +111,8 @@ def _load(path: Path) -> Raster:
 
 def _from_pillow(path: Path, image: Image.Image) -> Raster:
     """The first image of an open file. Memory: Pillow's own, and one number per pixel (two with a palette)."""
+    if _has_another(image):
+        raise MaskError(f"{path}: holds several images of one size; save the mask alone, as one image")
     lossless = image.format not in ("JPEG", "WEBP") and image.info.get("compression") != "jpeg"
     vocabulary = _vocabulary(image)
     ImageOps.exif_transpose(image, in_place=True)           # upright, as slides are read and viewers show it
@@ -125,6 +127,18 @@ def _from_pillow(path: Path, image: Image.Image) -> Raster:
             indices[rows] = np.asarray(strip)
     lossless &= values.dtype.kind != "f"
     return Raster(path, _whole_numbers(path, values), lossless, indices, vocabulary)
+
+
+def _has_another(image: Image.Image) -> bool:
+    """Whether a second image of the same size follows in the file, which is no level of a pyramid."""
+    size = image.size
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    another = image.size == size
+    image.seek(0)
+    return another
 
 
 def _whole_numbers(path: Path, values: np.ndarray) -> np.ndarray:

@@ -266,6 +266,43 @@ def test_a_name_or_the_numbers_themselves_settle_it(tmp_path, slide, name, value
     assert np.array_equal(classes_at_level0(mask) > 0, enlarged(values > 0, slide))
 
 
+@pytest.mark.parametrize("name", ["image_mask.png", "image.png_mask.png"])
+def test_label_1_is_not_dropped_as_the_tissue_of_grandqc(tmp_path, slide, name):
+    values = blob(1) + 2 * rectangle((30, 26), 20, 20, 22, 22).astype(np.uint8)
+    with pytest.raises(MaskError, match="can mean two things"):
+        read_mask(save(tmp_path / name, values), slide)
+
+
+def test_a_plain_mask_of_0_and_1_is_read_by_its_name_and_one_named_as_grandqc_names_its_own_is_not(tmp_path, slide):
+    assert read_mask(save(tmp_path / "image_mask.png", blob(1)), slide).area_px == 7000
+    with pytest.raises(MaskError, match="can mean two things"):
+        read_mask(save(tmp_path / "image.png_mask.png", blob(1)), slide)
+
+
+def test_a_mask_that_is_named_after_tissue_is_refused(tmp_path, slide):
+    for name in ("tissue.png", "image_tissue_mask.png", "Background.png", "tumor_segmentation.tif"):
+        path = save(tmp_path / name, blob(255))
+        with pytest.raises(MaskError, match=r"would repaint it.*--mask-format binary"):
+            read_mask(path, slide)
+        assert read_mask(path, slide, form="binary").area_px == 7000
+    assert read_mask(save(tmp_path / "tissue_fold.png", blob(255)), slide).area_px == 7000
+
+
+def test_numbers_of_classes_beside_255_are_not_dropped_in_silence(tmp_path, slide):
+    values = np.kron(blob(1) + 255 * rectangle((30, 26), 20, 20, 22, 22), np.ones((10, 10), np.uint8))
+    with pytest.raises(MaskError, match=r"neither black nor white \(brightness 1\)"):
+        read_mask(save(tmp_path / "m.png", values), slide)
+
+
+def test_a_file_of_several_masks_is_refused_and_a_pyramid_is_not(tmp_path, slide):
+    one = Image.fromarray(blob(255))
+    one.save(tmp_path / "m.tif", save_all=True, append_images=[one.resize((15, 13))])
+    assert read_mask(tmp_path / "m.tif", slide).area_px == 7000
+    one.save(tmp_path / "several.tif", save_all=True, append_images=[one])
+    with pytest.raises(MaskError, match="several images of one size"):
+        read_mask(tmp_path / "several.tif", slide)
+
+
 def test_a_label_image_is_said_to_be_one(tmp_path, slide):
     values = blob(4) + 9 * rectangle((30, 26), 20, 20, 22, 22)
     assert read_mask(save(tmp_path / "a.png", values), slide).summary == "label image: 2 other areas, 7,400 px"
