@@ -21,6 +21,7 @@ import tifffile
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from shapely.affinity import translate
+from shapely.geometry.base import BaseGeometry
 
 from artifusion.errors import OutputError
 from artifusion.geometry import ORIGIN, Box, Point, Size, fitted
@@ -33,7 +34,7 @@ from artifusion.slide.reader import Slide
 TILE_PX = 512
 MASK_PX = 8192                # longer side of a mask image at most, where no scale is given
 SUFFIXES = (".png", ".tif", ".tiff", ".geojson", ".json")
-NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://artifusion/mask")
+NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://artifusion/annotation")
 
 
 def check_mask_name(path: Path) -> None:
@@ -178,19 +179,27 @@ def mask_geojson(mask: Mask, bounds_offset: Point = ORIGIN, scores: Sequence[flo
         measurements: dict[str, float] = {"Area px": mask.areas_px[index]}
         if scores is not None:
             measurements["Score"] = round(float(scores[index]), 4)
-        features.append({
-            "type": "Feature",
-            "id": str(uuid.uuid5(NAMESPACE, f"{name}:{polygon.wkb_hex}")),
-            "geometry": shapely.geometry.mapping(translate(polygon, -bounds_offset.x, -bounds_offset.y)),
-            "properties": {
-                "objectType": "annotation",
-                "name": f"{name} {index + 1}",
-                "classification": {"name": name, "color": list(COLORS[name])},
-                "isLocked": False,
-                "measurements": measurements,
-            },
-        })
+        features.append(annotation(polygon, bounds_offset, f"{name}:{polygon.wkb_hex}", f"{name} {index + 1}", name,
+                                   measurements))
     return {"type": "FeatureCollection", "features": features}
+
+
+def annotation(geometry: BaseGeometry, bounds_offset: Point, key: str, title: str, name: str,
+               measurements: Mapping[str, float], **properties: Any) -> dict[str, Any]:
+    """Return an annotation of QuPath in level-0 pixels, with a class and its colour; its id follows from the key."""
+    return {
+        "type": "Feature",
+        "id": str(uuid.uuid5(NAMESPACE, key)),
+        "geometry": shapely.geometry.mapping(translate(geometry, -bounds_offset.x, -bounds_offset.y)),
+        "properties": {
+            "objectType": "annotation",
+            "name": title,
+            "classification": {"name": name, "color": list(COLORS[class_of(name)])},
+            "isLocked": False,
+            "measurements": dict(measurements),
+            **properties,
+        },
+    }
 
 
 def write_geojson(path: str | Path, content: Mapping[str, Any]) -> None:

@@ -125,6 +125,8 @@ def _from_pillow(path: Path, image: Image.Image) -> Raster:
         values[rows] = brightness(strip)
         if indices is not None:
             indices[rows] = np.asarray(strip)
+    if values.dtype != np.uint8 and getattr(image, "tag_v2", {}).get(262) == 0:    # which Pillow turns in 8 bits alone
+        raise MaskError(f"{path}: stores white as 0 in {values.dtype}; save it in 8 bits")
     lossless &= values.dtype.kind != "f"
     return Raster(path, _whole_numbers(path, values), lossless, indices, vocabulary)
 

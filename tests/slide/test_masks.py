@@ -220,6 +220,31 @@ def test_numbers_of_every_size_are_read(tmp_path, slide):
         read_mask(tmp_path / "mask.tif", slide)
 
 
+@pytest.mark.parametrize(("orientation", "turns"), [(3, 2), (6, 1), (8, 3)])
+def test_a_mask_is_read_upright_as_slides_are(tmp_path, slide, orientation, turns):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    mask = read_mask(save(tmp_path / "m.png", np.ascontiguousarray(np.rot90(blob(), turns)), exif=exif), slide)
+    assert np.array_equal(mask.read(Box(0, 0, 300, 260)), blob() > 0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, bool])
+def test_a_tiff_whose_white_is_0_is_read_as_it_looks_or_refused(tmp_path, slide, dtype):
+    stored = ~(blob() > 0) if dtype is bool else (blob() == 0) * np.iinfo(dtype).max
+    tifffile.imwrite(tmp_path / "m.tif", stored.astype(dtype), photometric="miniswhite")
+    if dtype is np.uint16:
+        with pytest.raises(MaskError, match="save it in 8 bits"):
+            read_mask(tmp_path / "m.tif", slide)
+    else:
+        assert np.array_equal(read_mask(tmp_path / "m.tif", slide).read(Box(0, 0, 300, 260)), blob() > 0)
+
+
+def test_names_of_classes_are_fit_to_be_printed(tmp_path, slide):
+    for name in ("\ud800\x1b[31mred\nline", "a" * 5000):
+        summary = read_mask(geo(tmp_path / "m.json", SQUARE, classification=name), slide).summary
+        assert summary.isprintable() and len(summary) < 200 and summary.encode()
+
+
 def test_the_empty_mask_reads_as_nothing():
     assert not Mask((), Size(10, 10)).read(Box(0, 0, 10, 10)).any()
     with pytest.raises(ValueError):
