@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import shapely
 from shapely import MultiPolygon, Polygon
-from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
 from artifusion.geometry import ORIGIN, Point
-from artifusion.slide.classes import COLORS, class_of
 from artifusion.slide.masks import Mask
+from artifusion.slide.maskwriter import annotation
 from artifusion.slide.polygons import pixel_box
 from artifusion.slide.regions import Region
 
 WARNING = "invented pixels; not for diagnosis"
 FORMAT = 1                             # raised when a reader of the sidecar must change
-NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://artifusion/region")
 
 
 def note(
@@ -72,21 +69,10 @@ def geojson(mask: Mask, regions: Sequence[Region], source_sha256: str = "", boun
     features = []
     for (at, name), indices in sorted(groups.items()):
         region = regions[at]
-        parts = [translate(mask.polygons[i], -bounds_offset.x, -bounds_offset.y) for i in indices]
-        area = sum(mask.areas_px[i] for i in indices)
-        features.append({
-            "type": "Feature",
-            "id": str(uuid.uuid5(NAMESPACE, f"{source_sha256}:{region.id}:{name}")),
-            "geometry": shapely.geometry.mapping(_joined(parts)),
-            "properties": {
-                "objectType": "annotation",
-                "name": f"restored {region.id}",
-                "classification": {"name": name, "color": list(COLORS[class_of(name)])},
-                "isLocked": True,
-                "measurements": {"Area px": area},
-                "metadata": {"region": str(region.id), "warning": WARNING},
-            },
-        })
+        features.append(annotation(
+            _joined([mask.polygons[i] for i in indices]), bounds_offset, f"{source_sha256}:{region.id}:{name}",
+            f"restored {region.id}", name, {"Area px": sum(mask.areas_px[i] for i in indices)}, isLocked=True,
+            metadata={"region": str(region.id), "warning": WARNING}))
     return {"type": "FeatureCollection", "features": features}
 
 

@@ -87,7 +87,7 @@ BAD = {                                                  # name.suffix -> (how i
     "gradient.jpg": (gray(lambda y, x: 255 * x / WIDTH), "looks like a picture"),
     "photograph.png": (lambda path: Image.fromarray(noise(HEIGHT, WIDTH, 3)).save(path), "looks like a picture"),
     "probability.tif": (values(np.linspace(0, 1, HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)), "picture"),
-    "white-noise.png": (lambda path: Image.fromarray(noise(2600, 3000) > 127).save(path), "separate specks"),
+    "white-noise.png": (lambda path: Image.fromarray(noise(2600, 3000) > 127).save(path), "million corners"),
     "checkerboard.png": (lambda path: Image.fromarray((np.add.outer(range(1300), range(1500)) % 2).astype(bool)
                                                       ).save(path), "million corners"),
     "invisible.png": (lambda path: Image.fromarray(np.dstack([noise(HEIGHT, WIDTH, 3), np.zeros((HEIGHT, WIDTH), "u1")])
@@ -95,7 +95,7 @@ BAD = {                                                  # name.suffix -> (how i
     "not-a-number.tif": (values(np.full((HEIGHT, WIDTH), np.nan, np.float32)), "values from nan"),
     "negative.tif": (values(np.full((HEIGHT, WIDTH), -1, np.int16)), "values from -1"),
     "deep.tif": (values(noise(HEIGHT, WIDTH).astype(np.uint16) * 257), "looks like a picture"),
-    "five-channels.tif": (values(np.zeros((HEIGHT, WIDTH, 5), np.uint8), photometric="minisblack"), "not the shape"),
+    "five-channels.tif": (values(np.zeros((HEIGHT, WIDTH, 5), np.uint8), photometric="minisblack"), "several images"),
     "complex.tif": (values(np.ones((HEIGHT, WIDTH), np.complex64)), "complex numbers"),
     "empty.png": (raw(b""), "not a mask image"),
     "text.png": (raw(b"white where the fold is"), "not a mask image"),
@@ -137,6 +137,8 @@ BAD = {                                                  # name.suffix -> (how i
     "of-a-larger-slide.geojson": (geo(box(100, 100, 50, 50), box(20_000, 9_000, 800, 800)), "outside the slide"),
     "whole-slide.geojson": (geo(box(0, 0, WIDTH, HEIGHT)), "covers 100%"),
     "between-pixels.geojson": (geo(box(10.6, 10.6, 0.2, 0.2)), "selects nothing"),
+    "too-many-objects.json": (raw(b"[" + b"{}," * 1_000_000 + b"{}]"), "corners"),
+    "too-many-numbers.json": (raw(b"[" + b"1," * 8_000_001 + b"1]"), "corners"),
     "too-many-corners.geojson": (geo({"type": "Polygon", "coordinates": [[[n % 300, n // 300] for n in range(10**6)]]}),
                                  "corners"),
 }

@@ -25,8 +25,8 @@ def mask_commands() -> None:
 @click.argument("output", metavar="OUT", type=PATH)
 @click.option("--slide", "slide_path", required=True, type=PATH, help="The slide that the mask belongs to.")
 @click.option("--binary", is_flag=True, help="PNG and TIFF: white = restore instead of class ids.")
-@click.option("--downsample", type=Number(1), help="Level-0 pixels per mask pixel.  [default: such that the longer "
-                                                   "side has at most 8192 px]")
+@click.option("--downsample", type=Number(1, 1000),
+              help="Level-0 pixels per mask pixel.  [default: such that the longer side has at most 8192 px]")
 @click.option("--mpp", type=SCALE, help="um per mask pixel; instead of --downsample.")
 @click.option("--classes", callback=known_classes, metavar="A,B",
               help="Only these of fold, bubble, pen, blur, dark, dust, other.")

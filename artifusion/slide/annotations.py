@@ -25,6 +25,7 @@ from artifusion.slide.reader import shortened
 
 SUFFIXES = (".geojson", ".json", ".gz", ".zip")
 MOST_BYTES = 1 << 28                 # of text, unpacked
+LONGEST_NAME = 100                   # of a class
 NOT_READ = (OSError, EOFError, ValueError, RecursionError, RuntimeError, zlib.error, zipfile.BadZipFile)
 
 
@@ -48,7 +49,8 @@ def load_geojson(path: Path) -> Any:
     """
     try:
         text = _unpacked(path).decode("utf-8-sig")
-        if text.count("[") > MOST_CORNERS:                  # one for every corner, before any work goes into them
+        # Before any work goes into them: a bracket for every corner, a brace for every annotation, commas for the rest.
+        if text.count("[") + text.count("{") > MOST_CORNERS or text.count(",") > 8 * MOST_CORNERS:
             raise MaskError(f"{path}: holds more than {MOST_CORNERS:,} corners: no mask of artifacts; simplify the "
                             "polygons")
         return json.loads(text)
@@ -159,10 +161,12 @@ def _spread(form: BaseGeometry, valid: BaseGeometry, px: float) -> BaseGeometry:
 
 
 def _class_name(feature: dict[str, Any]) -> str:
-    """The name of an annotation's class as written; of a derived one all its parts; "" where it has none."""
+    """The name of an annotation's class, of a derived one all its parts, "" where it has none; fit to be printed."""
     properties = feature.get("properties")
     found = properties.get("classification") if isinstance(properties, dict) else None
     name = (found.get("name") or found.get("names")) if isinstance(found, dict) else found
     if isinstance(name, list):
         name = ": ".join(part for part in name if isinstance(part, str))
-    return name.encode(errors="replace").decode() if isinstance(name, str) else ""     # half a surrogate pair
+    if not isinstance(name, str):
+        return ""
+    return "".join(letter if letter.isprintable() else " " for letter in name[:LONGEST_NAME]).strip()

@@ -20,7 +20,18 @@ WORDS: dict[str, set[str]] = {                # what tools and people write; one
     "dark": {"dark", "darkspot"},
     "dust": {"dust", "dusty", "dirt", "debris", "foreignobject", "foreignbody"},
 }
-TISSUE = {"tissue", "normaltissue", "cleantissue", "background", "glass"}
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+
+
+def words_of(name: str) -> set[str]:
+    """The words in a name, in small letters and without the s of a plural."""
+    return {word.lower().removesuffix("s") for word in WORD.findall(name)}
+
+
+TISSUE = words_of("tissue background foreground glass tumor tumour carcinoma stroma immune cell necrosis epithelium "
+                  "gland lymphocyte nuclei muscle fat vessel mucosa")                  # many are QuPath's own classes
+TELLS_NOTHING = words_of("normal clean healthy benign invasive usable positive negative region area annotation mask "
+                         "section detection detected roi all whole other binary segmentation seg")
 
 
 def class_of(name: str) -> str:
@@ -30,7 +41,7 @@ def class_of(name: str) -> str:
     counts; of a name that holds several ("Darkspot & Foreign Object") the first in the vocabulary.
     """
     for part in reversed(name.split(":")):
-        words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", part)]
+        words = [word.lower() for word in WORD.findall(part)]
         joined = {"".join(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)}
         joined |= {word.removesuffix("s") for word in joined}
         for known, meant in WORDS.items():
@@ -40,5 +51,6 @@ def class_of(name: str) -> str:
 
 
 def is_tissue(name: str) -> bool:
-    """Whether a class names what a slide consists of, and no artifact."""
-    return "".join(re.findall("[a-z]+", name.split(":")[-1].lower())) in TISSUE
+    """Whether a name says what a slide consists of, and no artifact: "Tumor: Positive", "Normal tissue 2"."""
+    words = words_of(name)
+    return bool(words & TISSUE) and words <= TISSUE | TELLS_NOTHING

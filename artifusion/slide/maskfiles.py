@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import shapely
+from shapely import Polygon
 
 from artifusion.errors import MaskError
 from artifusion.slide.annotations import SUFFIXES, geojson_polygons, load_geojson, origin_of
@@ -51,13 +52,12 @@ def read_mask(
     if not path.exists():
         raise MaskError(f"{path}: no such mask; check the path")
     if not path.is_dir() and path.suffix.lower() in SUFFIXES:
-        mask = read_annotations(path, slide, tissue=wanted is not None)
+        mask = read_annotations(path, slide, wanted)
     else:
-        origin, ids = read_ids(path, slide, form)
+        origin, ids = read_ids(path, slide, form, wanted)
         polygons, names = outlined(path, ids, slide.size)
+        polygons, names = picked(polygons, names, wanted, f"{path}: this {origin}")
         mask = Mask(tuple(polygons), slide.size, tuple(names), origin)
-    if wanted is not None:
-        mask = picked(mask, path, wanted)
     if polarity == "keep":
         mask = inverted(mask, path)
     if grow_um:
@@ -74,20 +74,24 @@ def vocabulary(names: Collection[str]) -> list[str]:
     return sorted({class_of(name) for name in names}, key=list(CLASSES).index)
 
 
-def read_annotations(path: Path, slide: Slide, tissue: bool) -> Mask:
-    """The mask in a GeoJSON file, with the classes of our vocabulary.
+def read_annotations(path: Path, slide: Slide, wanted: Collection[str] | None = None) -> Mask:
+    """The mask in a GeoJSON file, with the classes of our vocabulary; of all classes or of those wanted.
 
     Raises:
-        MaskError: no GeoJSON of artifacts, for the greater part outside the slide, or, unless `tissue` may be there,
-            with annotations of the class Tissue, which nobody wants repainted.
+        MaskError: no GeoJSON of artifacts, for the greater part outside the slide, without a class that is wanted,
+            or, where all are, with annotations of what a slide consists of, which nobody wants repainted.
     """
     content = load_geojson(path)
     origin = origin_of(content, path)
     polygons, given = geojson_polygons(content, path, slide.bounds_offset)
-    if not tissue and any(map(is_tissue, given)):
-        name = next(filter(is_tissue, given))
-        raise MaskError(f"{path}: holds annotations of the class {name}, which is no artifact; remove them, or pick "
-                        "with --classes what to restore")
+    tissue = sorted({" ".join(name.split()) for name in given if is_tissue(name)})
+    if tissue and wanted is None:
+        raise MaskError(f"{path}: holds annotations of the class {tissue[0]}, which is no artifact; remove them, or "
+                        "pick with --classes what to restore")
+    # Before overlaps are settled: what is not wanted, tissue above all, must not take the ground from what is.
+    artifacts = [(polygon, name) for polygon, name in zip(polygons, given, strict=True) if not is_tissue(name)]
+    polygons, given = picked([polygon for polygon, _ in artifacts], [name for _, name in artifacts], wanted,
+                             f"{path}: this {origin}")
     mask = Mask.of(polygons, slide.size, [class_of(name) for name in given])
     left = sum(polygon.area for polygon in mask.polygons)
     outside = shapely.union_all(polygons).difference(shapely.box(0, 0, *slide.size)).area
@@ -102,14 +106,16 @@ def read_annotations(path: Path, slide: Slide, tissue: bool) -> Mask:
     return replace(mask, origin=origin)
 
 
-def picked(mask: Mask, path: Path, wanted: Collection[str]) -> Mask:
-    """The mask of some classes alone. Raises MaskError where it has none of them."""
-    chosen = [i for i, name in enumerate(mask.classes) if name in wanted]
+def picked(polygons: list[Polygon], names: list[str], wanted: Collection[str] | None, whose: str
+           ) -> tuple[list[Polygon], list[str]]:
+    """The polygons of the wanted classes (None: all), and their names. Raises MaskError where there are none."""
+    if wanted is None:
+        return polygons, names
+    chosen = [index for index, name in enumerate(names) if class_of(name) in wanted]
     if not chosen:
-        there = ", ".join(name for name in CLASSES if name in mask.classes) or "no artifact at all"
-        raise MaskError(f"{path}: --classes {','.join(wanted)} selects nothing; this {mask.origin} holds {there}")
-    return replace(mask, polygons=tuple(mask.polygons[i] for i in chosen),
-                   classes=tuple(mask.classes[i] for i in chosen))
+        there = ", ".join(name for name in CLASSES if name in map(class_of, names)) or "no artifact at all"
+        raise MaskError(f"{whose} holds {there}: --classes {','.join(wanted)} selects nothing; name others")
+    return [polygons[index] for index in chosen], [names[index] for index in chosen]
 
 
 def inverted(mask: Mask, path: Path) -> Mask:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from artifusion.errors import MaskError
-from artifusion.slide.classes import CLASSES, class_of
-from artifusion.slide.rasters import MOST_LABELS, Raster, read_raster, white
+from artifusion.slide.classes import CLASSES, WORD, class_of, is_tissue, words_of
+from artifusion.slide.polygons import strips
+from artifusion.slide.rasters import MOST_LABELS, Raster, counted, read_raster, white
 from artifusion.slide.reader import Slide, sha256
 
 MaskFormat = Literal["auto", "binary", "grandqc", "histoqc", "classes"]
@@ -29,32 +31,36 @@ HISTOQC_TRAPS = {
 MEMBER = re.compile(rf"(?P<slide>.+)_(?P<member>{'|'.join([*HISTOQC, *HISTOQC_TRAPS])})\.png")
 GRANDQC_NAME = re.compile(r"(?P<slide>.+)_mask\.png")
 SLIDE_SUFFIX = re.compile(r"\.(svs|tiff?|ndpi|mrxs|scn|bif|dcm|vms|vmu|svslide|czi|png|jpe?g)", re.IGNORECASE)
-SAYS_RESTORE = {"mask", "masks", "binary", "artifact", "artifacts", "artefact", "artefacts", "restore"}
+SAYS_RESTORE = words_of("mask binary artifact artefact restore")
 
 
-def read_ids(path: Path, slide: Slide, form: MaskFormat = "auto") -> tuple[str, np.ndarray]:
+def read_ids(path: Path, slide: Slide, form: MaskFormat = "auto", wanted: Collection[str] | None = None
+             ) -> tuple[str, np.ndarray]:
     """What kind of mask an image or a folder of HistoQC is, in words, and our class ids: uint8 (H, W), 0 = keep.
 
-    Where members of HistoQC overlap, the first class of the vocabulary gets the pixel.
+    Where members of HistoQC overlap, the first class of the vocabulary gets the pixel; those that are not among the
+    `wanted` classes are left out before.
 
     Raises:
         MaskError: unreadable, of another shape, of another slide by its name, no mask of artifacts, or one that
             could be two things; the message says what settles it.
     """
     if path.is_dir():
-        return _union(_members(path, slide, check_name=form == "auto"), slide)
+        return _union(_members(path, slide, check_name=form == "auto"), slide, wanted)
     if form in ("auto", "histoqc"):
-        _refuse_other_masks(path)
+        _refuse_other_masks(path, slide)
     raster = read_raster(path, slide.size)
     form = _recognised(raster, slide) if form == "auto" else form
     if form == "histoqc":
-        return _union([path], slide)
+        return _union([path], slide, wanted)
     if form == "grandqc":
         return "GrandQC class mask", _mapped(raster, {**dict.fromkeys(GRANDQC_KEEP, 0), **_ids(GRANDQC)}, "GrandQC's")
     if form == "classes":
         names = raster.vocabulary or CLASSES
         return "class mask", _mapped(raster, {0: 0, **_ids({at: name for name, at in names.items()})}, "our")
-    return _plain(raster), white(raster) * np.uint8(CLASSES["other"])
+    ids = white(raster).view(np.uint8)                        # in place: there may be 500 million pixels
+    ids *= np.uint8(CLASSES["other"])
+    return _plain(raster), ids
 
 
 def fingerprint(path: Path, slide: Slide) -> str:
@@ -71,19 +77,21 @@ def _ids(names: dict[int, str]) -> dict[int, int]:
 
 def _mapped(raster: Raster, ids: dict[int, int], whose: str) -> np.ndarray:
     """Other numbers as our class ids."""
-    found = np.unique(raster.numbers).tolist()
-    unknown = [value for value in found if value not in ids]
+    unknown = [value for value in counted(raster.numbers) if value not in ids]
     if unknown:
-        raise MaskError(f"{raster.path}: holds {', '.join(f'{value:g}' for value in unknown[:5])}, which are none of "
+        raise MaskError(f"{raster.path}: holds {', '.join(map(str, unknown[:5]))}, which are none of "
                         f"{whose} class ids ({', '.join(map(str, sorted(ids)))}); choose another --mask-format")
     table = np.zeros(256, np.uint8)
     table[list(ids)] = list(ids.values())
-    return table[raster.numbers.astype(np.uint8)]
+    mapped = np.empty(raster.numbers.shape, np.uint8)
+    for rows, _ in strips(mapped.shape):                      # an array as an index becomes int64
+        mapped[rows] = table[raster.numbers[rows].astype(np.uint8)]
+    return mapped
 
 
 def _plain(raster: Raster) -> str:
-    whole = raster.lossless and raster.values.dtype.kind in "ui" and raster.values.max() <= MOST_LABELS
-    return "label image" if whole and len(np.unique(raster.values)) > 2 else "black-and-white mask"
+    whole = raster.lossless and raster.values.dtype != np.bool_ and max(raster.counts) <= MOST_LABELS
+    return "label image" if whole and len(raster.counts) > 2 else "black-and-white mask"
 
 
 def _recognised(raster: Raster, slide: Slide) -> MaskFormat:
@@ -92,11 +100,14 @@ def _recognised(raster: Raster, slide: Slide) -> MaskFormat:
     Raises:
         MaskError: its numbers and its name allow several that select different pixels, or it is of another slide.
     """
-    path, numbers = raster.path, raster.values
+    path = raster.path
     if raster.vocabulary:
         return "classes"
     member, named = MEMBER.fullmatch(path.name), GRANDQC_NAME.fullmatch(path.name)
-    found = set(np.unique(numbers).tolist()) if raster.lossless and numbers.dtype.kind in "ui" else set()
+    own = named and SLIDE_SUFFIX.fullmatch(Path(named["slide"]).suffix)      # as GrandQC itself names them
+    if raster.counts.get(0, 0) > raster.values.size / 2:                     # 0 is its margin and never most of it
+        named = None
+    found = set(raster.counts) if raster.lossless and raster.values.dtype != np.bool_ else set()
     small = bool(found) and min(found) >= 0 and max(found) <= 7
     if member and (not small or found == {0}):
         _check_slide(path, member["slide"], slide, "histoqc")
@@ -106,22 +117,28 @@ def _recognised(raster: Raster, slide: Slide) -> MaskFormat:
     if named:
         _check_slide(path, named["slide"], slide, "grandqc")
         return "grandqc"
-    words = set(re.findall("[a-z]+", path.stem.lower()))
-    if len(found) == 2 and 0 in found and (words & SAYS_RESTORE or class_of(path.stem) != "other"):
+    said = _said(path, slide)
+    if len(found) == 2 and 0 in found and not own and (words_of(said) & SAYS_RESTORE or class_of(said) != "other"):
         return "binary"
-    plain, grandqc = _share(numbers > 0), _share(np.isin(numbers, list(GRANDQC)))
+    plain, grandqc = _share(raster, found - {0}), _share(raster, found & set(GRANDQC))
     raise MaskError(f"{path}: holds only {', '.join(map(str, sorted(found)))}, which can mean two things: as a plain "
                     f"mask or with our class ids it covers {plain} of the slide, with GrandQC's {grandqc}; say which "
                     "with --mask-format binary, classes or grandqc")
 
 
-def _share(selected: np.ndarray) -> str:
-    share = float(selected.mean())
+def _share(raster: Raster, selected: set[int]) -> str:
+    share = sum(raster.counts[value] for value in selected) / raster.values.size
     return f"{share:.0%}" if share >= 0.1 or not share else f"{share:.2%}"
 
 
-def _refuse_other_masks(path: Path) -> None:
-    """Raise MaskError for what QC tools write that marks no artifacts, by its name."""
+def _said(path: Path, slide: Slide) -> str:
+    """What a file's name says beside the slide's."""
+    known = words_of(slide.path.stem)
+    return " ".join(word for word in WORD.findall(path.stem) if not words_of(word) <= known)
+
+
+def _refuse_other_masks(path: Path, slide: Slide) -> None:
+    """Raise MaskError for what QC tools and people write that marks no artifacts, by its name."""
     member = MEMBER.fullmatch(path.name)
     if member and member["member"] in HISTOQC_TRAPS:
         raise MaskError(f"{path}: {HISTOQC_TRAPS[member['member']]}, so it cannot tell what to restore; name the "
@@ -130,6 +147,9 @@ def _refuse_other_masks(path: Path) -> None:
     if path.name.endswith("_MASK.png") or path.parent.name == "tis_det_mask":
         raise MaskError(f"{path}: is GrandQC's tissue mask (0 = tissue), not one of artifacts; name the one in "
                         "mask_qc/ (or pass --mask-format binary if it is a mask of your own)")
+    if is_tissue(_said(path, slide)):
+        raise MaskError(f"{path}: is named as a mask of what the slide consists of, and restoring that would repaint "
+                        "it; name a mask of artifacts, or pass --mask-format binary if white marks what to restore")
 
 
 def _check_slide(path: Path, named: str, slide: Slide, form: MaskFormat) -> None:
@@ -169,22 +189,22 @@ def _members(folder: Path, slide: Slide, check_name: bool) -> list[Path]:
     return [folder / match.string for match in members]
 
 
-def _union(files: list[Path], slide: Slide) -> tuple[str, np.ndarray]:
-    """The members of HistoQC as one image of class ids."""
+def _union(files: list[Path], slide: Slide, wanted: Collection[str] | None) -> tuple[str, np.ndarray]:
+    """The members of HistoQC as one image of class ids: those of the wanted classes, where there are any."""
+    members = {path: match["member"] for path in files if (match := MEMBER.fullmatch(path.name))}
+    if len(members) < len(files):
+        names = ", ".join(f"*_{name}.png" for name in HISTOQC)
+        raise MaskError(f"{files[0]}: is not named as HistoQC names its masks of artifacts ({names}); choose another "
+                        "--mask-format")
+    if wanted is not None:
+        members = {path: name for path, name in members.items() if HISTOQC[name] in wanted} or members
     ids: np.ndarray | None = None
-    names = []
-    for path in files:
-        match = MEMBER.fullmatch(path.name)
-        if not match:
-            wanted = ", ".join(f"*_{name}.png" for name in HISTOQC)
-            raise MaskError(f"{path}: is not named as HistoQC names its masks of artifacts ({wanted}); choose another "
-                            "--mask-format")
+    for path, name in members.items():
         selected = white(read_raster(path, slide.size))
         if ids is None:
             ids = np.zeros(selected.shape, np.uint8)
         elif ids.shape != selected.shape:
-            raise MaskError(f"{path}: has another size than {files[0].name}; run HistoQC again for this slide")
-        ids[selected & (ids == 0)] = CLASSES[HISTOQC[match["member"]]]
-        names.append(match["member"])
+            raise MaskError(f"{path}: has another size than the others; run HistoQC again for this slide")
+        ids[selected & (ids == 0)] = CLASSES[HISTOQC[name]]
     assert ids is not None                                  # there is at least one member
-    return f"HistoQC {' + '.join(names)}", ids
+    return f"HistoQC {' + '.join(members.values())}", ids

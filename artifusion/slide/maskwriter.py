@@ -11,6 +11,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,20 @@ import tifffile
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from shapely.affinity import translate
+from shapely.geometry.base import BaseGeometry
 
 from artifusion.errors import OutputError
 from artifusion.geometry import ORIGIN, Box, Point, Size, fitted
 from artifusion.slide.classes import CLASSES, CLASSES_KEY, COLORS, class_of
 from artifusion.slide.masks import BLOCK_PX, Mask
-from artifusion.slide.polygons import draw, edge_table
+from artifusion.slide.polygons import draw, edge_table, whole_edges
 from artifusion.slide.rasters import MOST_PX
 from artifusion.slide.reader import Slide
 
 TILE_PX = 512
 MASK_PX = 8192                # longer side of a mask image at most, where no scale is given
 SUFFIXES = (".png", ".tif", ".tiff", ".geojson", ".json")
-NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://artifusion/mask")
+NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://artifusion/annotation")
 
 
 def check_mask_name(path: Path) -> None:
@@ -92,7 +94,7 @@ def class_ids(mask: Mask, size: Size) -> np.ndarray:
     if not (0 < size.width <= mask.l0_size.width and 0 < size.height <= mask.l0_size.height):
         raise ValueError(f"a mask of {mask.l0_size} cannot be drawn as {size}")
     ids = np.zeros((size.height, size.width), np.uint8)
-    xs, ys = (_edges(count, length) for count, length in zip(size, mask.l0_size, strict=True))
+    xs, ys = (whole_edges(count, Fraction(length, count)) for count, length in zip(size, mask.l0_size, strict=True))
     step = max(1, BLOCK_PX * size.width // mask.l0_size.width)
     edge_list, begins = edge_table(mask.polygons)
     named = [CLASSES[class_of(name)] for name in mask.classes]
@@ -177,19 +179,27 @@ def mask_geojson(mask: Mask, bounds_offset: Point = ORIGIN, scores: Sequence[flo
         measurements: dict[str, float] = {"Area px": mask.areas_px[index]}
         if scores is not None:
             measurements["Score"] = round(float(scores[index]), 4)
-        features.append({
-            "type": "Feature",
-            "id": str(uuid.uuid5(NAMESPACE, f"{name}:{polygon.wkb_hex}")),
-            "geometry": shapely.geometry.mapping(translate(polygon, -bounds_offset.x, -bounds_offset.y)),
-            "properties": {
-                "objectType": "annotation",
-                "name": f"{name} {index + 1}",
-                "classification": {"name": name, "color": list(COLORS[name])},
-                "isLocked": False,
-                "measurements": measurements,
-            },
-        })
+        features.append(annotation(polygon, bounds_offset, f"{name}:{polygon.wkb_hex}", f"{name} {index + 1}", name,
+                                   measurements))
     return {"type": "FeatureCollection", "features": features}
+
+
+def annotation(geometry: BaseGeometry, bounds_offset: Point, key: str, title: str, name: str,
+               measurements: Mapping[str, float], **properties: Any) -> dict[str, Any]:
+    """Return an annotation of QuPath in level-0 pixels, with a class and its colour; its id follows from the key."""
+    return {
+        "type": "Feature",
+        "id": str(uuid.uuid5(NAMESPACE, key)),
+        "geometry": shapely.geometry.mapping(translate(geometry, -bounds_offset.x, -bounds_offset.y)),
+        "properties": {
+            "objectType": "annotation",
+            "name": title,
+            "classification": {"name": name, "color": list(COLORS[class_of(name)])},
+            "isLocked": False,
+            "measurements": dict(measurements),
+            **properties,
+        },
+    }
 
 
 def write_geojson(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -221,11 +231,6 @@ def _checked(ids: np.ndarray) -> np.ndarray:
         raise ValueError(f"class ids must be uint8 (H, W) up to {max(CLASSES.values())}, got {ids.dtype} {ids.shape} "
                          f"up to {ids.max(initial=0)}")
     return ids
-
-
-def _edges(count: int, length: int) -> np.ndarray:
-    """First level-0 pixel of every mask pixel, and the end, as `rectilinear` has them: int64 (count + 1,)."""
-    return -((count - 2 * length * np.arange(count + 1, dtype=np.int64)) // (2 * count))
 
 
 def _span(edges: np.ndarray, start: float, stop: float) -> tuple[int, int]:

@@ -7,7 +7,7 @@ a left or upper edge is inside, on a right or lower edge outside, so touching po
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -18,6 +18,8 @@ from shapely.geometry.base import BaseGeometry
 from artifusion.geometry import Box, Size
 
 CROSSINGS = 1 << 20                 # of edges and rows, that `pixel_counts` holds at a time, about
+ONE = Fraction(1)
+STRIP_PX = 1 << 22                  # of a raster, that are looked at in one go, about
 
 
 def edge_table(polygons: Sequence[Polygon]) -> tuple[np.ndarray, np.ndarray]:
@@ -113,72 +115,67 @@ def disjoint(polygons: Sequence[Polygon], classes: Sequence[str]) -> tuple[list[
     return [polygon for polygon, _ in kept], [name for _, name in kept]
 
 
-def rectilinear(mask: np.ndarray, x_scale: float | Fraction = 1, y_scale: float | Fraction = 1) -> list[Polygon]:
-    """The exact outline of a raster bool (H, W) as polygons with holes, in level-0 pixels.
+def rectilinear(mask: np.ndarray, x_scale: Fraction = ONE, y_scale: Fraction = ONE) -> list[Polygon]:
+    """The exact outline of a raster bool (H, W) as polygons with holes, in level-0 pixels; see `outlines`."""
+    return outlines(np.asarray(mask, bool).view(np.uint8), x_scale, y_scale)[0]
 
-    A level-0 pixel x lies inside where mask[.., floor((x + 0.5) / x_scale)] is set (and y likewise): corners lie on
-    whole level-0 pixels, so `draw` gives exactly that raster back. Diagonal neighbours become separate polygons.
-    Empty rows and columns between artifacts cost neither time nor memory.
+
+def outlines(ids: np.ndarray, x_scale: Fraction = ONE, y_scale: Fraction = ONE) -> tuple[list[Polygon], list[int]]:
+    """The exact outlines of all areas but 0 of a raster uint8 (H, W), in level-0 pixels, and the number in each.
+
+    A level-0 pixel x lies inside where ids[.., floor((x + 0.5) / x_scale)] has that number (and y likewise): corners
+    lie on whole level-0 pixels, so `draw` gives exactly that raster back. Diagonal neighbours become separate polygons.
+    Memory: a few strips of STRIP_PX pixels, and the outlines.
     """
-    mask = np.asarray(mask, bool)
-    found: list[Polygon] = []
-    for top, bottom in _stretches(np.asarray(mask.any(axis=1))):
-        ys = _whole_edges(top, bottom, y_scale)
-        for left, right in _stretches(np.asarray(mask[top:bottom].any(axis=0))):
-            found += _outlines(mask[top:bottom, left:right], _whole_edges(left, right, x_scale), ys)
-    return found
-
-
-def _stretches(some: np.ndarray) -> list[tuple[int, int]]:
-    """Where runs of set elements begin and end."""
-    edges = np.flatnonzero(np.diff(some, prepend=False, append=False))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
-
-
-def _outlines(mask: np.ndarray, xs: np.ndarray, ys: np.ndarray) -> list[Polygon]:
-    """The outline of a raster whose pixel (row, column) spans xs[column] to xs[column + 1], ys[row] to ys[row + 1]."""
-    columns, rows = np.flatnonzero(np.diff(xs)), np.flatnonzero(np.diff(ys))
-    mask = mask[np.ix_(rows, columns)]                          # mask pixels that no level-0 pixel falls into are gone
-    xs, ys = np.append(xs[columns], xs[-1]), np.append(ys[rows], ys[-1])
-    if not mask.any():
-        return []
-    padded = np.pad(mask, 1)
-    across = padded[1:, 1:-1] != padded[:-1, 1:-1]              # (h + 1, w): horizontal unit edges
-    down = padded[1:-1, 1:] != padded[1:-1, :-1]                # (h, w + 1): vertical unit edges
-    vertical = np.pad(down, ((1, 1), (0, 0)))
-    corner = vertical[1:] | vertical[:-1]                       # (h + 1, w + 1): vertices with a vertical edge ...
-    horizontal = np.pad(across, ((0, 0), (1, 1)))
-    corner &= horizontal[:, 1:] | horizontal[:, :-1]            # ... and a horizontal one
-    row, left, right = _runs(across, corner)
-    column, top, bottom = _runs(down.T, corner.T)
-    lines = np.concatenate([np.stack([left, row, right, row], axis=1), np.stack([column, top, column, bottom], axis=1)])
+    ys, xs = (whole_edges(count, scale) for count, scale in zip(ids.shape, (y_scale, x_scale), strict=True))
+    rows, columns = np.flatnonzero(np.diff(ys)), np.flatnonzero(np.diff(xs))
+    if (len(rows), len(columns)) != ids.shape:                  # mask pixels that no level-0 pixel falls into are gone
+        ids = ids[np.ix_(rows, columns)]
+        ys, xs = np.append(ys[rows], ys[-1]), np.append(xs[columns], xs[-1])
+    across = np.concatenate([np.empty((0, 3), np.int64), *edge_runs(ids)])
+    down = np.concatenate([np.empty((0, 3), np.int64), *edge_runs(ids.T)])
+    lines = np.concatenate([across[:, [1, 0, 2, 0]], down[:, [0, 1, 0, 2]]])
     faces = shapely.polygonize(list(shapely.linestrings(lines.reshape(-1, 2, 2)))).geoms
-    return [_scaled(face, xs, ys) for face in faces if _holds(face, mask)]
+    found = [(face, number) for face in faces if (number := _number_in(face, ids))]
+    return [_scaled(face, xs, ys) for face, _ in found], [number for _, number in found]
 
 
-def _whole_edges(start: int, stop: int, scale: float | Fraction) -> np.ndarray:
-    """First level-0 pixel of mask pixels start..stop-1, and the end: ceil(j * scale - 1/2) in exact arithmetic."""
-    ratio = Fraction(scale)
-    if ratio == 1:
-        return np.arange(start, stop + 1)
-    over, under = ratio.numerator, ratio.denominator
-    return np.array([-((under - 2 * over * j) // (2 * under)) for j in range(start, stop + 1)])
+def strips(shape: tuple[int, ...], around: int = 0) -> Iterator[tuple[slice, slice]]:
+    """The rows of an array in strips of about STRIP_PX pixels, and each with up to `around` rows more on both sides."""
+    step = max(1, STRIP_PX // max(1, shape[1]))
+    for top in range(0, shape[0], step):
+        bottom = min(shape[0], top + step)
+        yield slice(top, bottom), slice(max(0, top - around), min(shape[0], bottom + around))
 
 
-def _runs(unit: np.ndarray, corner: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Maximal straight edges between corners: line, start, end. unit (n, m), corner (n, m + 1)."""
-    before = np.pad(unit, ((0, 0), (1, 0)))[:, :-1]
-    after = np.pad(unit, ((0, 0), (0, 1)))[:, 1:]
-    line, start = np.nonzero(unit & (~before | corner[:, :-1]))
-    _, end = np.nonzero(unit & (~after | corner[:, 1:]))
-    return line, start, end + 1
+def edge_runs(ids: np.ndarray) -> Iterator[np.ndarray]:
+    """The horizontal edges in a raster uint8 (H, W), strip by strip: int64 (n, 3) of row, first and last column.
+
+    Every corner of an outline is an end of one of them.
+    """
+    height, width = ids.shape
+    for edges, _ in strips((height + 1, width)):                # edge y lies between the rows y - 1 and y
+        around = np.zeros((edges.stop - edges.start + 1, width + 2), np.uint16)
+        inside = ids[max(0, edges.start - 1) : edges.stop]
+        around[int(edges.start == 0) :][: len(inside), 1:-1] = inside
+        above, below = around[:-1], around[1:]
+        sides = np.where(above == below, np.uint16(0), above << 8 | below)
+        row, end = np.nonzero(sides[:, 1:] != sides[:, :-1])
+        starts, stops = sides[row, end + 1] > 0, sides[row, end] > 0
+        yield np.stack([row[starts] + edges.start, end[starts], end[stops]], axis=1)
 
 
-def _holds(face: Polygon, mask: np.ndarray) -> bool:
-    """Whether a face of the outline is mask: the pixel under the leftmost corner of its top edge tells."""
+def whole_edges(count: int, scale: Fraction) -> np.ndarray:
+    """First level-0 pixel of every mask pixel, and the end: ceil(j * scale - 1/2), exactly; int64 (count + 1,)."""
+    over, under = scale.numerator, scale.denominator
+    return -((under - 2 * over * np.arange(count + 1, dtype=np.int64)) // (2 * under))
+
+
+def _number_in(face: Polygon, ids: np.ndarray) -> int:
+    """The number in a face of the outlines: that of the pixel under the leftmost corner of its top edge."""
     points = np.asarray(face.exterior.coords)
     x, y = points[np.lexsort((points[:, 0], points[:, 1]))[0]].astype(int)
-    return bool(mask[y, x])
+    return int(ids[y, x])
 
 
 def _scaled(face: Polygon, xs: np.ndarray, ys: np.ndarray) -> Polygon:

@@ -24,7 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 from artifusion.errors import MaskError
 from artifusion.geometry import Box
 from artifusion.slide import open_slide, read_mask
-from artifusion.slide.classes import CLASSES
+from artifusion.slide.classes import CLASSES, is_tissue
 from artifusion.slide.maskformats import fingerprint
 from artifusion.slide.maskwriter import write_class_png
 
@@ -176,7 +176,7 @@ def test_every_shape_and_class_that_qupath_writes_is_read(tmp_path, slide, suffi
         qupath_feature(several, {"names": ["Artifact", "Air bubbles"], "color": [0, 0, 200]}),
         qupath_feature(ellipse, {"name": "PEN", "colorRGB": -377282}),
         qupath_feature(box_of(5, 200, 25, 220), "Out of focus"),
-        qupath_feature(box_of(50, 200, 70, 220), {"name": "Tumor", "color": [9, 9, 9]}),
+        qupath_feature(box_of(50, 200, 70, 220), {"name": "Tear", "color": [9, 9, 9]}),
         qupath_feature(box_of(100, 200, 120, 220)),
     ])
     mask = read_mask(path, slide)
@@ -190,7 +190,7 @@ def test_every_shape_and_class_that_qupath_writes_is_read(tmp_path, slide, suffi
     expected[200:220, 5:25] = CLASSES["blur"]
     expected[200:220, 50:70] = expected[200:220, 100:120] = CLASSES["other"]
     assert np.array_equal(classes_at_level0(mask), expected)
-    assert mask.summary.startswith("QuPath GeoJSON (Tumor as other): 1 fold, 2 bubbles, 1 pen mark, 1 blurred area, 2 ")
+    assert mask.summary.startswith("QuPath GeoJSON (Tear as other): 1 fold, 2 bubbles, 1 pen mark, 1 blurred area, 2 ")
 
 
 def test_tissue_is_no_artifact(tmp_path, slide):
@@ -201,6 +201,27 @@ def test_tissue_is_no_artifact(tmp_path, slide):
     with pytest.raises(MaskError, match=r"the class Tissue, which is no artifact.*--classes"):
         read_mask(path, slide)
     assert read_mask(path, slide, classes=["fold"]).area_px == 100
+
+
+def test_what_is_not_wanted_takes_no_ground_from_what_is(tmp_path, slide):
+    path = write_qupath(tmp_path / "m.geojson", [qupath_feature(box_of(0, 0, 200, 200), {"name": "Tissue: Region 1"}),
+                                                 qupath_feature(box_of(50, 50, 80, 80), {"name": "Hair"}),
+                                                 qupath_feature(box_of(60, 60, 70, 70), {"name": "Fold"})])
+    assert read_mask(path, slide, classes=["fold"]).area_px == 100
+    assert read_mask(path, slide, classes=["fold", "other"]).area_px == 900, "tissue is not among the others"
+    folder = write_histoqc(tmp_path, slide.path.name, SMALL, MARKS)
+    mask = read_mask(folder, slide, classes=["pen"])
+    assert np.array_equal(classes_at_level0(mask) > 0, enlarged(MARKS["pen_markings"], slide))
+    assert mask.origin == "HistoQC pen_markings"
+
+
+@pytest.mark.parametrize(("name", "tissue"), [
+    ("Tissue", True), ("Normal Tissue", True), ("Tissue 1", True), ("Tumor: Positive", True), ("Immune cells", True),
+    ("Background", True), ("Stroma", True), ("Necrosis", True), ("Glands", True), ("Tissue fold", False),
+    ("Tissue tear", False), ("Artifact: Tissue", False), ("Region*", False), ("Ignore*", False), ("", False),
+])
+def test_what_a_slide_consists_of_is_told_from_artifacts(name, tissue):
+    assert is_tissue(name) == tissue
 
 
 def test_an_archive_of_several_exports_is_refused(tmp_path, slide):
@@ -243,6 +264,43 @@ def test_numbers_that_could_be_two_things_are_refused_with_the_flag_that_settles
 def test_a_name_or_the_numbers_themselves_settle_it(tmp_path, slide, name, values):
     mask = read_mask(save(tmp_path / name, values), slide)
     assert np.array_equal(classes_at_level0(mask) > 0, enlarged(values > 0, slide))
+
+
+@pytest.mark.parametrize("name", ["image_mask.png", "image.png_mask.png"])
+def test_label_1_is_not_dropped_as_the_tissue_of_grandqc(tmp_path, slide, name):
+    values = blob(1) + 2 * rectangle((30, 26), 20, 20, 22, 22).astype(np.uint8)
+    with pytest.raises(MaskError, match="can mean two things"):
+        read_mask(save(tmp_path / name, values), slide)
+
+
+def test_a_plain_mask_of_0_and_1_is_read_by_its_name_and_one_named_as_grandqc_names_its_own_is_not(tmp_path, slide):
+    assert read_mask(save(tmp_path / "image_mask.png", blob(1)), slide).area_px == 7000
+    with pytest.raises(MaskError, match="can mean two things"):
+        read_mask(save(tmp_path / "image.png_mask.png", blob(1)), slide)
+
+
+def test_a_mask_that_is_named_after_tissue_is_refused(tmp_path, slide):
+    for name in ("tissue.png", "image_tissue_mask.png", "Background.png", "tumor_segmentation.tif"):
+        path = save(tmp_path / name, blob(255))
+        with pytest.raises(MaskError, match=r"would repaint it.*--mask-format binary"):
+            read_mask(path, slide)
+        assert read_mask(path, slide, form="binary").area_px == 7000
+    assert read_mask(save(tmp_path / "tissue_fold.png", blob(255)), slide).area_px == 7000
+
+
+def test_numbers_of_classes_beside_255_are_not_dropped_in_silence(tmp_path, slide):
+    values = np.kron(blob(1) + 255 * rectangle((30, 26), 20, 20, 22, 22), np.ones((10, 10), np.uint8))
+    with pytest.raises(MaskError, match=r"neither black nor white \(brightness 1\)"):
+        read_mask(save(tmp_path / "m.png", values), slide)
+
+
+def test_a_file_of_several_masks_is_refused_and_a_pyramid_is_not(tmp_path, slide):
+    one = Image.fromarray(blob(255))
+    one.save(tmp_path / "m.tif", save_all=True, append_images=[one.resize((15, 13))])
+    assert read_mask(tmp_path / "m.tif", slide).area_px == 7000
+    one.save(tmp_path / "several.tif", save_all=True, append_images=[one])
+    with pytest.raises(MaskError, match="several images of one size"):
+        read_mask(tmp_path / "several.tif", slide)
 
 
 def test_a_label_image_is_said_to_be_one(tmp_path, slide):
@@ -295,7 +353,7 @@ def test_classes_pick_by_any_of_their_names_and_nothing_is_refused(tmp_path, sli
     assert set(mask.classes) == {"fold", "bubble"}
     expected = np.kron(np.isin(grandqc_ids(), (2, 5)), np.ones((5, 5), bool))
     assert np.array_equal(mask.read(Box(0, 0, 300, 260)), expected)
-    with pytest.raises(MaskError, match="--classes dust selects nothing; this GrandQC class mask holds fold, bubble"):
+    with pytest.raises(MaskError, match=r"this GrandQC class mask holds fold, bubble.*--classes dust selects nothing"):
         read_mask(path, slide, classes=["dust"])
     with pytest.raises(ValueError, match="hole is no class of artifact"):
         read_mask(path, slide, classes=["hole"])

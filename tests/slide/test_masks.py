@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import shapely
+import tifffile
 from PIL import Image
 from shapely import Polygon
 
@@ -43,8 +44,9 @@ SQUARE = {"type": "Polygon", "coordinates": [[[10, 10], [60, 10], [60, 60], [10,
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_reading_the_outline_of_a_raster_gives_the_raster(seed):
+def test_reading_the_outline_of_a_raster_gives_the_raster(seed, monkeypatch):
     rng = np.random.default_rng(seed)
+    monkeypatch.setattr("artifusion.slide.polygons.STRIP_PX", int(rng.integers(1, 400)))
     height, width = rng.integers(1, 50, 2)
     size = Size(*(int(n) for n in rng.integers(1, 160, 2)))
     raster = rng.random((height, width)) < rng.random()
@@ -190,6 +192,57 @@ def test_growing_needs_the_scale_and_widens_by_it(tmp_path, slide, jpeg_image):
     assert grown.read(Box(0, 0, 300, 260))[125, 91] and not grown.read(Box(0, 0, 300, 260))[125, 89]
     with open_slide(jpeg_image) as unknown, pytest.raises(MaskError, match="--mpp"):
         read_mask(path, unknown, grow_um=5)
+
+
+@pytest.mark.parametrize("strip_px", [1, 700, 1 << 22])
+def test_strips_do_not_show_in_what_is_read(tmp_path, slide, monkeypatch, strip_px):
+    monkeypatch.setattr("artifusion.slide.polygons.STRIP_PX", strip_px)
+    image = Image.fromarray((blob() > 0).astype(np.uint8) * 2)
+    image.putpalette([0, 0, 0, 9, 9, 9, 0, 0, 200])
+    image.save(tmp_path / "m.png")
+    assert np.array_equal(read_mask(tmp_path / "m.png", slide).read(Box(0, 0, 300, 260)), blob() > 0)
+    gray = blob()
+    gray[200:208, 200:300], gray[200:209, 100:109] = 90, 91   # 8 px high is still an edge, 9 px square an area
+    with pytest.raises(MaskError, match=r"brightness 91\)"):
+        read_mask(save(tmp_path / "gray.png", gray), slide)
+
+
+def test_numbers_of_every_size_are_read(tmp_path, slide):
+    selected = blob() > 0
+    for dtype, value in ((np.int16, 9), (np.int32, 100_000), (np.uint32, 255), (">u2", 65535), (np.int8, 1),
+                         (np.float64, 255.0), (np.float16, 1.0), (np.float32, 70_000.0)):
+        tifffile.imwrite(tmp_path / "mask.tif", (selected * value).astype(dtype))
+        assert np.array_equal(read_mask(tmp_path / "mask.tif", slide).read(Box(0, 0, 300, 260)), selected), dtype
+    values = selected.astype(np.float32)
+    values[5, 5] = np.nan
+    tifffile.imwrite(tmp_path / "mask.tif", values)
+    with pytest.raises(MaskError, match="values from nan"):
+        read_mask(tmp_path / "mask.tif", slide)
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(3, 2), (6, 1), (8, 3)])
+def test_a_mask_is_read_upright_as_slides_are(tmp_path, slide, orientation, turns):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    mask = read_mask(save(tmp_path / "m.png", np.ascontiguousarray(np.rot90(blob(), turns)), exif=exif), slide)
+    assert np.array_equal(mask.read(Box(0, 0, 300, 260)), blob() > 0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, bool])
+def test_a_tiff_whose_white_is_0_is_read_as_it_looks_or_refused(tmp_path, slide, dtype):
+    stored = ~(blob() > 0) if dtype is bool else (blob() == 0) * np.iinfo(dtype).max
+    tifffile.imwrite(tmp_path / "m.tif", stored.astype(dtype), photometric="miniswhite")
+    if dtype is np.uint16:
+        with pytest.raises(MaskError, match="save it in 8 bits"):
+            read_mask(tmp_path / "m.tif", slide)
+    else:
+        assert np.array_equal(read_mask(tmp_path / "m.tif", slide).read(Box(0, 0, 300, 260)), blob() > 0)
+
+
+def test_names_of_classes_are_fit_to_be_printed(tmp_path, slide):
+    for name in ("\ud800\x1b[31mred\nline", "a" * 5000):
+        summary = read_mask(geo(tmp_path / "m.json", SQUARE, classification=name), slide).summary
+        assert summary.isprintable() and len(summary) < 200 and summary.encode()
 
 
 def test_the_empty_mask_reads_as_nothing():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import openslide
@@ -13,7 +13,7 @@ from PIL import Image
 
 from artifusion.errors import OutputError
 from artifusion.geometry import Point, Size
-from artifusion.slide import Mask, rectilinear
+from artifusion.slide import Mask
 from artifusion.slide.classes import CLASSES, COLORS, class_of
 from artifusion.slide.maskwriter import (
     class_ids,
@@ -23,13 +23,7 @@ from artifusion.slide.maskwriter import (
     write_geojson,
     write_pyramid,
 )
-
-
-def outlined(ids, size):
-    """The mask in an image of class ids."""
-    scales = Fraction(size.width, ids.shape[1]), Fraction(size.height, ids.shape[0])
-    found = [(polygon, name) for name, at in CLASSES.items() for polygon in rectilinear(ids == at, *scales)]
-    return Mask(tuple(polygon for polygon, _ in found), size, tuple(name for _, name in found))
+from artifusion.slide.rasters import outlined
 
 
 def painted(height=700, width=611):
@@ -45,7 +39,8 @@ def test_class_ids_that_were_outlined_are_drawn_again(seed):
     height, width = (int(n) for n in rng.integers(1, 40, 2))
     size = Size(width + int(rng.integers(0, 150)), height + int(rng.integers(0, 150)))
     ids = (rng.integers(0, 8, (height, width)) * (rng.random((height, width)) < 0.5)).astype(np.uint8)
-    assert np.array_equal(class_ids(outlined(ids, size), Size(width, height)), ids)
+    polygons, names = outlined(Path("m.png"), ids, size)
+    assert np.array_equal(class_ids(Mask(tuple(polygons), size, tuple(names)), Size(width, height)), ids)
 
 
 def test_an_artifact_smaller_than_a_mask_pixel_is_not_lost_and_the_first_class_gets_a_shared_one():
