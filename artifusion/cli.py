@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from artifusion import __version__
+from artifusion.commands.evaluate import evaluate
 from artifusion.errors import ArtifusionError
 
 LONGEST_SUFFIX = ".geojson.part"             # of the files that lie beside an output while it gets its name
@@ -68,7 +69,7 @@ class OneLineErrors(click.Group):
             click.echo(f"artifusion: {error}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
-            click.echo("artifusion: interrupted; restore, damage and train go on when the same command is given again",
+            click.echo("artifusion: interrupted; what was begun goes on when the same command is given again",
                        err=True)
             ctx.exit(130)
 
@@ -87,6 +88,9 @@ def main() -> None:
       artifusion restore damaged.svs --mask damaged.svs.geojson     repaint them
       artifusion verify damaged.svs damaged.restored.svs            prove that nothing else changed
     """
+
+
+main.add_command(evaluate)
 
 
 @main.command()

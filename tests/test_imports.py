@@ -29,7 +29,9 @@ MAY = {                                                 # room -> the rooms it m
     "restoration": {"slide", "restorer", "provenance", "workspace", "picture"},
     "damaging": {"slide", "provenance", "workspace"},
     "picture": {"slide"},
-    "cli": {"slide", "pretrained", "restorer", "restoration", "training", "distributed", "shards", "damaging",
+    "evaluation": {"slide", "restorer", "tiles", "corpus", "pixels"},
+    "commands": {"evaluation"},
+    "cli": {"commands", "slide", "pretrained", "restorer", "restoration", "training", "distributed", "shards", "damaging",
             "checkpoint"},
     "__init__": set(), "__main__": {"cli"},
 }
