@@ -31,8 +31,8 @@ MAY = {                                                 # room -> the rooms it m
     "picture": {"slide"},
     "evaluation": {"slide", "restorer", "tiles", "corpus", "pixels"},
     "commands": {"evaluation"},
-    "cli": {"commands", "slide", "pretrained", "restorer", "restoration", "training", "distributed", "shards", "damaging",
-            "checkpoint"},
+    "cli": {"commands", "slide", "pretrained", "restorer", "restoration", "training", "distributed", "shards",
+            "damaging", "checkpoint"},
     "__init__": set(), "__main__": {"cli"},
 }
 TORCHLESS = ("slide", "pretrained", "tiles", "shards", "corpus", "curves", "provenance", "workspace", "damaging",

@@ -37,7 +37,8 @@ def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 @click.option("--mpp", type=click.FloatRange(0.01, 100), help="um per pixel, where images do not tell.")
 @click.option("--validation", is_flag=True, help="Only images that he-small's configuration keeps from training.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
-@click.option("--docs", type=click.Path(path_type=Path), metavar="FILE.md", help="Also write the report, without pictures, here.")
+@click.option("--docs", type=click.Path(path_type=Path), metavar="FILE.md",
+              help="Also write the report, without pictures, here.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def evaluate(
     data: tuple[Path, ...], output: Path, weights: str, methods: tuple[str, ...] | None, steps: tuple[int, ...] | None,

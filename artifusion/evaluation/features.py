@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ def hole_crops(hole: np.ndarray) -> list[tuple[slice, slice]]:
     whole = np.pad(hole.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     ys, xs = (np.arange(0, length - CROP_PX + 1, STRIDE_PX) for length in hole.shape)
     y, x = (places.ravel() for places in np.meshgrid(ys, xs, indexing="ij"))
-    inside = (whole[y + CROP_PX, x + CROP_PX] - whole[y, x + CROP_PX] - whole[y + CROP_PX, x] + whole[y, x]) / CROP_PX**2
+    bottom, right = y + CROP_PX, x + CROP_PX
+    inside = (whole[bottom, right] - whole[y, right] - whole[bottom, x] + whole[y, x]) / CROP_PX**2
     taken: list[tuple[int, int]] = []
     for n in np.argsort(-inside, kind="stable"):
         if inside[n] < MIN_INSIDE or len(taken) == MAX_CROPS:
@@ -54,18 +56,19 @@ class NetworkSpace:
     @torch.inference_mode()
     def stages(self, images: np.ndarray) -> list[Tensor]:
         """uint8 (B, H, W, 3) -> activations (B, C, h, w) of every stage, the last at 1/32 of the size."""
-        x = self.network.bn1(self.network.conv_stem(tensor_from_images(images).to(self.device)))
+        network: Any = self.network
+        x = network.bn1(network.conv_stem(tensor_from_images(images).to(self.device)))
         maps = []
-        for stage in self.network.blocks:
+        for stage in network.blocks:
             x = stage(x)
             maps.append(x)
-        return [*maps, self.network.bn2(self.network.conv_head(x))]
+        return [*maps, network.bn2(network.conv_head(x))]
 
     def vectors(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Mean activations of every stage, one after the other: (N, WIDTH); the last OWN are the network's own."""
-        parts = [np.concatenate([stage.mean((2, 3)).cpu().numpy() for stage in self.stages(np.stack(images[n : n + BATCH]))],
-                                axis=1) for n in range(0, len(images), BATCH)]
-        return np.concatenate(parts) if parts else np.zeros((0, WIDTH), np.float32)
+        batches = [np.stack(images[n : n + BATCH]) for n in range(0, len(images), BATCH)]
+        parts = [torch.cat([stage.mean((2, 3)) for stage in self.stages(batch)], dim=1).cpu() for batch in batches]
+        return torch.cat([torch.zeros(0, WIDTH), *parts]).numpy()
 
     def distance(self, one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
         """Perceptual distance of pairs of images, averaged: squared difference of activations of unit length per place,
@@ -93,7 +96,7 @@ def load_network() -> nn.Module:
     state = network.state_dict()
     names = [name for name in state if not name.endswith("num_batches_tracked")]
     values = [value for value in tensors if value.ndim]
-    network.load_state_dict({name: value for name, value in zip(names, values, strict=True)}, strict=False)
+    network.load_state_dict(dict(zip(names, values, strict=True)), strict=False)
     return network.eval().requires_grad_(False)
 
 

@@ -9,10 +9,10 @@ from artifusion.evaluation.features import NetworkSpace, hole_crops
 from artifusion.evaluation.nuclei import find_nuclei, matched, nuclear_threshold, stains
 from artifusion.evaluation.trials import Trial
 
-WINDOW_PX = 9               # of the search for copies
+WINDOW_PX = 5               # of the search for copies
 MAX_WINDOWS = 16            # of one tile
 MIN_CONTRAST = 5.0          # grey levels: a flat window is like any other flat place
-TWIN = 0.98                 # explained variance from which two windows are one
+TWIN = 0.99                 # explained variance from which two windows are one
 
 
 MEASURED = (
@@ -127,7 +127,8 @@ def copying(painted: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> dict[st
     grey, visible_grey = (image.astype(np.float32).mean(2) for image in (painted, truth))
     whole, seen = (corners(mask) for mask in (hole, ~hole))
     places = np.argwhere(whole)
-    windows = [grey[y : y + WINDOW_PX, x : x + WINDOW_PX] for y, x in places[:: max(1, len(places) // (8 * MAX_WINDOWS))]]
+    places = places[:: max(1, len(places) // (8 * MAX_WINDOWS))]
+    windows = [grey[y : y + WINDOW_PX, x : x + WINDOW_PX] for y, x in places]
     windows = [window for window in windows if window.std() >= MIN_CONTRAST]
     windows = windows[:: max(1, len(windows) // MAX_WINDOWS)][:MAX_WINDOWS]
     if not windows or not seen.any():

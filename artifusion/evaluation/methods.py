@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +20,8 @@ from artifusion.restorer import Restorer
 
 Fill = Callable[[Trial], np.ndarray]
 
-REFERENCES = ("real", "damaged")                        # what is compared with, always there
-BASELINES = ("mean", "telea", "navier-stokes", "biharmonic", "exemplar")
-OURS = ("refined", "published", "ours")                 # ours: once per number of steps
-NAMES = BASELINES + OURS
+OURS = ("refined", "published", "ours")                 # need weights; ours: once per number of steps
+NAMES = ("mean", "telea", "navier-stokes", "biharmonic", "exemplar", *OURS)
 STEPS = (2, 4, 6, 10, 20, 50)
 MIDDLE_LEVEL = 0.5          # noise level from which a pasted hole is painted again
 
@@ -36,29 +36,35 @@ def make_methods(
     names: Sequence[str], steps: Sequence[int], trials: Sequence[Trial], restorer: Restorer | None, seed: int
 ) -> dict[str, Fill]:
     """What was asked for by name, in the order of NAMES, after the references; "ours" becomes one per step count."""
-    fills: dict[str, Fill] = {"real": lambda trial: partner(trials, trial).truth, "damaged": lambda trial: trial.damaged}
-    plain = {"mean": mean_fill, "telea": telea, "navier-stokes": navier_stokes, "biharmonic": biharmonic,
-             "exemplar": lambda trial: exemplar_fill(trial.damaged, trial.hole)}
-    fills |= {name: fill for name, fill in plain.items() if name in names}
+    fills: dict[str, Fill] = {"real": lambda trial: partner(trials, trial).truth,
+                              "damaged": lambda trial: trial.damaged}
+    fills |= {name: fill for name, fill in PLAIN.items() if name in names}
     if restorer is None:
         return fills
     if "refined" in names:
-        fills["refined"] = lambda trial: restore(restorer, trial, seed, guesses=[exemplar_fill(trial.damaged, trial.hole)],
-                                                 level=MIDDLE_LEVEL)
+        fills["refined"] = partial(refined, restorer, seed)
     if "published" in names:
         published = Restorer(restorer.weights, restorer.device.type, load_config(RestoreConfig, "restore", "paper"))
-        fills["published"] = lambda trial: restore(published, trial, seed)
+        fills["published"] = partial(restore, published, seed)
     if "ours" in names:
-        for count in steps:
-            fills[f"ours-{count}"] = lambda trial, count=count: restore(restorer, trial, seed, steps=count)
+        fills |= {f"ours-{count}": partial(restore, restorer, seed, steps=count) for count in steps}
     return fills
 
 
-def restore(restorer: Restorer, trial: Trial, seed: int, **given: object) -> np.ndarray:
+def restore(restorer: Restorer, seed: int, trial: Trial, **given: Any) -> np.ndarray:
     """The damaged tile as a user's restoration would paint it."""
     (painted,) = restorer.restore_batch([trial.damaged], [trial.hole], seed=seed, keys=[(trial.number,)],
-                                        mpp=trial.spacing_um, **given)      # type: ignore[arg-type]
+                                        mpp=trial.spacing_um, **given)
     return painted
+
+
+def refined(restorer: Restorer, seed: int, trial: Trial) -> np.ndarray:
+    """Pasted patches, noised to a middle level and painted again."""
+    return restore(restorer, seed, trial, guesses=[exemplar(trial)], level=MIDDLE_LEVEL)
+
+
+def exemplar(trial: Trial) -> np.ndarray:
+    return exemplar_fill(trial.damaged, trial.hole)
 
 
 def mean_fill(trial: Trial) -> np.ndarray:
@@ -84,6 +90,10 @@ def biharmonic(trial: Trial) -> np.ndarray:
 
     filled = inpaint_biharmonic(trial.damaged, trial.hole, channel_axis=-1, split_into_regions=True)
     return np.rint(np.clip(filled, 0, 1) * 255).astype(np.uint8)
+
+
+PLAIN: dict[str, Fill] = {"mean": mean_fill, "telea": telea, "navier-stokes": navier_stokes, "biharmonic": biharmonic,
+                          "exemplar": exemplar}
 
 
 def timed(fill: Fill, trial: Trial, restorer: Restorer | None) -> tuple[np.ndarray, Cost]:

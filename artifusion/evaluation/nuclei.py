@@ -53,7 +53,7 @@ def find_nuclei(haematoxylin: np.ndarray, threshold: float, spacing_um: float) -
 
 
 def matched(found: np.ndarray, true: np.ndarray, spacing_um: float) -> int:
-    """How many centres (N, 2) lie within SAME_UM of a true one (M, 2), each true one taken once, nearest pairs first."""
+    """How many centres (N, 2) lie within SAME_UM of a true one (M, 2); each is taken once, nearest pairs first."""
     if not len(found) or not len(true):
         return 0
     near = cKDTree(true).sparse_distance_matrix(cKDTree(found), SAME_UM / spacing_um, output_type="coo_matrix")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 from torch import library
@@ -21,7 +22,7 @@ def load_torchvision() -> None:
         ArtifusionError: there is no torchvision.
     """
     try:
-        import torchvision  # noqa: F401
+        importlib.import_module("torchvision")
     except ModuleNotFoundError:
         raise ArtifusionError("torchvision is not installed; pip install 'artifusion[evaluation]'") from None
     except RuntimeError:
@@ -31,4 +32,4 @@ def load_torchvision() -> None:
             fragment.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]               # half imported
-        import torchvision  # noqa: F401
+        importlib.import_module("torchvision")

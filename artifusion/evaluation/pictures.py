@@ -27,16 +27,17 @@ def draw_sheets(trials: Sequence[Trial], records: Records, methods: Mapping[str,
     names = []
     for first in range(0, len(trials), SHEET_TILES):
         shown = trials[first : first + SHEET_TILES]
-        sheet = Image.new("RGB", (len(columns) * (SIDE_PX + GAP_PX), HEAD_PX + len(shown) * (SIDE_PX + GAP_PX)), "white")
+        pitch = SIDE_PX + GAP_PX
+        sheet = Image.new("RGB", (len(columns) * pitch, HEAD_PX + len(shown) * pitch), "white")
         pen = ImageDraw.Draw(sheet)
         for column, name in enumerate(columns):
-            pen.text((column * (SIDE_PX + GAP_PX) + 4, 6), name, fill="black")
+            pen.text((column * pitch + 4, 6), name, fill="black")
         for row, trial in enumerate(shown):
             images = [trial.truth, np.where(trial.hole[..., None], np.uint8(255), trial.truth)]
             images += [records.painted(method, trial.number) if trial.number in done else np.full_like(trial.truth, 255)
                        for method, done in methods.items()]
             for column, image in enumerate(images):
-                sheet.paste(Image.fromarray(image), (column * (SIDE_PX + GAP_PX), HEAD_PX + row * (SIDE_PX + GAP_PX)))
+                sheet.paste(Image.fromarray(image), (column * pitch, HEAD_PX + row * pitch))
         names.append(f"sheet-{first // SHEET_TILES + 1:02d}.jpg")
         sheet.save(folder / names[-1], quality=90, subsampling=0)
     return names

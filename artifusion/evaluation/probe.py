@@ -44,8 +44,8 @@ def out_of_fold(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, ot
     return said
 
 
-def detectability(real: np.ndarray, painted: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Out-of-fold scores of a linear probe that tells painted from real crops of the same places: labels, scores (2N,).
+def detectability(real: np.ndarray, painted: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Out-of-fold scores of a linear probe that tells painted from real crops of the same places: (N, 2) real, painted.
 
     Groups (N,) are kept together, so that no probe knows the tile that it judges. Raises ValueError below two groups.
     """
@@ -53,18 +53,18 @@ def detectability(real: np.ndarray, painted: np.ndarray, groups: np.ndarray) -> 
         raise ValueError("a probe needs crops of at least two groups of tiles")
     labels = np.repeat([0, 1], len(real))
     (said,) = out_of_fold(np.concatenate([real, painted]), labels, np.tile(groups, 2))
-    return labels, said[:, 1]
+    return said[:, 1].reshape(2, -1).T
 
 
-def auc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Area under the ROC curve: how often a painted crop scores above a real one (0.5 = cannot tell)."""
+def auc(scores: np.ndarray) -> float:
+    """Area under the ROC curve of scores (N, 2): how often a painted crop scores above a real one."""
     from sklearn.metrics import roc_auc_score
 
-    return float(roc_auc_score(labels, scores))
+    return float(roc_auc_score(np.repeat([0, 1], len(scores)), scores.T.ravel()))
 
 
 def kid(real: np.ndarray, painted: np.ndarray) -> float:
-    """Kernel distance of two sets of features, unbiased, so about 0 and maybe below for equal sets  (Binkowski et al.
+    """Kernel distance of two sets of features, unbiased, so about 0 and maybe below for like sets  (Binkowski et al.
     2018, cubic kernel, all of both sets at once)."""
     import torch
 
@@ -73,7 +73,8 @@ def kid(real: np.ndarray, painted: np.ndarray) -> float:
     load_torchvision()
     from torchmetrics.image.kid import poly_mmd
 
-    return float(poly_mmd(*(torch.from_numpy(np.ascontiguousarray(rows)).double() for rows in (real, painted))))
+    x, y = (torch.from_numpy(np.ascontiguousarray(rows)).double() for rows in (real, painted))
+    return float(poly_mmd(x, y))
 
 
 def kid_spread(real: np.ndarray, painted: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> float:
@@ -99,6 +100,6 @@ def tissue_classes(organs: Sequence[str], sources: Sequence[str], images: Sequen
 def right_answers(
     clean: np.ndarray, others: Sequence[np.ndarray], labels: np.ndarray, groups: np.ndarray
 ) -> list[np.ndarray]:
-    """Which tiles a classifier trained on other, clean tiles gets right, first clean and then otherwise: bool (N,) each."""
+    """Which tiles a classifier trained on other, clean tiles gets right, clean and then otherwise: bool (N,) each."""
     classes = np.unique(labels)
     return [classes[said.argmax(1)] == labels for said in out_of_fold(clean, labels, groups, others)]

@@ -40,8 +40,8 @@ class Records:
         try:
             return np.asarray(Image.open(self.picture(method, number)).convert("RGB"))
         except OSError:
-            raise SlideError(f"{self.picture(method, number)}: is gone or broken; delete {TABLE} beside it to paint all "
-                             "tiles again") from None
+            raise SlideError(f"{self.picture(method, number)}: is gone or broken; begin again in an empty "
+                             "folder") from None
 
     def rows(self) -> dict[tuple[str, int], dict[str, str]]:
         """All rows by (method, tile); a row that a kill cut short is dropped from the file."""
@@ -54,8 +54,10 @@ class Records:
             os.truncate(table, len(whole.encode()))
         return {(row["method"], int(row["tile"])): row for row in csv.DictReader(whole.splitlines())}
 
-    def add(self, trial: Trial, method: str, painted: np.ndarray, cost: Cost, gflop: float, measured: Mapping[str, float]
-            ) -> None:
+    def add(
+        self, trial: Trial, method: str, painted: np.ndarray, cost: Cost, gflop: float, measured: Mapping[str, float]
+    ) -> None:
+        """Keep what a method painted on a trial, and its row."""
         picture, table = self.picture(method, trial.number), self.folder / TABLE
         picture.parent.mkdir(parents=True, exist_ok=True)
         part = picture.with_suffix(".part")
@@ -88,7 +90,7 @@ def opened(folder: Path, job: Mapping[str, Any]) -> Iterator[Records]:
             os.replace(part, folder / JOB)
             yield Records(folder)
     except Timeout:
-        raise OutputError(f"{folder}: another evaluation is writing there; wait for it or choose another folder") from None
+        raise OutputError(f"{folder}: another evaluation is writing there; choose another folder") from None
 
 
 def check_folder(folder: Path, job: Mapping[str, Any]) -> None:
@@ -111,4 +113,5 @@ def check_folder(folder: Path, job: Mapping[str, Any]) -> None:
         raise OutputError(f"{folder}: holds something else; name a new or an empty folder") from None
     different = [key for key in job if earlier.get(key) != job[key]]
     if different:
-        raise OutputError(f"{folder}: holds the results of another command ({', '.join(different)}); choose another folder")
+        raise OutputError(f"{folder}: holds the results of another command ({', '.join(different)}); "
+                          "choose another folder")

@@ -76,13 +76,11 @@ def evaluate(
         work = [(name, trial) for trial in trials for name in fills
                 if name != "published" or trial.number < published_tiles]
         paint(work, fills, records, restorer, space, quiet)
-        if not quiet:
-            tqdm.write("measuring all tiles together", file=None)
-        figures = Figures(trials, score(trials, records, [name for name in fills if name != "published" or published_tiles],
-                                        space))
-        shown = draw_plots(figures, out)
+        shown = [name for name in fills if name != "published" or published_tiles]
+        figures = Figures(trials, score(trials, records, shown, space))
+        plots = draw_plots(figures, out)
         draw_sheets(trials, records, {name: set(s.tiles.tolist()) for name, s in figures.board.items()}, out)
-        for path, pictures in ((out / "report.md", shown), (docs, [])):
+        for path, pictures in ((out / "report.md", plots), (docs, [])):
             if path:
                 write_text(path, report(figures, job, pictures))
     return out / "report.md"
@@ -95,12 +93,13 @@ def paint(work: Sequence[tuple[str, Trial]], fills: dict[str, Any], records: Rec
     left = [(name, trial) for name, trial in work if (name, trial.number) not in done]
     gflop = gflop_per_evaluation(restorer, SIDE_PX) if restorer else 0.0
     if restorer and left:
-        restorer.restore(left[0][1].damaged, left[0][1].hole, steps=1)      # the first evaluation is no measure of speed
-    line = tqdm(left, desc="evaluating", unit="tile", total=len(work), initial=len(work) - len(left), disable=quiet or None)
+        restorer.restore(left[0][1].damaged, left[0][1].hole, steps=1)      # the first is no measure of speed
+    line = tqdm(left, "evaluating", len(work), unit="tile", initial=len(work) - len(left), disable=quiet or None)
     for name, trial in line:
         line.set_postfix_str(f"{trial.number:04d} {name}", refresh=False)
         painted, cost = timed(fills[name], trial, restorer)
-        records.add(trial, name, painted, cost, gflop * cost.evaluations, measure(trial, painted, space, name == "real"))
+        measured = measure(trial, painted, space, real=name == "real")
+        records.add(trial, name, painted, cost, gflop * cost.evaluations, measured)
 
 
 def check_request(methods: Sequence[str], steps: Sequence[int], tiles: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from scipy.stats import wasserstein_distance
@@ -43,7 +44,7 @@ class Scores:
         rows = np.concatenate([self.crops[n] for n in at]) if len(at) else np.empty(0, int)
         if space not in self.probes or not len(rows):
             return np.nan
-        return auc(np.repeat([0, 1], len(rows)), self.probes[space][rows].T.ravel())
+        return auc(self.probes[space][rows])
 
     def kid(self, at: np.ndarray) -> float:
         rows = np.concatenate([self.crops[n] for n in at]) if len(at) else np.empty(0, int)
@@ -63,29 +64,29 @@ def score(trials: Sequence[Trial], records: Records, methods: Sequence[str], spa
     crops = [hole_crops(trial.hole) for trial in trials]
     for method in methods:
         mine = [trial for trial in trials if (method, trial.number) in rows]
+        of_tile = [crops[trial.number] for trial in mine]
         painted = [records.painted(method, trial.number) for trial in mine]
         numbers = {name: np.array([float(rows[method, trial.number][name]) for trial in mine])
                    for name in list(rows[method, mine[0].number]) if name not in TEXT}
-        there, here = ([image[crop] for trial, image in zip(mine, images, strict=True) for crop in crops[trial.number]]
+        there, here = ([image[crop] for image, places in zip(images, of_tile, strict=True) for crop in places]
                        for images in (painted, [trial.truth for trial in mine]))
-        counts = np.cumsum([0, *(len(crops[trial.number]) for trial in mine)])
-        vectors = space.vectors(here), space.vectors(there)
+        ends = np.cumsum([0, *map(len, of_tile)])
+        real, fake = space.vectors(here), space.vectors(there)
         scores = board[method] = Scores(
             np.array([trial.number for trial in mine]), numbers,
             [(stains(image)[trial.hole][::PIXEL_STEP], stains(trial.truth)[trial.hole][::PIXEL_STEP])
              for trial, image in zip(mine, painted, strict=True)],
-            [np.arange(*pair) for pair in zip(counts, counts[1:], strict=False)], (vectors[0][:, -OWN:], vectors[1][:, -OWN:]))
-        groups = np.concatenate([[trial.group] * len(crops[trial.number]) for trial in mine])
+            [np.arange(*pair) for pair in pairwise(ends)], (real[:, -OWN:], fake[:, -OWN:]))
+        groups = np.repeat([trial.group for trial in mine], np.diff(ends))
         if len(np.unique(groups)) > 1:
-            for name, real, fake in (("network", *vectors), ("statistics", *map(colour_and_wavelets, (here, there)))):
-                _, said = detectability(real, fake, groups)
-                scores.probes[name] = said.reshape(2, -1).T
+            scores.probes["network"] = detectability(real, fake, groups)
+            scores.probes["statistics"] = detectability(colour_and_wavelets(here), colour_and_wavelets(there), groups)
     classify(trials, records, board, space)
     return board
 
 
 def classify(trials: Sequence[Trial], records: Records, board: dict[str, Scores], space: NetworkSpace) -> None:
-    """Let a classifier of tissue, trained on clean tiles of other pairs, judge the tiles of the methods that did all."""
+    """Let a classifier of tissue, trained on clean tiles of other pairs, judge those of the methods that did all."""
     whole = [method for method, scores in board.items() if len(scores.tiles) == len(trials)]
     labels = tissue_classes([t.organ for t in trials], [t.source for t in trials], [t.image for t in trials])
     groups = np.array([trial.group for trial in trials])
@@ -123,9 +124,11 @@ def off(above: str, below: str) -> Value:
 
 def by_tile(above: str, below: str) -> Value:
     """Errors of all tiles, added up without sign, as a share of the true sum."""
+
     def value(board: Board, method: str, at: np.ndarray) -> float:
         columns = board[method].columns
         return float(np.abs(columns[above] - columns[below])[at].sum() / max(columns[below][at].sum(), 1e-9))
+
     return value
 
 
@@ -135,6 +138,8 @@ def largest_outside(board: Board, method: str, at: np.ndarray) -> float:
 
 def f1(board: Board, method: str, at: np.ndarray) -> float:
     scores = board[method]
+    if method == "real":            # another place has other nuclei
+        return np.nan
     return 2 * scores.sum("matched", at) / max(scores.sum("detected", at) + scores.sum("true_detected", at), 1e-9)
 
 
@@ -148,6 +153,7 @@ def won_back(value: Value, clean: float | None) -> Value:
 
     nan where damage costs nothing. `clean` None: the classifier's own accuracy on the clean tiles.
     """
+
     def share(board: Board, method: str, at: np.ndarray) -> float:
         best = clean
         if best is None:
@@ -156,6 +162,7 @@ def won_back(value: Value, clean: float | None) -> Value:
         damaged = value(board, "damaged", board_places(board, "damaged", board[method].tiles[at]))
         lost = abs(best - damaged)
         return (lost - abs(best - value(board, method, at))) / lost if lost > 1e-9 else np.nan
+
     return share
 
 
@@ -190,7 +197,8 @@ class Measure:
 
 MEASURES: dict[str, Measure] = {
     "probe": Measure("probe AUC", lambda b, m, at: b[m].auc("network", at), 0.5, resamples=200),
-    "probe2": Measure("probe AUC, colour and wavelets", lambda b, m, at: b[m].auc("statistics", at), 0.5, resamples=200),
+    "probe2": Measure("probe AUC, colours and wavelets", lambda b, m, at: b[m].auc("statistics", at), 0.5,
+                      resamples=200),
     "kid": Measure("KID", lambda b, m, at: b[m].kid(at), 0, resamples=0),
     "kid_over_telea": Measure("KID over Telea's", kid_over_telea, 0, 3, 0),
     "stain_pooled": Measure("stain, pooled", lambda b, m, at: b[m].pooled_stain(at), 0, 3, FEW_RESAMPLES),
@@ -234,12 +242,12 @@ def interval(
             return value, np.nan, np.nan
         if key == "kid":
             rows = np.concatenate([scores.crops[n] for n in at])
-            of_rows = np.concatenate([[group] * len(scores.crops[n]) for n, group in zip(at, mine, strict=True)])
+            of_rows = np.repeat(mine, [len(scores.crops[n]) for n in at])
             error = 1.96 * kid_spread(scores.features[0][rows], scores.features[1][rows], of_rows, rng)
             return value, value - error, value + error
         members = [at[mine == name] for name in names]
-        values = [measure.value(board, method, np.concatenate([members[n] for n in rng.integers(len(names), size=len(names))]))
-                  for _ in range(measure.resamples)]
+        values = [measure.value(board, method, np.concatenate([members[n] for n in draw]))
+                  for draw in rng.integers(len(names), size=(measure.resamples, len(names)))]
         values = [v for v in values if not np.isnan(v)]
     low, high = np.quantile(values, [0.025, 0.975]) if len(values) > 1 else (np.nan, np.nan)
     return value, float(low), float(high)
