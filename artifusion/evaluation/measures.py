@@ -7,6 +7,7 @@ from scipy.stats import wasserstein_distance
 
 from artifusion.evaluation.features import NetworkSpace, hole_crops
 from artifusion.evaluation.nuclei import find_nuclei, matched, nuclear_threshold, stains
+from artifusion.evaluation.operators import load_torchvision
 from artifusion.evaluation.trials import Trial
 
 WINDOW_PX = 5               # of the search for copies
@@ -67,6 +68,7 @@ def fsim(painted: list[np.ndarray], truth: list[np.ndarray]) -> float:
     """Feature similarity (Zhang et al. 2011, with colour) of crops, mean."""
     if not painted:
         return np.nan
+    load_torchvision()
     from piq import fsim as similarity
     from torch import from_numpy
 

@@ -173,7 +173,7 @@ def parts(figures: Figures) -> list[str]:
         "hole": lambda t: t.width, "artifact": lambda t: t.artifact}
     lines = ["## Across data sets and holes", "",
              "Organs are those of TCGA's tissue source sites, read from file names (TCGA-AY-...); other images have "
-             f"none. The probe is that of all tiles, asked about these. Parts of under {FEW_TILES} tiles are left out.", ""]
+             f"none. The probe is that of all tiles, asked about these. Parts of under {FEW_TILES} tiles are out.", ""]
     for kind, of in kinds.items():
         names = sorted({of(trial) for trial in figures.trials} - {""})
         rows = []

@@ -247,7 +247,7 @@ def interval(
             return value, value - error, value + error
         members = [at[mine == name] for name in names]
         values = [measure.value(board, method, np.concatenate([members[n] for n in draw]))
-                  for draw in rng.integers(len(names), size=(measure.resamples, len(names)))]
+                  for draw in rng.integers(len(names), size=(min(measure.resamples, RESAMPLES), len(names)))]
         values = [v for v in values if not np.isnan(v)]
     low, high = np.quantile(values, [0.025, 0.975]) if len(values) > 1 else (np.nan, np.nan)
     return value, float(low), float(high)
