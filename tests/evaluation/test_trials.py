@@ -38,7 +38,7 @@ def test_trials_come_in_pairs_of_one_image_and_are_seeded(images):
         assert other.image == trial.image and other.group == trial.group
         assert not np.array_equal(other.truth, trial.truth)
     assert digest(trials) == digest(plan_trials([images], 4, seed=0, mpp=0.25))
-    assert digest(trials) != digest(plan_trials([images], 4, seed=1, mpp=0.25))
+    assert digest(trials[:2]) != digest(plan_trials([images], 2, seed=1, mpp=0.25))
 
 
 def test_more_tiles_than_there_are_is_refused(images):
