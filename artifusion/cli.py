@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,25 +11,8 @@ import click
 
 from artifusion import __version__
 from artifusion.commands.evaluate import evaluate
+from artifusion.commands.parameters import PATH, SCALE, Number
 from artifusion.errors import ArtifusionError
-
-LONGEST_SUFFIX = ".geojson.part"             # of the files that lie beside an output while it gets its name
-
-
-class FilePath(click.Path):
-    """A path short enough for the files beside it."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        path = Path(str(super().convert(value, param, ctx)))
-        try:
-            os.lstat(f"{path}{LONGEST_SUFFIX}")
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                self.fail("the name is too long", param, ctx)
-        return path
-
-
-PATH = FilePath()
 
 
 def known_kinds(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
@@ -44,19 +24,6 @@ def known_kinds(ctx: click.Context, param: click.Parameter, value: str) -> tuple
         wrong = ", ".join(unknown) or "nothing"
         raise click.BadParameter(f"{wrong} is no kind of artifact; choose from {', '.join(KINDS)}")
     return kinds
-
-
-class Number(click.FloatRange):
-    """A finite number in a range; click's own lets nan through."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is no finite number", param, ctx)
-        return number
-
-
-SCALE = Number(0.01, 100)
 
 
 class OneLineErrors(click.Group):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from artifusion.commands.parameters import PATH, SCALE
+
 
 def words(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     return tuple(word.strip() for word in value.split(",") if word.strip()) if value is not None else None
@@ -23,9 +25,9 @@ def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 
 
 @click.command()
-@click.option("--data", required=True, multiple=True, type=click.Path(path_type=Path), metavar="PATH",
+@click.option("--data", required=True, multiple=True, type=PATH, metavar="PATH",
               help="A clean slide, an image, or a folder of them; repeat for more.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Where results go.")
+@click.option("-o", "--output", required=True, type=PATH, metavar="DIR", help="Where results go.")
 @click.option("--weights", default="he-small", show_default=True, metavar="NAME|DIR|HUB_ID", help="The model.")
 @click.option("--methods", callback=words, metavar="A,B",
               help="Any of mean, telea, navier-stokes, biharmonic, exemplar, refined, published, ours.  [default: all]")
@@ -34,10 +36,10 @@ def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 @click.option("--published-tiles", type=click.IntRange(0), default=1, show_default=True,
               help="How many of them the published procedure paints: 2,410 evaluations each.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Other tiles, holes and noise.")
-@click.option("--mpp", type=click.FloatRange(0.01, 100), help="um per pixel, where images do not tell.")
+@click.option("--mpp", type=SCALE, help="um per pixel, where images do not tell.")
 @click.option("--validation", is_flag=True, help="Only images that he-small's configuration keeps from training.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
-@click.option("--docs", type=click.Path(path_type=Path), metavar="FILE.md",
+@click.option("--docs", type=PATH, metavar="FILE.md",
               help="Also write the report, without pictures, here.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def evaluate(

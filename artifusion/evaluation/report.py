@@ -32,6 +32,7 @@ class Aim:
 AIMS = (
     Aim("probe", 0, 0.92, "at most 0.92"),
     Aim("kid_over_telea", -np.inf, 1 / 8, "at most 1/8"),
+    Aim("stain_pooled", 0, 0.20, "at most 0.20"),
     Aim("stain", 0, 0.20, "at most 0.20"),
     Aim("texture", 0.85, 1.15, "0.85 to 1.15"),
     Aim("nuclei", 0, 0.20, "at most 0.20"),

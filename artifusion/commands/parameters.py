@@ -1,0 +1,42 @@
+"""Kinds of arguments that several commands take."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+LONGEST_SUFFIX = ".geojson.part"             # of the files that lie beside an output while it gets its name
+
+
+class FilePath(click.Path):
+    """A path short enough for the files beside it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(str(super().convert(value, param, ctx)))
+        try:
+            os.lstat(f"{path}{LONGEST_SUFFIX}")
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                self.fail("the name is too long", param, ctx)
+        return path
+
+
+PATH = FilePath()
+
+
+class Number(click.FloatRange):
+    """A finite number in a range; click's own lets nan through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number", param, ctx)
+        return number
+
+
+SCALE = Number(0.01, 100)
