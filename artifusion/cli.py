@@ -11,19 +11,8 @@ import click
 
 from artifusion import __version__
 from artifusion.commands.evaluate import evaluate
-from artifusion.commands.parameters import PATH, SCALE, Number
+from artifusion.commands.options import PATH, SCALE, Number, known_kinds
 from artifusion.errors import ArtifusionError
-
-
-def known_kinds(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    from artifusion.slide.damage import KINDS
-
-    kinds = tuple(kind.strip() for kind in value.split(",") if kind.strip())
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not kinds:
-        wrong = ", ".join(unknown) or "nothing"
-        raise click.BadParameter(f"{wrong} is no kind of artifact; choose from {', '.join(KINDS)}")
-    return kinds
 
 
 class OneLineErrors(click.Group):
@@ -55,9 +44,6 @@ def main() -> None:
       artifusion restore damaged.svs --mask damaged.svs.geojson     repaint them
       artifusion verify damaged.svs damaged.restored.svs            prove that nothing else changed
     """
-
-
-main.add_command(evaluate)
 
 
 @main.command()
@@ -308,3 +294,6 @@ def weights_facts(name: str) -> dict[str, Any]:
         "canvas_multiple_px": weights.denoiser.multiple,
         **{f"training_{key}": value for key, value in weights.training.items()},
     }
+
+
+main.add_command(evaluate)

@@ -30,7 +30,7 @@ MAY = {                                                 # room -> the rooms it m
     "damaging": {"slide", "provenance", "workspace"},
     "picture": {"slide"},
     "evaluation": {"slide", "restorer", "tiles", "corpus", "pixels"},
-    "commands": {"evaluation"},
+    "commands": {"slide", "evaluation"},
     "cli": {"commands", "slide", "pretrained", "restorer", "restoration", "training", "distributed", "shards",
             "damaging", "checkpoint"},
     "__init__": set(), "__main__": {"cli"},

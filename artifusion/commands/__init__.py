@@ -1,1 +1,1 @@
-"""Commands of the command line that have a module of their own."""
+"""Commands that fill a module of their own, and what their options take. Heavy imports happen inside them."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from artifusion.commands.parameters import PATH, SCALE
+from artifusion.commands.options import PATH, SCALE
 
 
 def words(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:

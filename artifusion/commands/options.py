@@ -1,4 +1,4 @@
-"""Kinds of arguments that several commands take."""
+"""What the options of several commands take."""
 
 from __future__ import annotations
 
@@ -40,3 +40,14 @@ class Number(click.FloatRange):
 
 
 SCALE = Number(0.01, 100)
+
+
+def known_kinds(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    from artifusion.slide.damage import KINDS
+
+    kinds = tuple(kind.strip() for kind in value.split(",") if kind.strip())
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        wrong = ", ".join(unknown) or "nothing"
+        raise click.BadParameter(f"{wrong} is no kind of artifact; choose from {', '.join(KINDS)}")
+    return kinds
