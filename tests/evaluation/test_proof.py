@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from artifusion.evaluation import measures
 from artifusion.evaluation import scores as scoring
 from artifusion.evaluation import trials as planning
 from artifusion.evaluation.features import NetworkSpace
@@ -25,6 +26,7 @@ def figures(tmp_path_factory):
         pytest.skip("../shared is absent")
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(scoring, "RESAMPLES", 1)
+    monkeypatch.setattr(measures, "MAX_WINDOWS", 1)
     cheap = {width: {kind: planning.ARTIFACTS[width][kind]} for width, kind in (("thin", "pen"), ("thick", "dark"))}
     monkeypatch.setattr(planning, "ARTIFACTS", cheap)
     trials = planning.plan_trials([data], 8, seed=0)
