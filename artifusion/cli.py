@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from artifusion import __version__
+from artifusion.commands.evaluate import evaluate
 from artifusion.commands.mask import mask_commands
 from artifusion.commands.options import MASK_FORMAT, PATH, SCALE, Number, known_classes, known_kinds
 from artifusion.errors import ArtifusionError
@@ -25,7 +26,7 @@ class OneLineErrors(click.Group):
             click.echo(f"artifusion: {error}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
-            click.echo("artifusion: interrupted; restore, damage and train go on when the same command is given again",
+            click.echo("artifusion: interrupted; what was begun goes on when the same command is given again",
                        err=True)
             ctx.exit(130)
 
@@ -304,3 +305,4 @@ def weights_facts(name: str) -> dict[str, Any]:
 
 
 main.add_command(mask_commands)
+main.add_command(evaluate)

@@ -73,6 +73,8 @@ class Restorer:
         mpp: float | None = None,
         keys: Sequence[Sequence[int]] | None = None,
         surroundings: Sequence[np.ndarray] | None = None,
+        guesses: Sequence[np.ndarray] | None = None,
+        level: float = 0.5,
     ) -> list[np.ndarray]:
         """The images with their masked pixels repainted; every other pixel equals the input.
 
@@ -87,10 +89,13 @@ class Restorer:
                 (default: all of one size get the same noise).
             surroundings: known pixels, uint8 (N, 3), to whose colours each image is relative (default: its own);
                 images that are parts of one region share theirs, so that they agree.
+            guesses: what the masked pixels of each image may look like, images like it: painting begins from these,
+                noised, instead of from noise (Meng et al. 2022, SDEdit).
+            level: the noise level to which guesses are noised, in (0, 1); only the steps below it are walked.
 
         Raises:
-            ValueError: shapes, dtypes, lengths of lists, steps, a scale, a seed or keys that do not fit, or an image
-                without a known pixel.
+            ValueError: shapes, dtypes, lengths of lists, steps, a scale, a level, a seed or keys that do not fit, or an
+                image without a known pixel.
             WeightsError: the weights give no finite picture.
             DeviceError: not even one image fits into the GPU's memory; a batch that does not is halved.
         """
@@ -106,11 +111,16 @@ class Restorer:
         for image, mask in zip(images, masks, strict=True):
             check(image, mask)
         names = [tuple(k) for k in keys] if keys is not None else [(0, 0)] * len(images)
-        for what, given in (("keys", names), ("surroundings", surroundings)):
+        for what, given in (("keys", names), ("surroundings", surroundings), ("guesses", guesses)):
             if given is not None and len(given) != len(images):
                 raise ValueError(f"{len(images)} images but {len(given)} {what}")
         if min([seed, *chain(*names)]) < 0:
             raise ValueError(f"seed and keys must not be negative, got {seed} and {names}")
+        times = self._times(steps)
+        if guesses is not None:
+            if not 0 < level < 1 or any(g.shape != i.shape for g, i in zip(guesses, images, strict=True)):
+                raise ValueError(f"level must lie between 0 and 1, got {level}, and each guess be like its image")
+            times = [level, *(time for time in times if time < level)]
         restored: list[np.ndarray] = [image.copy() for image in images]
         for shape in dict.fromkeys(image.shape for image in images):
             same = [i for i, (image, mask) in enumerate(zip(images, masks, strict=True))
@@ -122,7 +132,8 @@ class Restorer:
                 np.stack([masks[i] for i in same]),
                 [names[i] for i in same],
                 [surroundings[i] for i in same] if surroundings is not None else None,
-                self._times(steps),
+                np.stack([guesses[i] for i in same]) if guesses is not None else None,
+                times,
                 seed,
                 mpp,
             )
@@ -137,11 +148,11 @@ class Restorer:
 
     def _paint_in_memory(
         self, images: np.ndarray, masks: np.ndarray, keys: list[tuple[int, ...]], surroundings: list[np.ndarray] | None,
-        times: list[float], seed: int, mpp: float,
+        guesses: np.ndarray | None, times: list[float], seed: int, mpp: float,
     ) -> np.ndarray:
         """`_paint`, in halves where the device has not the memory for all."""
         try:
-            return self._paint(images, masks, keys, surroundings, times, seed, mpp)
+            return self._paint(images, masks, keys, surroundings, guesses, times, seed, mpp)
         except torch.OutOfMemoryError:
             half = len(images) // 2     # halves are painted after this block, whose end frees the tensors for them
         if not half:
@@ -149,14 +160,14 @@ class Restorer:
             raise DeviceError(f"{self.device}: no memory for one canvas of {width} x {height} px; lower max_canvas_px "
                               "in a --config, or use --device cpu")
         return np.concatenate([
-            self._paint_in_memory(images[part], masks[part], keys[part], surroundings and surroundings[part], times,
-                                  seed, mpp)
+            self._paint_in_memory(images[part], masks[part], keys[part], surroundings and surroundings[part],
+                                  None if guesses is None else guesses[part], times, seed, mpp)
             for part in (slice(None, half), slice(half, None))])
 
     @torch.inference_mode()
     def _paint(
         self, images: np.ndarray, masks: np.ndarray, keys: list[tuple[int, ...]], surroundings: list[np.ndarray] | None,
-        times: list[float], seed: int, mpp: float,
+        guesses: np.ndarray | None, times: list[float], seed: int, mpp: float,
     ) -> np.ndarray:
         """uint8 (B, H, W, 3), bool (B, H, W) -> uint8 (B, H, W, 3), meaningful where masked."""
         height, width = masks.shape[1:]
@@ -179,7 +190,11 @@ class Restorer:
             condition = NoisedKnown(known, hole, self.schedule)
 
         def noise(number: int) -> Tensor:
-            return torch.stack([gaussian((seed, number, *key), known.shape[1:]) for key in keys]).to(self.device)
+            fresh = torch.stack([gaussian((seed, number, *key), known.shape[1:]) for key in keys]).to(self.device)
+            if number or guesses is None:
+                return fresh
+            begin = frame.enter(tensor_from_images(np.pad(guesses, (*pad, (0, 0)), mode="symmetric")).to(self.device))
+            return self.schedule.add_noise(begin, torch.full_like(hole, times[0]), fresh)
 
         def denoise(x: Tensor, level: Tensor) -> Tensor:
             with autocast(self.device):

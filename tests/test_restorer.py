@@ -291,3 +291,22 @@ def test_nothing_is_painted_darker_or_lighter_than_the_tissue_around_it(restorer
     mask[16:48, 16:48] = True
     painted = restorer.restore(image, mask)[mask]
     assert painted.min() >= 90 and painted.max() <= 179 and painted.std() > 1
+
+
+def test_painting_from_a_guess_walks_only_the_levels_below(restorer):
+    image, mask = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), np.zeros((64, 64), bool)
+    mask[20:40, 20:40] = True
+    calls = []
+    hook = restorer.denoiser.register_forward_hook(lambda module, inputs, output: calls.append(float(inputs[1].max())))
+    guess = np.where(mask[..., None], np.uint8(200), image)
+    (near,) = restorer.restore_batch([image], [mask], guesses=[guess], level=0.02, steps=10)
+    hook.remove()
+    assert calls[0] == pytest.approx(0.02) and calls == sorted(calls, reverse=True)
+    assert np.array_equal(near[~mask], image[~mask])
+    dark = np.where(mask[..., None], np.uint8(60), image)
+    (far,) = restorer.restore_batch([image], [mask], guesses=[dark], level=0.02, steps=10)
+    assert near[mask].mean() > far[mask].mean()                             # it begins from the guess
+    with pytest.raises(ValueError, match="level"):
+        restorer.restore_batch([image], [mask], guesses=[guess], level=1.0)
+    with pytest.raises(ValueError, match="guess"):
+        restorer.restore_batch([image], [mask], guesses=[guess[:32]])

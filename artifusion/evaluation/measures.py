@@ -1,0 +1,152 @@
+"""What is measured on one painted tile. Every number is computed in float from 8-bit pixels, so that nothing wraps."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import wasserstein_distance
+
+from artifusion.evaluation.features import NetworkSpace, hole_crops
+from artifusion.evaluation.nuclei import find_nuclei, matched, nuclear_threshold, stains
+from artifusion.evaluation.operators import load_torchvision
+from artifusion.evaluation.trials import Trial
+
+WINDOW_PX = 5               # of the search for copies
+MAX_WINDOWS = 16            # of one tile
+MIN_CONTRAST = 5.0          # grey levels: a flat window is like any other flat place
+TWIN = 0.99                 # explained variance from which two windows are one
+
+
+MEASURED = (
+    "psnr", "ssim", "fsim", "perceptual", "haematoxylin_distance", "true_haematoxylin_spread", "eosin_distance",
+    "true_eosin_spread", "nuclei", "true_nuclei", "nuclear_px", "true_nuclear_px", "matched", "detected",
+    "true_detected", "energy", "true_energy", "jump", "true_jump", "match", "copied", "outside",
+)
+
+
+def measure(trial: Trial, painted: np.ndarray, space: NetworkSpace, real: bool = False) -> dict[str, float]:
+    """Every measure of one tile, by the names in MEASURED; nan where there is nothing to measure.
+
+    Sums come with the truth's own beside them, so that tiles can be added up before they are divided.
+
+    Args:
+        painted: uint8 like the truth.
+        real: this is another place, whose pixels outside the hole are not the truth's by design.
+    """
+    truth, hole = trial.truth, trial.hole
+    crops = hole_crops(hole)
+    there, here = [painted[crop] for crop in crops], [truth[crop] for crop in crops]
+    return {
+        "psnr": psnr(painted, truth, hole),
+        "ssim": ssim(painted, truth, hole),
+        "fsim": fsim(there, here),
+        "perceptual": space.distance(there, here) if crops else np.nan,
+        **stain_distances(painted, truth, hole),
+        **nucleus_numbers(trial, painted),
+        "energy": gradient_energy(painted, hole), "true_energy": gradient_energy(truth, hole),
+        "jump": edge_jump(painted, hole), "true_jump": edge_jump(truth, hole),
+        **copying(painted, truth, hole),
+        "outside": np.nan if real else outside_change(painted, truth, hole),
+    }
+
+
+def psnr(painted: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> float:
+    """Peak signal-to-noise ratio inside the hole, dB of 255; infinite for equal pixels."""
+    error = np.square(painted[hole].astype(float) - truth[hole]).mean()
+    return float(10 * np.log10(255**2 / error)) if error else np.inf
+
+
+def ssim(painted: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> float:
+    """Structural similarity (Wang et al. 2004, Gaussian window), mean of its map inside the hole."""
+    from skimage.metrics import structural_similarity
+
+    _, similarity = structural_similarity(truth, painted, channel_axis=2, data_range=255, gaussian_weights=True,
+                                          use_sample_covariance=False, full=True)
+    return float(similarity[hole].mean())
+
+
+def fsim(painted: list[np.ndarray], truth: list[np.ndarray]) -> float:
+    """Feature similarity (Zhang et al. 2011, with colour) of crops, mean."""
+    if not painted:
+        return np.nan
+    load_torchvision()
+    from piq import fsim as similarity
+    from torch import from_numpy
+
+    x, y = (from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() for crops in (painted, truth))
+    return float(similarity(x, y, data_range=255.0))
+
+
+def stain_distances(painted: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> dict[str, float]:
+    """Wasserstein distance of the densities of each stain inside the hole, and the truth's spread."""
+    there, here = stains(painted)[hole], stains(truth)[hole]
+    values = {}
+    for n, stain in enumerate(("haematoxylin", "eosin")):
+        values[f"{stain}_distance"] = float(wasserstein_distance(there[:, n], here[:, n]))
+        values[f"true_{stain}_spread"] = float(here[:, n].std())
+    return values
+
+
+def nucleus_numbers(trial: Trial, painted: np.ndarray) -> dict[str, float]:
+    """Nuclei in the hole by number and area, and how well those of the whole tile agree with the truth's own."""
+    here, there = stains(trial.truth)[..., 0], stains(painted)[..., 0]
+    threshold = nuclear_threshold(here, ~trial.hole)                        # known to every method
+    true, found = (find_nuclei(density, threshold, trial.spacing_um) for density in (here, there))
+    (true_count, true_area), (count, area) = true.inside(trial.hole), found.inside(trial.hole)
+    same = matched(found.centres, true.centres, trial.spacing_um)
+    return {"nuclei": count, "true_nuclei": true_count, "nuclear_px": area, "true_nuclear_px": true_area,
+            "matched": same, "detected": len(found.centres), "true_detected": len(true.centres)}
+
+
+def gradient_energy(image: np.ndarray, mask: np.ndarray) -> float:
+    """Sum of squared differences of neighbouring grey values that both lie in the mask."""
+    grey = image.astype(float).mean(2)
+    across, down = mask[:, 1:] & mask[:, :-1], mask[1:] & mask[:-1]
+    return float(np.square(np.diff(grey, axis=1)[across]).sum() + np.square(np.diff(grey, axis=0)[down]).sum())
+
+
+def edge_jump(image: np.ndarray, hole: np.ndarray) -> float:
+    """Mean difference of neighbouring grey values of which one lies in the hole and one outside."""
+    grey = image.astype(float).mean(2)
+    across, down = hole[:, 1:] != hole[:, :-1], hole[1:] != hole[:-1]
+    steps = np.concatenate([np.diff(grey, axis=1)[across], np.diff(grey, axis=0)[down]])
+    return float(np.abs(steps).mean())
+
+
+def outside_change(painted: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> float:
+    """Largest difference of a value outside the hole, grey levels; a repair has 0."""
+    return float(np.abs(painted[~hole].astype(int) - truth[~hole]).max())
+
+
+def copying(painted: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> dict[str, float]:
+    """How much of what was painted is pasted.
+
+    For windows in the hole that have some contrast: how much of their variance the most similar window of visible
+    tissue explains, also turned and mirrored (1 = it is the same, grey level for grey level). `match` is the largest
+    of a tile, `copied` the share of windows of at least TWIN; nan where no window has contrast.
+    """
+    import cv2
+
+    grey, visible_grey = (image.astype(np.float32).mean(2) for image in (painted, truth))
+    whole, seen = (corners(mask) for mask in (hole, ~hole))
+    places = np.argwhere(whole)
+    places = places[:: max(1, len(places) // (8 * MAX_WINDOWS))]
+    windows = [grey[y : y + WINDOW_PX, x : x + WINDOW_PX] for y, x in places]
+    windows = [window for window in windows if window.std() >= MIN_CONTRAST]
+    windows = windows[:: max(1, len(windows) // MAX_WINDOWS)][:MAX_WINDOWS]
+    if not windows or not seen.any():
+        return {"match": np.nan, "copied": np.nan}
+    best = []
+    for window in windows:
+        turned = [np.ascontiguousarray(np.rot90(side, n)) for side in (window, window[:, ::-1]) for n in range(4)]
+        least = min(cv2.matchTemplate(visible_grey, each, cv2.TM_SQDIFF)[seen].min() for each in turned)
+        best.append(1 - float(least) / WINDOW_PX**2 / float(window.var()))
+    return {"match": min(1.0, max(best)), "copied": float(np.mean(np.array(best) >= TWIN))}
+
+
+def corners(mask: np.ndarray) -> np.ndarray:
+    """Top left corners of the windows that lie wholly in a mask, bool."""
+    import cv2
+
+    whole = cv2.erode(mask.astype(np.uint8), np.ones((WINDOW_PX, WINDOW_PX), np.uint8), anchor=(0, 0),
+                      borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return whole[: mask.shape[0] - WINDOW_PX + 1, : mask.shape[1] - WINDOW_PX + 1] > 0

@@ -1,0 +1,128 @@
+"""The methods that are compared: each turns a trial into its tile with the hole filled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from artifusion.config import RestoreConfig, load_config
+from artifusion.evaluation.exemplar import exemplar_fill
+from artifusion.evaluation.trials import Trial, partner
+from artifusion.restorer import Restorer
+
+Fill = Callable[[Trial], np.ndarray]
+
+OURS = ("refined", "published", "ours")                 # need weights; ours: once per number of steps
+NAMES = ("mean", "telea", "navier-stokes", "biharmonic", "exemplar", *OURS)
+STEPS = (2, 4, 6, 10, 20, 50)
+MIDDLE_LEVEL = 0.5          # noise level from which a pasted hole is painted again
+
+
+@dataclass(frozen=True)
+class Cost:
+    evaluations: int        # of the denoiser, counted
+    seconds: float
+
+
+def make_methods(
+    names: Sequence[str], steps: Sequence[int], trials: Sequence[Trial], restorer: Restorer | None, seed: int
+) -> dict[str, Fill]:
+    """What was asked for by name, in the order of NAMES, after the references; "ours" becomes one per step count."""
+    fills: dict[str, Fill] = {"real": lambda trial: partner(trials, trial).truth,
+                              "damaged": lambda trial: trial.damaged}
+    fills |= {name: fill for name, fill in PLAIN.items() if name in names}
+    if restorer is None:
+        return fills
+    if "refined" in names:
+        fills["refined"] = partial(refined, restorer, seed)
+    if "published" in names:
+        published = Restorer(restorer.weights, restorer.device.type, load_config(RestoreConfig, "restore", "paper"))
+        fills["published"] = partial(restore, published, seed)
+    if "ours" in names:
+        fills |= {f"ours-{count}": partial(restore, restorer, seed, steps=count) for count in steps}
+    return fills
+
+
+def restore(restorer: Restorer, seed: int, trial: Trial, **given: Any) -> np.ndarray:
+    """The damaged tile as a user's restoration would paint it."""
+    (painted,) = restorer.restore_batch([trial.damaged], [trial.hole], seed=seed, keys=[(trial.number,)],
+                                        mpp=trial.spacing_um, **given)
+    return painted
+
+
+def refined(restorer: Restorer, seed: int, trial: Trial) -> np.ndarray:
+    """Pasted patches, noised to a middle level and painted again."""
+    return restore(restorer, seed, trial, guesses=[exemplar(trial)], level=MIDDLE_LEVEL)
+
+
+def exemplar(trial: Trial) -> np.ndarray:
+    return exemplar_fill(trial.damaged, trial.hole)
+
+
+def mean_fill(trial: Trial) -> np.ndarray:
+    filled = trial.damaged.copy()
+    filled[trial.hole] = np.rint(trial.damaged[~trial.hole].mean(0))
+    return filled
+
+
+def telea(trial: Trial) -> np.ndarray:
+    import cv2
+
+    return cv2.inpaint(trial.damaged, trial.hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)
+
+
+def navier_stokes(trial: Trial) -> np.ndarray:
+    import cv2
+
+    return cv2.inpaint(trial.damaged, trial.hole.astype(np.uint8), 3, cv2.INPAINT_NS)
+
+
+def biharmonic(trial: Trial) -> np.ndarray:
+    from skimage.restoration import inpaint_biharmonic
+
+    filled = inpaint_biharmonic(trial.damaged, trial.hole, channel_axis=-1, split_into_regions=True)
+    return np.rint(np.clip(filled, 0, 1) * 255).astype(np.uint8)
+
+
+PLAIN: dict[str, Fill] = {"mean": mean_fill, "telea": telea, "navier-stokes": navier_stokes, "biharmonic": biharmonic,
+                          "exemplar": exemplar}
+
+
+def timed(fill: Fill, trial: Trial, restorer: Restorer | None) -> tuple[np.ndarray, Cost]:
+    """A method's tile, and what it took."""
+    begin = time.perf_counter()
+    with counted(restorer) as calls:
+        painted = fill(trial)
+    return painted, Cost(len(calls), time.perf_counter() - begin)
+
+
+@contextmanager
+def counted(restorer: Restorer | None) -> Iterator[list[int]]:
+    """A list that gets an entry whenever the denoiser is evaluated on one canvas."""
+    calls: list[int] = []
+    if restorer is None:
+        yield calls
+        return
+    hook = restorer.denoiser.register_forward_hook(lambda module, inputs, output: calls.extend([1] * len(inputs[0])))
+    try:
+        yield calls
+    finally:
+        hook.remove()
+
+
+@torch.no_grad()
+def gflop_per_evaluation(restorer: Restorer, side_px: int) -> float:
+    """What one evaluation of a square canvas costs: matrix products and convolutions, counted by torch."""
+    x = torch.zeros(1, 3, side_px, side_px, device=restorer.device)
+    level = torch.full((1,), 0.5, device=restorer.device)
+    with FlopCounterMode(display=False) as counter:
+        restorer.denoiser(x, level, torch.ones_like(x[:, :1]), level)
+    return counter.get_total_flops() / 1e9

@@ -1,0 +1,59 @@
+"""Contact sheets at full size, and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+
+from artifusion.evaluation.records import Records
+from artifusion.evaluation.report import Figures
+from artifusion.evaluation.scores import MEASURES
+from artifusion.evaluation.trials import SIDE_PX, Trial
+
+SHEET_TILES, GAP_PX, HEAD_PX = 20, 4, 24
+PLOTTED = ("probe", "kid", "stain_pooled", "texture", "nuclei", "edge")
+
+
+def draw_sheets(trials: Sequence[Trial], records: Records, methods: Mapping[str, set[int]], folder: Path) -> list[str]:
+    """Write the contact sheets (truth, hole, every method) as JPEG of SHEET_TILES rows each; returns their names.
+
+    A tile that a method did not paint stays white. One sheet is in memory at a time.
+    """
+    columns = ["truth", "hole", *methods]
+    names = []
+    for first in range(0, len(trials), SHEET_TILES):
+        shown = trials[first : first + SHEET_TILES]
+        pitch = SIDE_PX + GAP_PX
+        sheet = Image.new("RGB", (len(columns) * pitch, HEAD_PX + len(shown) * pitch), "white")
+        pen = ImageDraw.Draw(sheet)
+        for column, name in enumerate(columns):
+            pen.text((column * pitch + 4, 6), name, fill="black")
+        for row, trial in enumerate(shown):
+            images = [trial.truth, np.where(trial.hole[..., None], np.uint8(255), trial.truth)]
+            images += [records.painted(method, trial.number) if trial.number in done else np.full_like(trial.truth, 255)
+                       for method, done in methods.items()]
+            for column, image in enumerate(images):
+                sheet.paste(Image.fromarray(image), (column * pitch, HEAD_PX + row * pitch))
+        names.append(f"sheet-{first // SHEET_TILES + 1:02d}.jpg")
+        sheet.save(folder / names[-1], quality=90, subsampling=0)
+    return names
+
+
+def draw_plots(figures: Figures, folder: Path) -> list[str]:
+    """Write measures.png: a panel per measure, every method with its interval, the ideal dashed; returns the names."""
+    methods = [method for method in figures.board if method != "damaged"]
+    figure = Figure(figsize=(4 * len(PLOTTED) / 2, 0.35 * len(methods) * 2 + 2), layout="constrained")
+    for axes, key in zip(figure.subplots(2, len(PLOTTED) // 2).ravel(), PLOTTED, strict=True):
+        for place, method in enumerate(reversed(methods)):
+            value, low, high = figures.interval(key, method)
+            axes.plot([low, high], [place, place], color="tab:blue", linewidth=2)
+            axes.plot([value], [place], "o", color="tab:blue", markersize=4)
+        axes.axvline(MEASURES[key].ideal, color="black", linestyle="--", linewidth=1)
+        axes.set(title=MEASURES[key].title, yticks=range(len(methods)), yticklabels=list(reversed(methods)))
+        axes.grid(True, axis="x", alpha=0.3)
+    figure.savefig(folder / "measures.png", dpi=110)
+    return ["measures.png"]

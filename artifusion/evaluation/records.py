@@ -1,0 +1,117 @@
+"""What an evaluation leaves on disk: its command, a row of tiles.csv and a picture for every tile x method."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from PIL import Image
+
+from artifusion.errors import OutputError, SlideError
+from artifusion.evaluation.measures import MEASURED
+from artifusion.evaluation.methods import Cost
+from artifusion.evaluation.trials import Trial
+
+JOB, TABLE, LOCK, PAINTED = "evaluation.json", "tiles.csv", ".lock", "painted"
+FACTS = ("tile", "image", "source", "organ", "artifact", "hole_size", "hole_width", "hole_share", "method",
+         "evaluations", "gflop", "seconds")
+COLUMNS = (*FACTS, *MEASURED)
+
+
+class Records:
+    """A folder of results. Rows are appended as they are measured, each after its picture, so that a kill at any moment
+    loses one tile of one method at most."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def picture(self, method: str, number: int) -> Path:
+        return self.folder / PAINTED / method / f"{number:04d}.png"
+
+    def painted(self, method: str, number: int) -> np.ndarray:
+        """The tile that a method painted, uint8 (H, W, 3)."""
+        try:
+            return np.asarray(Image.open(self.picture(method, number)).convert("RGB"))
+        except OSError:
+            raise SlideError(f"{self.picture(method, number)}: is gone or broken; begin again in an empty "
+                             "folder") from None
+
+    def rows(self) -> dict[tuple[str, int], dict[str, str]]:
+        """All rows by (method, tile); a row that a kill cut short is dropped from the file."""
+        table = self.folder / TABLE
+        if not table.is_file():
+            return {}
+        text = table.read_text()
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            os.truncate(table, len(whole.encode()))
+        return {(row["method"], int(row["tile"])): row for row in csv.DictReader(whole.splitlines())}
+
+    def add(
+        self, trial: Trial, method: str, painted: np.ndarray, cost: Cost, gflop: float, measured: Mapping[str, float]
+    ) -> None:
+        """Keep what a method painted on a trial, and its row."""
+        picture, table = self.picture(method, trial.number), self.folder / TABLE
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        part = picture.with_suffix(".part")
+        Image.fromarray(painted).save(part, format="png")
+        os.replace(part, picture)
+        facts = (trial.number, trial.image, trial.source, trial.organ, trial.artifact, trial.size, trial.width,
+                 f"{trial.hole.mean():.4f}", method, cost.evaluations, f"{gflop:.6g}", f"{cost.seconds:.4f}")
+        fresh = not table.is_file() or not table.stat().st_size
+        with table.open("a", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if fresh:
+                writer.writerow(COLUMNS)
+            writer.writerow([*facts, *(f"{measured[name]:.6g}" for name in MEASURED)])
+
+
+@contextmanager
+def opened(folder: Path, job: Mapping[str, Any]) -> Iterator[Records]:
+    """The records of a command in its folder, new or to go on with; nobody else writes there meanwhile.
+
+    Raises:
+        OutputError: the folder holds something else or the results of another command, is being written by another
+            process, or cannot be made.
+    """
+    check_folder(folder, job)
+    folder.mkdir(exist_ok=True)
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            part = folder / f"{JOB}.part"
+            part.write_text(json.dumps(job, indent=2) + "\n")
+            os.replace(part, folder / JOB)
+            yield Records(folder)
+    except Timeout:
+        raise OutputError(f"{folder}: another evaluation is writing there; choose another folder") from None
+
+
+def check_folder(folder: Path, job: Mapping[str, Any]) -> None:
+    """Raise OutputError unless results of this job may go there; values that a job leaves out are not compared."""
+    if not folder.exists():
+        if not folder.parent.is_dir():
+            raise OutputError(f"{folder}: its folder does not exist; make {folder.parent} first")
+        if not os.access(folder.parent, os.W_OK):
+            raise OutputError(f"{folder}: no permission to write in {folder.parent}; choose another folder")
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{folder}: is a file; name a folder")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{folder}: no permission to write there; choose another folder")
+    if not any(path.name != LOCK for path in folder.iterdir()):
+        return
+    try:
+        earlier = json.loads((folder / JOB).read_text())
+    except (OSError, ValueError):
+        raise OutputError(f"{folder}: holds something else; name a new or an empty folder") from None
+    different = [key for key in job if earlier.get(key) != job[key]]
+    if different:
+        raise OutputError(f"{folder}: holds the results of another command ({', '.join(different)}); "
+                          "choose another folder")

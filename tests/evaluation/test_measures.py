@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+from torch import from_numpy
+
+from artifusion.evaluation import measures
+from artifusion.evaluation.exemplar import exemplar_fill
+from artifusion.evaluation.features import MIN_INSIDE, NetworkSpace, colour_and_wavelets, hole_crops
+from artifusion.evaluation.measures import MEASURED, copying, edge_jump, gradient_energy, measure, outside_change, psnr
+from artifusion.evaluation.methods import mean_fill, telea
+from artifusion.evaluation.nuclei import find_nuclei, matched, nuclear_threshold
+from artifusion.evaluation.operators import load_torchvision
+
+
+@pytest.fixture(scope="module")
+def space():
+    return NetworkSpace()
+
+
+def test_the_truth_has_the_perfect_value_of_every_measure(trial, space):
+    values = measure(trial, trial.truth.copy(), space)
+    assert tuple(values) == MEASURED
+    assert values["psnr"] == np.inf and values["ssim"] == 1 and values["fsim"] == pytest.approx(1)
+    assert values["perceptual"] == values["haematoxylin_distance"] == values["eosin_distance"] == values["outside"] == 0
+    for name in ("nuclei", "nuclear_px", "energy", "jump", "detected"):
+        assert values[name] == values[f"true_{name}"] and values["matched"] == values["detected"]
+
+
+@pytest.mark.parametrize("fill", [mean_fill, telea])
+def test_every_measure_sees_that_a_fill_is_not_the_truth(trial, space, fill):
+    values = measure(trial, fill(trial), space)
+    assert values["outside"] == 0
+    assert values["psnr"] < 40 and values["ssim"] < 0.9 and values["fsim"] < 0.95 and values["perceptual"] > 0.2
+    assert values["haematoxylin_distance"] > 0.1 * values["true_haematoxylin_spread"]
+    assert values["energy"] < 0.3 * values["true_energy"]
+
+
+@pytest.mark.parametrize("step", [16, 128, 200])
+def test_differences_that_would_wrap_in_8_bits_count_in_full(step):
+    load_torchvision()
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    truth = np.full((32, 32, 3), 20, np.uint8)
+    hole = np.ones((32, 32), bool)
+    there = truth + np.uint8(step)
+    for painted, true in ((there, truth), (truth, there)):
+        assert psnr(painted, true, hole) == pytest.approx(20 * np.log10(255 / step))
+        assert psnr(painted, true, hole) == pytest.approx(float(peak_signal_noise_ratio(
+            from_numpy(painted).float(), from_numpy(true).float(), data_range=255.0)), abs=1e-4)
+        assert outside_change(painted, true, ~hole) == step
+    half = np.concatenate([truth[:16], there[:16]])
+    border = np.arange(32)[:, None].repeat(32, 1) < 16
+    assert edge_jump(half, border) == step and gradient_energy(half, hole) == 32 * step**2
+
+
+def test_a_pixel_changed_outside_is_found(trial):
+    painted = trial.truth.copy()
+    painted[0, 0, 1] = painted[0, 0, 1] + 3 if painted[0, 0, 1] < 128 else painted[0, 0, 1] - 3
+    assert outside_change(painted, trial.truth, trial.hole) == 3
+
+
+def test_texture_is_quadratic_in_contrast(trial):
+    soft = np.rint(trial.truth.mean() + (trial.truth - trial.truth.mean()) / 2).astype(np.uint8)
+    assert gradient_energy(soft, trial.hole) == pytest.approx(gradient_energy(trial.truth, trial.hole) / 4, rel=0.02)
+
+
+@pytest.mark.parametrize("turn", [lambda a: a, np.fliplr, np.rot90])
+def test_pasted_tissue_is_copying_however_it_is_turned(trial, turn):
+    hole = np.zeros_like(trial.hole)
+    hole[10:70, 10:70] = True
+    pasted = trial.truth.copy()
+    pasted[10:70, 10:70] = turn(trial.truth[150:210, 150:210])
+    assert copying(pasted, trial.truth, hole) == {"match": pytest.approx(1), "copied": 1}
+    assert copying(trial.truth, trial.truth, hole)["copied"] == 0
+
+
+def test_the_exemplar_only_pastes_and_is_caught(trial):
+    filled = exemplar_fill(trial.damaged, trial.hole)
+    assert outside_change(filled, trial.truth, trial.hole) == 0
+    visible = {tuple(pixel) for pixel in trial.truth[~trial.hole].tolist()}
+    assert all(tuple(pixel) in visible for pixel in filled[trial.hole].tolist())
+    assert copying(filled, trial.truth, trial.hole)["copied"] > 0.15
+    assert np.array_equal(filled, exemplar_fill(np.where(trial.hole[..., None], 255, filled), trial.hole))
+
+
+def test_flat_paint_has_nothing_to_compare(trial):
+    assert np.isnan(copying(mean_fill(trial), trial.truth, trial.hole)["match"])
+
+
+def test_the_blob_detector_counts_round_dark_spots():
+    density = np.random.default_rng(0).normal(0.05, 0.02, (128, 128))
+    centres = np.array([(20, 20), (20, 90), (64, 64), (100, 30), (105, 100)])
+    y, x = np.mgrid[:128, :128]
+    for row, column in centres:
+        density[np.hypot(y - row, x - column) < 8] = 0.4
+    nuclei = find_nuclei(density, nuclear_threshold(density, np.ones((128, 128), bool)), 0.5)
+    assert len(nuclei.centres) == 5 and matched(nuclei.centres, centres, 0.5) == 5
+    left = np.arange(128)[None].repeat(128, 0) < 60
+    assert nuclei.inside(left)[0] == 2 and nuclei.covered.sum() == pytest.approx(5 * np.pi * 64, rel=0.2)
+
+
+def test_one_nucleus_answers_to_one_detection():
+    true = np.array([(10, 10), (50, 50)])
+    assert matched(np.array([(10, 11), (11, 10), (10, 10)]), true, 0.5) == 1
+    assert matched(np.array([(10, 30)]), true, 0.5) == 0 and matched(np.empty((0, 2)), true, 0.5) == 0
+
+
+def test_crops_lie_in_the_hole(trial):
+    crops = hole_crops(trial.hole)
+    assert 1 <= len(crops) <= 4 and all(trial.hole[crop].mean() >= MIN_INSIDE for crop in crops)
+    assert hole_crops(np.zeros((256, 256), bool)) == []
+
+
+def test_both_spaces_are_functions_of_the_crop_alone(trial, space):
+    crops = [trial.truth[n : n + 64, n : n + 64] for n in (0, 60, 130)]
+    for vectors in (space.vectors, colour_and_wavelets):
+        together = vectors(crops)
+        assert np.allclose(together[-1:], vectors(crops[-1:]), atol=1e-4) and np.isfinite(together).all()
+        assert np.isfinite(vectors([np.full((64, 64, 3), 200, np.uint8)])).all()
+    assert np.ptp(space.vectors(crops), axis=0).max() > 0 and measures.fsim([], []) is np.nan
