@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,49 +10,9 @@ from typing import Any
 import click
 
 from artifusion import __version__
+from artifusion.commands.mask import mask_commands
+from artifusion.commands.options import MASK_FORMAT, PATH, SCALE, Number, known_classes, known_kinds
 from artifusion.errors import ArtifusionError
-
-LONGEST_SUFFIX = ".geojson.part"             # of the files that lie beside an output while it gets its name
-
-
-class FilePath(click.Path):
-    """A path short enough for the files beside it."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        path = Path(str(super().convert(value, param, ctx)))
-        try:
-            os.lstat(f"{path}{LONGEST_SUFFIX}")
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                self.fail("the name is too long", param, ctx)
-        return path
-
-
-PATH = FilePath()
-
-
-def known_kinds(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    from artifusion.slide.damage import KINDS
-
-    kinds = tuple(kind.strip() for kind in value.split(",") if kind.strip())
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not kinds:
-        wrong = ", ".join(unknown) or "nothing"
-        raise click.BadParameter(f"{wrong} is no kind of artifact; choose from {', '.join(KINDS)}")
-    return kinds
-
-
-class Number(click.FloatRange):
-    """A finite number in a range; click's own lets nan through."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is no finite number", param, ctx)
-        return number
-
-
-SCALE = Number(0.01, 100)
 
 
 class OneLineErrors(click.Group):
@@ -92,7 +49,11 @@ def main() -> None:
 @main.command()
 @click.argument("slide", type=PATH)
 @click.option("--mask", required=True, type=PATH,
-              help="What to repaint: an image of the slide at any scale (white = restore), or QuPath GeoJSON.")
+              help="What to repaint: an image of the slide at any scale (white = restore), GeoJSON of QuPath, or what "
+                   "GrandQC or HistoQC wrote.")
+@click.option("--classes", callback=known_classes, metavar="A,B",
+              help="Only these of fold, bubble, pen, blur, dark, dust, other.")
+@MASK_FORMAT
 @click.option("-o", "--output", type=PATH, help="Default: NAME.restored.SUFFIX beside the slide.")
 @click.option("--weights", default="he-small", show_default=True, metavar="NAME|DIR|HUB_ID", help="The model.")
 @click.option("--config", metavar="FILE|NAME", help="Restoration settings as TOML.")
@@ -111,9 +72,9 @@ def main() -> None:
               help="Print regions, canvases, evaluations and the bytes to be written; paint nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def restore(
-    slide: Path, mask: Path, output: Path | None, weights: str, config: str | None, device: str, steps: int | None,
-    seed: int, mpp: float | None, grow_um: float, polarity: Any, lossless: bool, batch_size: int | None,
-    preview: Path | None, overwrite: bool, dry_run: bool, quiet: bool,
+    slide: Path, mask: Path, output: Path | None, classes: tuple[str, ...] | None, mask_format: Any, weights: str,
+    config: str | None, device: str, steps: int | None, seed: int, mpp: float | None, grow_um: float, polarity: Any,
+    lossless: bool, batch_size: int | None, preview: Path | None, overwrite: bool, dry_run: bool, quiet: bool,
 ) -> None:
     """Repaint the masked part of SLIDE with tissue that a diffusion model invents.
 
@@ -129,11 +90,12 @@ def restore(
 
     from artifusion.slide import open_slide
 
+    selection = {"polarity": polarity, "grow_um": grow_um, "classes": classes, "mask_format": mask_format}
     with open_slide(slide, mpp=mpp) as opened:
         if opened.mpp is None and not quiet:
             say_scale(opened, settings.default_spacing_um)
         if dry_run:
-            say_plan(opened, mask, output, settings, weights, lossless, polarity, grow_um)
+            say_plan(opened, mask, output, settings, weights, lossless, selection, quiet)
             return
 
     from artifusion.restoration import restore_slide
@@ -141,8 +103,8 @@ def restore(
 
     restorer = Restorer.from_pretrained(weights, device, settings)
     content = restore_slide(
-        slide, mask, output, restorer=restorer, seed=seed, mpp=mpp, polarity=polarity, grow_um=grow_um,
-        lossless=lossless, preview=preview, overwrite=overwrite, quiet=quiet,
+        slide, mask, output, restorer=restorer, seed=seed, mpp=mpp, lossless=lossless, preview=preview,
+        overwrite=overwrite, quiet=quiet, **selection,
     )
     written = (output or slide).with_name(content["output"]["name"])
     click.echo(f"{written}: {len(content['regions'])} regions repainted and verified in {content['seconds']:.0f} s")
@@ -155,8 +117,8 @@ def say_scale(slide: Any, assumed_um: float) -> None:
 
 
 def say_plan(
-    slide: Any, mask: Path, output: Path | None, settings: Any, weights: str, lossless: bool, polarity: Any,
-    grow_um: float,
+    slide: Any, mask: Path, output: Path | None, settings: Any, weights: str, lossless: bool,
+    selection: dict[str, Any], quiet: bool,
 ) -> None:
     """What a restoration will do: regions, canvases, evaluations, and the file it will write."""
     from artifusion.pretrained import canvas_multiple
@@ -166,7 +128,9 @@ def say_plan(
 
     out = output or default_output(slide.path, slide)
     expected = forecast(slide, out, lossless)
-    plan = plan_restoration(slide, mask, settings, canvas_multiple(weights), polarity=polarity, grow_um=grow_um)
+    plan = plan_restoration(slide, mask, settings, canvas_multiple(weights), **selection)
+    if not quiet:
+        click.echo(plan.mask.summary, err=True)
     share = 100 * plan.area_px / (slide.size.width * slide.size.height)
     click.echo(f"{len(plan.regions)} regions, {plan.area_px:,} px ({share:.2f} % of the slide)")
     click.echo(f"{len(plan.canvases)} canvases, {settings.evaluations:,} evaluations each")
@@ -337,3 +301,6 @@ def weights_facts(name: str) -> dict[str, Any]:
         "canvas_multiple_px": weights.denoiser.multiple,
         **{f"training_{key}": value for key, value in weights.training.items()},
     }
+
+
+main.add_command(mask_commands)

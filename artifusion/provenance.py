@@ -13,13 +13,13 @@ from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
 from artifusion.geometry import ORIGIN, Point
+from artifusion.slide.classes import COLORS, class_of
 from artifusion.slide.masks import Mask
 from artifusion.slide.polygons import pixel_box
 from artifusion.slide.regions import Region
 
 WARNING = "invented pixels; not for diagnosis"
 FORMAT = 1                             # raised when a reader of the sidecar must change
-COLOR = [233, 30, 99]
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://artifusion/region")
 
 
@@ -81,7 +81,7 @@ def geojson(mask: Mask, regions: Sequence[Region], source_sha256: str = "", boun
             "properties": {
                 "objectType": "annotation",
                 "name": f"restored {region.id}",
-                "classification": {"name": name, "color": COLOR},
+                "classification": {"name": name, "color": list(COLORS[class_of(name)])},
                 "isLocked": True,
                 "measurements": {"Area px": area},
                 "metadata": {"region": str(region.id), "warning": WARNING},

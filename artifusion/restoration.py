@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from artifusion.errors import ConfigError, OutputError
 from artifusion.picture import check_picture_name, draw_comparison
 from artifusion.provenance import geojson, note, sidecar
 from artifusion.slide.container import container_of, default_output
-from artifusion.slide.masks import Mask, read_mask
+from artifusion.slide.maskfiles import read_mask, vocabulary
+from artifusion.slide.maskformats import MaskFormat, fingerprint
+from artifusion.slide.masks import Mask
 from artifusion.slide.patches import Patches
 from artifusion.slide.reader import Slide, file_state, open_slide, sha256
 from artifusion.slide.regions import Canvas, Region, batches, find_regions, plan_canvases
@@ -56,6 +59,8 @@ def plan_restoration(
     *,
     polarity: Polarity | None = None,
     grow_um: float = 0.0,
+    classes: Sequence[str] | None = None,
+    mask_format: MaskFormat = "auto",
 ) -> Plan:
     """The regions of a mask and the canvases in which they are painted; reads no pixels of the slide.
 
@@ -66,7 +71,7 @@ def plan_restoration(
     if config.max_canvas_px < 4 * config.context_px + multiple:
         raise ConfigError(f"max_canvas_px must be at least 4 context_px + {multiple} = "
                           f"{4 * config.context_px + multiple}, not {config.max_canvas_px}")
-    selected = read_mask(mask, slide, polarity=polarity, grow_um=grow_um)
+    selected = read_mask(mask, slide, polarity, grow_um, classes, mask_format)
     regions = find_regions(selected, config.merge_px)
     canvases = plan_canvases(
         regions, slide.size, multiple=multiple, context_px=config.context_px, max_px=config.max_canvas_px, mask=selected
@@ -84,6 +89,8 @@ def restore_slide(
     mpp: float | None = None,
     polarity: Polarity | None = None,
     grow_um: float = 0.0,
+    classes: Sequence[str] | None = None,
+    mask_format: MaskFormat = "auto",
     lossless: bool = False,
     preview: str | Path | None = None,
     overwrite: bool = False,
@@ -98,12 +105,15 @@ def restore_slide(
 
     Args:
         source: anything OpenSlide opens, or a PNG, JPEG or TIFF image.
-        mask: a raster image of the slide at any scale (white = restore), or QuPath GeoJSON.
+        mask: a raster image of the slide at any scale (white = restore), a class mask of GrandQC or of our own, a
+            folder of HistoQC, or GeoJSON of QuPath or GrandQC.
         out: default `<name>.restored<suffix>` beside the source.
         restorer: default `Restorer.from_pretrained()`.
         mpp: um per pixel, where the slide does not tell or tells wrong.
         polarity: "keep" where white means keep; given explicitly, the mask may cover over half of the slide.
         grow_um: widen the mask by this much.
+        classes: restore only these of fold, bubble, pen, blur, dark, dust, other.
+        mask_format: what the mask image is, where its content and name leave it open.
         lossless: re-encoded containers only: no lossy compression.
         preview: also draw before / mask / after into this .png or .jpg.
 
@@ -126,13 +136,17 @@ def restore_slide(
         if preview:
             check_picture_name(Path(preview))
         container_of(slide, target)
-        plan = plan_restoration(slide, mask, config, restorer.multiple, polarity=polarity, grow_um=grow_um)
+        plan = plan_restoration(slide, mask, config, restorer.multiple, polarity=polarity, grow_um=grow_um,
+                                classes=classes, mask_format=mask_format)
+        if not quiet:
+            print(plan.mask.summary, file=sys.stderr)
         spacing_um, state = slide.mpp or config.default_spacing_um, file_state(source)
         job: dict[str, Any] = {
             "version": __version__,
             "source": {"name": Path(source).name, "sha256": sha256(source)},
-            "mask": {"name": Path(mask).name, "sha256": sha256(mask), "polarity": polarity or "restore",
-                     "grow_um": grow_um},
+            "mask": {"name": Path(mask).name, "sha256": fingerprint(Path(mask), slide), "origin": plan.mask.origin,
+                     "classes": vocabulary(classes) if classes is not None else None,
+                     "polarity": polarity or "restore", "grow_um": grow_um},
             "weights": {"name": restorer.weights.name, "sha256": restorer.weights.sha256},
             "sampler": {"name": config.sampler, "condition": f"{config.condition} known", "steps": config.steps,
                         "evaluations_per_canvas": config.evaluations, "seed": seed, "device": restorer.device.type},

@@ -29,12 +29,13 @@ MAY = {                                                 # room -> the rooms it m
     "restoration": {"slide", "restorer", "provenance", "workspace", "picture"},
     "damaging": {"slide", "provenance", "workspace"},
     "picture": {"slide"},
-    "cli": {"slide", "pretrained", "restorer", "restoration", "training", "distributed", "shards", "damaging",
-            "checkpoint"},
+    "commands": {"slide", "workspace"},
+    "cli": {"commands", "slide", "pretrained", "restorer", "restoration", "training", "distributed", "shards",
+            "damaging", "checkpoint"},
     "__init__": set(), "__main__": {"cli"},
 }
 TORCHLESS = ("slide", "pretrained", "tiles", "shards", "corpus", "curves", "provenance", "workspace", "damaging",
-             "picture", "errors", "geometry", "config")
+             "picture", "commands", "errors", "geometry", "config")
 
 
 def imports(path):

@@ -1,7 +1,8 @@
 """Room 1: slides, masks, regions and files, in numpy; never torch."""
 
 from artifusion.slide.container import container_of, default_output
-from artifusion.slide.masks import Mask, read_mask, rectilinear
+from artifusion.slide.maskfiles import read_mask
+from artifusion.slide.masks import Mask, rectilinear
 from artifusion.slide.patches import Patches
 from artifusion.slide.reader import Slide, open_slide
 from artifusion.slide.regions import Canvas, Region, batches, find_regions, plan_canvases

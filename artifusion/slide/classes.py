@@ -1,9 +1,44 @@
-"""The one vocabulary of artifacts: its names, their ids in class masks (0 = keep) and their colours."""
+"""The one vocabulary of artifacts: names, ids in class masks (0 = keep), colours, and what other tools call them."""
 
 from __future__ import annotations
 
+import re
+
 CLASSES: dict[str, int] = {"fold": 1, "bubble": 2, "pen": 3, "blur": 4, "dark": 5, "dust": 6, "other": 7}
+CLASSES_KEY = "artifusion.classes"           # under which a class mask tells its vocabulary
 COLORS: dict[str, tuple[int, int, int]] = {
     "fold": (233, 30, 99), "bubble": (33, 150, 243), "pen": (76, 175, 80), "blur": (156, 39, 176),
     "dark": (121, 85, 72), "dust": (255, 152, 0), "other": (96, 125, 139),
 }
+NOUNS = {"fold": "fold", "bubble": "bubble", "pen": "pen mark", "blur": "blurred area", "dark": "dark spot",
+         "dust": "dust speck", "other": "other area"}
+WORDS: dict[str, set[str]] = {                # what tools and people write; one to three words joined, no plural
+    "fold": {"fold", "folded", "folding", "tissuefold", "wrinkle", "wrinkled", "crease"},
+    "bubble": {"bubble", "airbubble"},
+    "pen": {"pen", "penmark", "penmarking", "ink", "inked", "marker", "marking"},
+    "blur": {"blur", "blurry", "blurred", "blurriness", "oof", "outoffocus", "defocus", "defocused", "unsharp"},
+    "dark": {"dark", "darkspot"},
+    "dust": {"dust", "dusty", "dirt", "debris", "foreignobject", "foreignbody"},
+}
+TISSUE = {"tissue", "normaltissue", "cleantissue", "background", "glass"}
+
+
+def class_of(name: str) -> str:
+    """The class of our vocabulary that a tool's or a person's name means; "other" where none is known.
+
+    Case, plural and punctuation do not matter. Of a derived class ("Artifact: Fold") the last part that is known
+    counts; of a name that holds several ("Darkspot & Foreign Object") the first in the vocabulary.
+    """
+    for part in reversed(name.split(":")):
+        words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", part)]
+        joined = {"".join(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)}
+        joined |= {word.removesuffix("s") for word in joined}
+        for known, meant in WORDS.items():
+            if joined & meant:
+                return known
+    return "other"
+
+
+def is_tissue(name: str) -> bool:
+    """Whether a class names what a slide consists of, and no artifact."""
+    return "".join(re.findall("[a-z]+", name.split(":")[-1].lower())) in TISSUE

@@ -1,189 +1,154 @@
-"""Mask files: raster images and QuPath GeoJSON, turned into polygons in level-0 pixels."""
+"""From the mask file of any tool to the mask of a slide: read, picked, turned, grown, and refused where it must be."""
 
 from __future__ import annotations
 
-import json
-import math
-import warnings
-from fractions import Fraction
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import shapely
-import shapely.affinity
-import tifffile
-from PIL import Image
-from scipy import ndimage
-from shapely import Polygon
-from shapely.errors import ShapelyError
-from shapely.geometry import shape
 
 from artifusion.errors import MaskError
-from artifusion.geometry import Point, Size
-from artifusion.slide.polygons import polygons_of, rectilinear
-from artifusion.slide.reader import shortened
+from artifusion.slide.annotations import SUFFIXES, geojson_polygons, load_geojson, origin_of
+from artifusion.slide.classes import CLASSES, class_of, is_tissue
+from artifusion.slide.maskformats import FORMATS, MaskFormat, read_ids
+from artifusion.slide.masks import Mask
+from artifusion.slide.polygons import polygons_of
+from artifusion.slide.rasters import outlined
+from artifusion.slide.reader import Slide
 
-ASPECT_TOLERANCE = 0.01              # beside one mask pixel of rounding per side
-MOST_LABELS = 15                     # a lossless image with values up to this is a label image: nonzero = restore
-GRAY_SHARE = 0.05                    # more pixels than this neither black nor white: no mask
-MOST_CORNERS = 1_000_000             # of an outline, or of all polygons of a file: noise has more
-DEFAULT_CLASS = "artifact"
+POLARITIES = ("restore", "keep")
+HALF = 0.5
+NAMED = 3                            # classes without a place in the vocabulary that are named, at most
 
 
-def read_raster(path: Path, l0_size: Size) -> list[Polygon]:
-    """The white (nonzero) pixels of an image of the slide at any scale, as exact outlines in level-0 pixels.
+def read_mask(
+    path: str | Path, slide: Slide, polarity: str | None = None, grow_um: float = 0,
+    classes: Collection[str] | None = None, form: MaskFormat = "auto",
+) -> Mask:
+    """Return the mask in a raster image of the slide, a HistoQC folder, or GeoJSON of QuPath or GrandQC.
 
-    Level-0 pixel (x, y) belongs to mask pixel (floor((x + 0.5) * mask width / slide width), ...).
+    Where annotations overlap, the earlier one in the file keeps the ground and its class.
+
+    Args:
+        polarity: "restore" takes the mask as it is, "keep" restores what it leaves out; given explicitly it also
+            lifts the rule that a mask covers at most half of the slide.
+        grow_um: widens the mask by that much on every side; the slide must know its mpp.
+        classes: only these of the vocabulary (fold, bubble, pen, blur, dark, dust, other), by any of their names.
+        form: what an image is, where its content and name leave it open.
 
     Raises:
-        MaskError: unreadable, not black and white, or of another aspect ratio than the slide.
+        MaskError: unreadable, no mask, of another slide, selects nothing, or covers over half of the slide.
     """
-    values, lossless = _load(path)
-    height, width = values.shape
-    skew = abs(math.log(width * l0_size.height / (height * l0_size.width)))
-    if skew > math.log(1 + ASPECT_TOLERANCE) + 1 / width + 1 / height:
-        raise MaskError(f"{path}: {width}x{height} px is not the shape of the slide, {l0_size.width}x{l0_size.height} "
-                        "px; a mask must be an image of the whole slide, at any scale")
-    selected = _binary(path, values, lossless)
-    _check_detail(path, selected)
-    return rectilinear(selected, Fraction(l0_size.width, width), Fraction(l0_size.height, height))
-
-
-def _load(path: Path) -> tuple[np.ndarray, bool]:
-    """One number per pixel (the brightest colour channel, times opacity), and whether the file is lossless."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                image: Image.Image = opened
-                lossless = opened.format not in ("JPEG", "WEBP") and image.info.get("compression") != "jpeg"
-                if image.mode in ("P", "PA") or "transparency" in image.info:
-                    image = image.convert("RGBA")
-                elif image.mode == "1":                     # whose array is bool with bytes of 255
-                    image = image.convert("L")
-                elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-                    image = image.convert("RGB")
-                pixels = np.asarray(image)
-    except Image.DecompressionBombError:
-        raise MaskError(f"{path}: too many pixels for a raster mask; save it at a smaller scale, any scale will do, "
-                        "or use GeoJSON") from None
-    except (OSError, ValueError, SyntaxError, RuntimeError) as error:
-        try:
-            pixels, lossless = tifffile.imread(path), True
-        except (OSError, ValueError, RuntimeError, KeyError, IndexError, tifffile.TiffFileError):
-            raise MaskError(f"{path}: not a mask image that can be read ({shortened(error)}); use PNG, TIFF, JPEG or "
-                            "QuPath GeoJSON") from None
-    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
-        opaque = pixels[..., -1:].astype(np.uint16)
-        pixels = (pixels[..., :-1] * opaque // 255).astype(np.uint8)
-    if pixels.ndim == 3 and pixels.shape[2] in (1, 3):
-        pixels = pixels.max(axis=2)
-    if pixels.dtype.kind == "c":
-        raise MaskError(f"{path}: holds complex numbers; a mask has black and white pixels")
-    if pixels.ndim != 2 or not pixels.size:
-        raise MaskError(f"{path}: has shape {pixels.shape}; a mask is one image with black and white pixels")
-    return pixels, lossless
-
-
-def _binary(path: Path, values: np.ndarray, lossless: bool) -> np.ndarray:
-    """bool (H, W), True = restore. Raises MaskError for an image of many gray values."""
-    if values.dtype == np.bool_:
-        return values
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or not math.isfinite(low + high):
-        raise MaskError(f"{path}: has values from {low:g} to {high:g}; a mask has 0 and 1, or 0 and 255")
-    if values.dtype.kind == "f":
-        white = 1.0 if high <= 1 else 255.0
-    elif lossless and (high <= MOST_LABELS or np.isin(values, (0, values.max())).all()):
-        return values > 0
+    path = Path(path)
+    if polarity not in (None, *POLARITIES):
+        raise ValueError(f"polarity must be one of {POLARITIES}, got {polarity!r}")
+    if grow_um < 0:
+        raise ValueError(f"grow_um must not be negative, got {grow_um}")
+    if form not in FORMATS:
+        raise ValueError(f"form must be one of {FORMATS}, got {form!r}")
+    wanted = None if classes is None else vocabulary(classes)
+    if not path.exists():
+        raise MaskError(f"{path}: no such mask; check the path")
+    if not path.is_dir() and path.suffix.lower() in SUFFIXES:
+        mask = read_annotations(path, slide, tissue=wanted is not None)
     else:
-        white = 255.0 if high <= 255 else 65535.0
-    gray = np.mean((values > white / 8) & (values < white * 7 / 8))
-    if gray > GRAY_SHARE:
-        raise MaskError(f"{path}: {gray:.0%} of its pixels are neither black nor white; this looks like a picture, "
-                        "not a mask: mark what to restore in white on black")
-    return values >= white / 2
+        origin, ids = read_ids(path, slide, form)
+        polygons, names = outlined(path, ids, slide.size)
+        mask = Mask(tuple(polygons), slide.size, tuple(names), origin)
+    if wanted is not None:
+        mask = picked(mask, path, wanted)
+    if polarity == "keep":
+        mask = inverted(mask, path)
+    if grow_um:
+        mask = grown(mask, path, slide, grow_um)
+    check_share(mask, path, polarity)
+    return mask
 
 
-def _check_detail(path: Path, selected: np.ndarray) -> None:
-    """Raise MaskError for an outline with more corners than any mask of artifacts has."""
-    padded = np.pad(selected, 1).view(np.uint8)
-    rows = padded[1:] + padded[:-1]
-    around = rows[:, 1:] + rows[:, :-1]                     # masked pixels of the four around every corner of the grid
-    diagonal = (around == 2) & (padded[1:, 1:] == padded[:-1, :-1])
-    corners = np.count_nonzero((around & 1).astype(bool) | diagonal)
-    if corners > MOST_CORNERS:
-        _, specks = ndimage.label(selected)
-        raise MaskError(f"{path}: has {specks:,} separate specks and an outline of {corners / 1e6:.1f} million "
-                        "corners: no mask of artifacts; smooth it, or mark what to restore as areas")
+def vocabulary(names: Collection[str]) -> list[str]:
+    """Names of classes, as anybody writes them, in our vocabulary and its order. Raises ValueError for unknown ones."""
+    unknown = [name for name in names if class_of(name) == "other" and name.strip().lower() != "other"]
+    if unknown or not names:
+        raise ValueError(f"{', '.join(unknown) or 'nothing'} is no class of artifact; choose from {', '.join(CLASSES)}")
+    return sorted({class_of(name) for name in names}, key=list(CLASSES).index)
 
 
-def read_geojson(path: Path, bounds_offset: Point) -> tuple[list[Polygon], list[str]]:
-    """The polygons of a QuPath GeoJSON file in level-0 pixels and the class name of each; rings are mended.
-
-    A FeatureCollection, a Feature, a list of Features or a bare geometry. QuPath counts from `bounds_offset`.
+def read_annotations(path: Path, slide: Slide, tissue: bool) -> Mask:
+    """The mask in a GeoJSON file, with the classes of our vocabulary.
 
     Raises:
-        MaskError: no GeoJSON, no polygon, or geometry that has no area.
+        MaskError: no GeoJSON of artifacts, for the greater part outside the slide, or, unless `tissue` may be there,
+            with annotations of the class Tissue, which nobody wants repainted.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if text.count("[") > MOST_CORNERS:                  # one for every corner, before any work goes into them
-            raise MaskError(f"{path}: holds more than {MOST_CORNERS:,} corners: no mask of artifacts; simplify the "
-                            "polygons")
-        content = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:  # also numbers with too many digits
-        raise MaskError(f"{path}: no JSON that can be read ({shortened(error)}); export annotations from QuPath as "
-                        "GeoJSON") from None
-    return geojson_polygons(content, path, bounds_offset)
+    content = load_geojson(path)
+    origin = origin_of(content, path)
+    polygons, given = geojson_polygons(content, path, slide.bounds_offset)
+    if not tissue and any(map(is_tissue, given)):
+        name = next(filter(is_tissue, given))
+        raise MaskError(f"{path}: holds annotations of the class {name}, which is no artifact; remove them, or pick "
+                        "with --classes what to restore")
+    mask = Mask.of(polygons, slide.size, [class_of(name) for name in given])
+    left = sum(polygon.area for polygon in mask.polygons)
+    outside = shapely.union_all(polygons).difference(shapely.box(0, 0, *slide.size)).area
+    if not left or outside > HALF * (outside + left):
+        share = "all" if not left else f"{outside / (outside + left):.0%}"
+        raise MaskError(f"{path}: {share} of its area lies outside the slide ({slide.size.width}x"
+                        f"{slide.size.height} px); coordinates must be level-0 pixels of this slide")
+    others = sorted({" ".join(name.split()) for name in given if class_of(name) == "other"} - {"", "other"})
+    if others:
+        more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        origin += f" ({', '.join(others[:NAMED])}{more} as other)"
+    return replace(mask, origin=origin)
 
 
-def geojson_polygons(content: Any, path: Path, bounds_offset: Point) -> tuple[list[Polygon], list[str]]:
-    """What `read_geojson` returns, from content that is read already; `path` is for messages."""
-    polygons: list[Polygon] = []
-    classes: list[str] = []
-    for number, feature in enumerate(_features(content), 1):
-        if not isinstance(feature, dict):
-            raise MaskError(f"{path}: entry {number} is no GeoJSON Feature; export annotations from QuPath as GeoJSON")
-        geometry = feature.get("geometry") if feature.get("type") == "Feature" else feature
-        for polygon in _mended(path, number, geometry):
-            polygons.append(shapely.affinity.translate(polygon, *bounds_offset) if any(bounds_offset) else polygon)
-            classes.append(_class_name(feature))
-    if not polygons:
-        raise MaskError(f"{path}: holds no polygon; draw what to restore as areas and export them as GeoJSON")
-    return polygons, classes
+def picked(mask: Mask, path: Path, wanted: Collection[str]) -> Mask:
+    """The mask of some classes alone. Raises MaskError where it has none of them."""
+    chosen = [i for i, name in enumerate(mask.classes) if name in wanted]
+    if not chosen:
+        there = ", ".join(name for name in CLASSES if name in mask.classes) or "no artifact at all"
+        raise MaskError(f"{path}: --classes {','.join(wanted)} selects nothing; this {mask.origin} holds {there}")
+    return replace(mask, polygons=tuple(mask.polygons[i] for i in chosen),
+                   classes=tuple(mask.classes[i] for i in chosen))
 
 
-def _features(content: Any) -> list[Any]:
-    if isinstance(content, dict) and content.get("type") == "FeatureCollection":
-        features = content.get("features")
-        return features if isinstance(features, list) else []
-    return content if isinstance(content, list) else [content]
+def inverted(mask: Mask, path: Path) -> Mask:
+    """The mask of everything on the slide that this one leaves out. Raises MaskError where it names artifacts."""
+    known = [name for name in CLASSES if name in mask.classes and name != "other"]
+    if known:
+        raise MaskError(f"{path}: this {mask.origin} marks artifacts ({', '.join(known)}), and --mask-polarity keep "
+                        "would repaint everything else; leave it out")
+    rest = shapely.box(0, 0, *mask.l0_size).difference(shapely.union_all(mask.polygons))
+    return Mask(tuple(polygons_of(rest)), mask.l0_size, origin=f"{mask.origin}, white = keep")
 
 
-def _mended(path: Path, number: int, geometry: Any) -> list[Polygon]:
-    kind = geometry.get("type") if isinstance(geometry, dict) else None
-    if kind not in ("Polygon", "MultiPolygon"):
-        raise MaskError(f"{path}: entry {number} is a {kind or 'thing without geometry'}; only Polygon and "
-                        "MultiPolygon have an area to restore, remove it or draw it as an area")
-    try:
-        with np.errstate(invalid="ignore"):
-            form = shapely.force_2d(shape(geometry))
-        if not np.isfinite(shapely.get_coordinates(form)).all():
-            raise ValueError("a coordinate is no number")
-        # "structure" keeps what a hand-drawn outline runs around twice; even-odd would leave it out as a hole.
-        mended = polygons_of(form if form.is_valid else shapely.make_valid(form, method="structure"))
-    except (ShapelyError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
-        raise MaskError(f"{path}: entry {number} is no valid polygon ({shortened(error)}); redraw it") from None
-    if not mended:
-        raise MaskError(f"{path}: entry {number} has no area; redraw or remove it")
-    return mended
+def grown(mask: Mask, path: Path, slide: Slide, grow_um: float) -> Mask:
+    """The mask widened on every side. Raises MaskError where the slide's mpp is unknown."""
+    if slide.mpp is None:
+        raise MaskError(f"{path}: cannot be grown by {grow_um:g} um, {slide.path.name} "
+                        f"{slide.mpp_doubt or 'does not tell its um per pixel'}; pass --mpp")
+    wide = [polygon.buffer(grow_um / slide.mpp, quad_segs=4) for polygon in mask.polygons]
+    return replace(Mask.of(wide, mask.l0_size, mask.classes), origin=mask.origin)
 
 
-def _class_name(feature: dict[str, Any]) -> str:
-    properties = feature.get("properties")
-    found = properties.get("classification") if isinstance(properties, dict) else None
-    name = found.get("name") if isinstance(found, dict) else found
-    text = name.encode(errors="replace").decode() if isinstance(name, str) else ""     # half a surrogate pair
-    return text or DEFAULT_CLASS
+def check_share(mask: Mask, path: Path, polarity: str | None) -> None:
+    """Raise MaskError where the mask selects nothing, or over half of the slide without an explicit polarity."""
+    share = mask.area_px / (mask.l0_size.width * mask.l0_size.height)
+    if share == 0 and polarity == "keep":
+        raise MaskError(f"{path}: selects nothing, all of the slide is marked as kept; if white means restore, "
+                        "pass --mask-polarity restore")
+    if share == 0 and mask.origin.startswith(("GrandQC", "HistoQC", "class mask")):
+        raise MaskError(f"{path}: selects nothing, this {mask.origin} holds no artifact: there is nothing to restore "
+                        "(if it is a plain mask, pass --mask-format binary)")
+    if share == 0:
+        raise MaskError(f"{path}: selects nothing (white means restore); mark what to restore in white, or pass "
+                        "--mask-polarity keep if black marks it")
+    known = [name for name in CLASSES if name in mask.classes and name != "other"]
+    if share > HALF and polarity is None and known:
+        raise MaskError(f"{path}: covers {share:.0%} of the slide with {', '.join(known)}; if that is meant, pass "
+                        "--mask-polarity restore, or pick some with --classes")
+    if share > HALF and polarity is None:
+        raise MaskError(f"{path}: covers {share:.0%} of the slide; if white means keep, pass --mask-polarity keep, "
+                        "and if that is meant, --mask-polarity restore")
+    if share == 1:
+        raise MaskError(f"{path}: covers the whole slide; nothing is left to paint from, unmark what is clean")

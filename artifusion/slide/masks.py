@@ -1,36 +1,37 @@
-"""What to restore: one representation of a mask, whatever it came from, and how it is read."""
+"""What to restore: one representation of a mask, whatever it came from."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import shapely
 from shapely import Polygon
 
-from artifusion.errors import MaskError
 from artifusion.geometry import Box, Size
-from artifusion.slide.maskfiles import DEFAULT_CLASS, read_geojson, read_raster
-from artifusion.slide.polygons import clipped, disjoint, draw, edge_table, pixel_counts, polygons_of, rectilinear
-from artifusion.slide.reader import Slide
+from artifusion.slide.classes import CLASSES, NOUNS, class_of
+from artifusion.slide.polygons import clipped, disjoint, draw, edge_table, pixel_counts, rectilinear
 
-__all__ = ["DEFAULT_CLASS", "POLARITIES", "Mask", "read_mask", "rectilinear"]
+__all__ = ["DEFAULT_CLASS", "Mask", "rectilinear"]
 
-POLARITIES = ("restore", "keep")
-HALF = 0.5
+DEFAULT_CLASS = "other"
 BLOCK_PX = 2048                     # largest square of level-0 pixels that `coverage` looks at in one go
 
 
 @dataclass(frozen=True)
 class Mask:
-    """Which level-0 pixels to restore: polygons with holes whose interiors do not overlap, each with a class name."""
+    """Which level-0 pixels to restore: polygons with holes whose interiors do not overlap, each with a class name.
+
+    `origin` says in words what it was read from.
+    """
 
     polygons: tuple[Polygon, ...]
     l0_size: Size
     classes: tuple[str, ...] = ()
+    origin: str = field(default="mask", compare=False)
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -55,6 +56,14 @@ class Mask:
     def area_px(self) -> int:
         """Masked level-0 pixels."""
         return sum(self.areas_px)
+
+    @property
+    def summary(self) -> str:
+        """What it is and holds, in one line: "GrandQC class mask: 3 folds, 1 bubble, 0.41 Mpx"."""
+        counts = Counter(class_of(name) for name, area in zip(self.classes, self.areas_px, strict=True) if area)
+        parts = [f"{counts[name]:,} {NOUNS[name]}{'s' if counts[name] > 1 else ''}" for name in CLASSES if counts[name]]
+        area = f"{self.area_px / 1e6:,.2f} Mpx" if self.area_px >= 1e4 else f"{self.area_px:,} px"
+        return f"{self.origin}: {', '.join([*parts, area])}"
 
     def near(self, l0_box: Box) -> list[int]:
         """Indices of the polygons whose bounding boxes meet a box, in order."""
@@ -136,73 +145,3 @@ def any_in_footprints(masked: np.ndarray, l0_box: Box, lv_box: Box, lv_size: Siz
     padded = np.pad(masked, ((0, 1), (0, 1)))             # reduceat takes no index behind the end
     rows = np.logical_or.reduceat(padded, np.stack([top, bottom], axis=1).ravel() - l0_box.y, axis=0)[::2]
     return np.logical_or.reduceat(rows, np.stack([left, right], axis=1).ravel() - l0_box.x, axis=1)[:, ::2]
-
-
-def read_mask(path: str | Path, slide: Slide, polarity: str | None = None, grow_um: float = 0) -> Mask:
-    """Return the mask in a raster image (of the slide, at any scale; white = restore) or a QuPath GeoJSON file.
-
-    Args:
-        polarity: "restore" takes the mask as it is, "keep" restores what it leaves out; given explicitly it also
-            lifts the rule that a mask covers at most half of the slide.
-        grow_um: widens the mask by that much on every side; the slide must know its mpp.
-
-    Raises:
-        MaskError: unreadable, no mask, of another slide, selects nothing, or covers over half of the slide.
-    """
-    path = Path(path)
-    if polarity not in (None, *POLARITIES):
-        raise ValueError(f"polarity must be one of {POLARITIES}, got {polarity!r}")
-    if grow_um < 0:
-        raise ValueError(f"grow_um must not be negative, got {grow_um}")
-    if not path.exists():
-        raise MaskError(f"{path}: no such mask; check the path")
-    if path.is_dir():
-        raise MaskError(f"{path}: is a folder; name the mask file itself (an image or QuPath GeoJSON)")
-    if path.suffix.lower() in (".geojson", ".json"):
-        polygons, classes = read_geojson(path, slide.bounds_offset)
-        mask = Mask.of(polygons, slide.size, classes)
-        left = sum(polygon.area for polygon in mask.polygons)
-        outside = shapely.union_all(polygons).difference(shapely.box(0, 0, *slide.size)).area
-        if not left or outside > HALF * (outside + left):
-            share = "all" if not left else f"{outside / (outside + left):.0%}"
-            raise MaskError(f"{path}: {share} of its area lies outside the slide ({slide.size.width}x"
-                            f"{slide.size.height} px); coordinates must be level-0 pixels of this slide")
-    else:
-        mask = Mask(tuple(read_raster(path, slide.size)), slide.size)
-    if polarity == "keep":
-        mask = inverted(mask)
-    if grow_um:
-        mask = grown(mask, path, slide, grow_um)
-    check_share(mask, path, polarity)
-    return mask
-
-
-def inverted(mask: Mask) -> Mask:
-    """The mask of everything on the slide that this one leaves out."""
-    rest = shapely.box(0, 0, *mask.l0_size).difference(shapely.union_all(mask.polygons))
-    return Mask(tuple(polygons_of(rest)), mask.l0_size)
-
-
-def grown(mask: Mask, path: Path, slide: Slide, grow_um: float) -> Mask:
-    """The mask widened on every side. Raises MaskError where the slide's mpp is unknown."""
-    if slide.mpp is None:
-        raise MaskError(f"{path}: cannot be grown by {grow_um:g} um, {slide.path.name} "
-                        f"{slide.mpp_doubt or 'does not tell its um per pixel'}; pass --mpp")
-    wide = [polygon.buffer(grow_um / slide.mpp, quad_segs=4) for polygon in mask.polygons]
-    return Mask.of(wide, mask.l0_size, mask.classes)
-
-
-def check_share(mask: Mask, path: Path, polarity: str | None) -> None:
-    """Raise MaskError where the mask selects nothing, or over half of the slide without an explicit polarity."""
-    share = mask.area_px / (mask.l0_size.width * mask.l0_size.height)
-    if share == 0 and polarity == "keep":
-        raise MaskError(f"{path}: selects nothing, all of the slide is marked as kept; if white means restore, "
-                        "pass --mask-polarity restore")
-    if share == 0:
-        raise MaskError(f"{path}: selects nothing (white means restore); mark what to restore in white, or pass "
-                        "--mask-polarity keep if black marks it")
-    if share > HALF and polarity is None:
-        raise MaskError(f"{path}: covers {share:.0%} of the slide; if white means keep, pass --mask-polarity keep, "
-                        "and if that is meant, --mask-polarity restore")
-    if share == 1:
-        raise MaskError(f"{path}: covers the whole slide; nothing is left to paint from, unmark what is clean")

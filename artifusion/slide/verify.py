@@ -14,8 +14,8 @@ import openslide
 
 from artifusion.errors import OutputError
 from artifusion.geometry import Box
+from artifusion.slide.annotations import geojson_polygons
 from artifusion.slide.compare import Comparison, compare_copied, compare_generic, per_block
-from artifusion.slide.maskfiles import geojson_polygons
 from artifusion.slide.masks import Mask
 from artifusion.slide.reader import Slide, open_slide, sha256
 from artifusion.slide.segments import PixelChange

@@ -12,7 +12,7 @@ from shapely import Polygon
 from artifusion.errors import MaskError
 from artifusion.geometry import Box, Point, Size
 from artifusion.slide import Mask, open_slide, read_mask, rectilinear
-from artifusion.slide.maskfiles import read_geojson
+from artifusion.slide.annotations import read_geojson
 
 
 @pytest.fixture
