@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from artifusion import __version__
+from artifusion.commands.detect import detect
 from artifusion.commands.mask import mask_commands
 from artifusion.commands.options import MASK_FORMAT, PATH, SCALE, Number, known_classes, known_kinds
 from artifusion.errors import ArtifusionError
@@ -304,3 +305,4 @@ def weights_facts(name: str) -> dict[str, Any]:
 
 
 main.add_command(mask_commands)
+main.add_command(detect)

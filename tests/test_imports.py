@@ -29,13 +29,15 @@ MAY = {                                                 # room -> the rooms it m
     "restoration": {"slide", "restorer", "provenance", "workspace", "picture"},
     "damaging": {"slide", "provenance", "workspace"},
     "picture": {"slide"},
-    "commands": {"slide", "workspace"},
+    "outlines": {"slide"},
+    "detection": {"slide", "diffusion", "restorer", "device", "pixels", "picture", "outlines", "workspace"},
+    "commands": {"slide", "workspace", "detection", "restorer"},
     "cli": {"commands", "slide", "pretrained", "restorer", "restoration", "training", "distributed", "shards",
             "damaging", "checkpoint"},
     "__init__": set(), "__main__": {"cli"},
 }
 TORCHLESS = ("slide", "pretrained", "tiles", "shards", "corpus", "curves", "provenance", "workspace", "damaging",
-             "picture", "commands", "errors", "geometry", "config")
+             "picture", "outlines", "commands", "errors", "geometry", "config")
 
 
 def imports(path):

@@ -26,7 +26,7 @@ DARK_SHARE, BROWN_SHARE, FOREIGN_SHARE = 0.5, 0.12, 0.8
 class Look:
     """The slide's own tissue: optical densities (R, G, B) above the glass, and how far clean tissue strays.
 
-    glass, density: of bare glass and of median tissue; neutral: median neutral density; red: what eosin reaches;
+    glass, density: of bare glass and of median tissue; neutral: median neutral density; red: redness per density;
     thick: how many times denser than the median the denser tenth of the tissue is; detail: median local contrast.
     """
 
@@ -63,10 +63,10 @@ def look_of(samples: Iterable[np.ndarray], mpp: float, any_stain: bool = False) 
                             for od in (blurred(piece - glass, 6 / mpp) for piece in pieces)])
     contrast = np.concatenate([detail(piece - glass, mpp)[od.mean(axis=2) > 0.7 * density.mean()]
                                for piece, od in zip(pieces, smooth, strict=True)])
-    reds = redness(tissue)
+    reds = redness(tissue) / tissue.mean(axis=1)
     return Look(
         glass=tuple(glass.tolist()), density=tuple(density.tolist()), neutral=float(np.median(neutral(tissue))),
-        red=float(np.median(reds) + 3 * max(0.0, np.percentile(reds, 75) - np.median(reds))),
+        red=float(max(0.0, np.percentile(reds, 85))),
         thick=float(max(1.0, np.percentile(times, 90))), detail=float(np.median(contrast)) if len(contrast) else 0.1)
 
 
@@ -91,8 +91,8 @@ def evidence(rgb: np.ndarray, mpp: float, look: Look) -> dict[str, np.ndarray]:
     red, green, blue = (broad[..., c] for c in range(3))
     inks = (
         (red - 1.1 * green) / 0.10,                                       # blue and green ink: red is absorbed most
-        (blue - 1.3 * green) / 0.14,
-        (redness(broad) - max(0.0, look.red)) / 0.22,                     # red ink: as eosin, but blue is absorbed too
+        # Red ink: as eosin, but blue is absorbed too; red cells and pigment absorb more of it.
+        (redness(broad) - look.red * broad.mean(axis=2) - 0.02) / 0.12 * (blue < 0.98 * green),
     )
     density = np.array(look.density, np.float32)
     times = (wide / density).min(axis=2)                                  # doubled tissue is denser in every colour

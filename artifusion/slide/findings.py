@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -31,9 +31,13 @@ UNEXPLAINED = 2.2           # of the denoiser's evidence, where no image evidenc
 
 @dataclass(frozen=True)
 class Finding:
-    """A place unlike clean tissue: its class, score 0..1, box in pixels of the maps, and which of those it covers."""
+    """A place unlike clean tissue: its class, score 0..1, box in pixels of the maps, and which of those it covers.
+
+    `shown`: the map that shows it.
+    """
 
     kind: str
+    shown: str
     score: float
     box: Box
     covered: np.ndarray                                                     # bool (box.height, box.width)
@@ -51,7 +55,7 @@ def find(maps: Mapping[str, np.ndarray], mpp: float) -> Iterator[Finding]:
         if kind in maps:
             for finding in where(maps, free, mpp):
                 yield scored(finding, unlike)
-                near = finding.box.expanded(round(6 / mpp)).intersection(Box(0, 0, *free.shape[::-1]))
+                near = finding.box.expanded(round(6 / mpp)).intersection(whole_of(free))
                 covered = np.zeros((near.height, near.width), bool)
                 covered[finding.box.slices(near)] = finding.covered
                 free[near.slices()] &= ~grown(covered, 6 / mpp)
@@ -63,7 +67,7 @@ def scored(finding: Finding, unlike: np.ndarray | None) -> Finding:
         return finding
     said = np.percentile(unlike[finding.box.slices()][finding.covered], 75) / UNIT
     odds = finding.score / (1 - finding.score) * np.clip(0.6 + 0.6 * said, 0.6, 2.0)
-    return Finding(finding.kind, float(odds / (1 + odds)), finding.box, finding.covered)
+    return replace(finding, score=float(odds / (1 + odds)))
 
 
 def score_of(times: float) -> float:
@@ -92,11 +96,11 @@ def black(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Itera
         peak = float(np.percentile(maps["black"][box.slices()][covered], 90)) / UNIT
         inside = enclosed(rim, near, whole, mpp)
         if inside.any():
-            yield Finding("bubble", score_of(1.5 * peak), near, rim | inside)
+            yield Finding("bubble", "black", score_of(1.5 * peak), near, rim | inside)
             continue
         kind = black_kind(covered, mpp)
         if np.count_nonzero(covered) * mpp**2 >= SMALLEST_UM2[kind]:
-            yield Finding(kind, score_of(peak), box, covered)
+            yield Finding(kind, "black", score_of(peak), box, covered)
 
 
 def enclosed(rim: np.ndarray, box: Box, whole: Box, mpp: float) -> np.ndarray:
@@ -112,7 +116,7 @@ def enclosed(rim: np.ndarray, box: Box, whole: Box, mpp: float) -> np.ndarray:
     outside = set(np.unique(np.concatenate([side.ravel() for side in open_sides]))) if open_sides else set()
     inside = np.zeros_like(rim)
     for cell in regionprops(cells):
-        if cell.label not in outside and cell.area < LARGEST_CELL * whole.area and cell.area * mpp**2 > 150 and (
+        if cell.label not in outside and cell.area < LARGEST_CELL * whole.area and cell.area * mpp**2 > 60 and (
                 cell.solidity > 0.8):
             inside |= cells == cell.label
     if np.count_nonzero(inside) < HOLLOW * np.count_nonzero(rim):
@@ -135,12 +139,12 @@ def pen(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterato
     """Coloured ink."""
     for box, covered in components(maps["pen"] * free, LOW["pen"], 1, SMALLEST_UM2["pen"] / mpp**2):
         peak = float(np.percentile(maps["pen"][box.slices()][covered], 75)) / UNIT
-        yield Finding("pen", score_of(1.4 * peak), box, covered)
+        yield Finding("pen", "pen", score_of(1.4 * peak), box, covered)
 
 
 def fold(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterator[Finding]:
     """Tissue laid double: denser than the slide's in every colour, with an edge, and neither ink nor black."""
-    whole = Box(0, 0, *free.shape[::-1])
+    whole = whole_of(free)
     for box, covered in components(maps["fold"] * free, LOW["fold"], 1, SMALLEST_UM2["fold"] / mpp**2):
         if 2 * mpp * ndimage.distance_transform_edt(np.pad(covered, 1)).max() < FOLD_WIDTH_UM:
             continue
@@ -152,20 +156,25 @@ def fold(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterat
         step = density[placed].mean() / max(1.0, density[around].mean()) if around.any() else 1.0
         if step >= FOLD_STEP:
             peak = float(np.percentile(maps["fold"][box.slices()][covered], 75)) / UNIT
-            yield Finding("fold", score_of(peak * min(1.5, step / 1.3)), box, covered)
+            yield Finding("fold", "fold", score_of(peak * min(1.5, step / 1.3)), box, covered)
 
 
 def blur(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterator[Finding]:
     """Tissue out of focus."""
     for box, covered in components(maps["blur"] * free, LOW["blur"], 1, SMALLEST_UM2["blur"] / mpp**2):
-        yield Finding("blur", score_of(float(maps["blur"][box.slices()][covered].mean()) / UNIT * 1.25), box, covered)
+        mean = float(maps["blur"][box.slices()][covered].mean()) / UNIT
+        yield Finding("blur", "blur", score_of(1.25 * mean), box, covered)
 
 
 def unexplained(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterator[Finding]:
     """What the denoiser alone finds unlike clean tissue."""
     for box, covered in components(maps["unlike"] * free, 0.6, 1, 600 / mpp**2):
         peak = float(np.percentile(maps["unlike"][box.slices()][covered], 75)) / UNIT
-        yield Finding("other", score_of(peak / UNEXPLAINED), box, covered)
+        yield Finding("other", "unlike", score_of(peak / UNEXPLAINED), box, covered)
+
+
+def whole_of(pixels: np.ndarray) -> Box:
+    return Box(0, 0, pixels.shape[1], pixels.shape[0])
 
 
 def grown(covered: np.ndarray, by_px: float) -> np.ndarray:
