@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +157,29 @@ def detect_slide(
         write_geojson(annotations, mask_geojson(found.mask, slide.bounds_offset, scores))
         write_class_png(target, found.ids)
     return found
+
+
+def detect_mask(
+    slide: Slide, out: Path, classes: Collection[str], restorer: Restorer, any_stain: bool, overwrite: bool, quiet: bool
+) -> bool:
+    """Write what `detect` finds on a slide as class ids, where any of it is of these classes; whether there is.
+
+    A mask that lies there already, the same to the byte, is one that an interrupted run left, and fine.
+
+    Raises:
+        SlideError: not H&E. OutputError: another mask lies there, without `overwrite`.
+    """
+    found = detect(slide, restorer=restorer, any_stain=any_stain, quiet=quiet)
+    if not any(region.kind in classes for region in found.regions):
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder) / out.name
+        write_class_png(fresh, found.ids)
+        if out.exists() and out.read_bytes() == fresh.read_bytes():
+            return True
+    check_outputs([slide.path], [out], overwrite)
+    write_class_png(out, found.ids)
+    return True
 
 
 def nothing(survey: Survey) -> Detection:

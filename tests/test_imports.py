@@ -26,7 +26,7 @@ MAY = {                                                 # room -> the rooms it m
     "trainer": {"diffusion", "batches", "checkpoint", "pixels", "device", "distributed", "muon", "restorer"},
     "training": {"batches", "checkpoint", "corpus", "curves", "distributed", "interrupts", "shards", "tiles",
                  "trainer"},
-    "restoration": {"slide", "restorer", "provenance", "workspace", "picture"},
+    "restoration": {"detection", "slide", "restorer", "provenance", "workspace", "picture"},
     "damaging": {"slide", "provenance", "workspace"},
     "picture": {"slide"},
     "outlines": {"slide"},

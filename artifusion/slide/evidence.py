@@ -26,13 +26,15 @@ DARK_SHARE, BROWN_SHARE, FOREIGN_SHARE = 0.5, 0.12, 0.8
 class Look:
     """The slide's own tissue: optical densities (R, G, B) above the glass, and how far clean tissue strays.
 
-    glass, density: of bare glass and of median tissue; neutral: median neutral density; red: redness per density;
+    glass, density: of bare glass and of median tissue; neutral, stray: median neutral density, and how far above it the
+    densest tenth lies; red: redness per density;
     thick: how many times denser than the median the denser tenth of the tissue is; detail: median local contrast.
     """
 
     glass: tuple[float, float, float] = (0.0, 0.0, 0.0)
     density: tuple[float, float, float] = (0.17, 0.30, 0.16)
     neutral: float = 0.05
+    stray: float = 0.05
     red: float = 0.0
     thick: float = 1.2
     detail: float = 0.1
@@ -58,6 +60,8 @@ def look_of(samples: Iterable[np.ndarray], mpp: float, any_stain: bool = False) 
         return Look(glass=tuple(glass.tolist()))
     if not any_stain:
         check_stain(tissue)
+    blacks = np.concatenate([neutral(blurred(piece - glass, 1 / mpp))[od.mean(axis=2) > GLASS_OD]
+                             for piece, od in zip(pieces, smooth, strict=True)])
     density = np.maximum(np.median(tissue, axis=0), 0.05)
     times = np.concatenate([(od / density).min(axis=2)[od.mean(axis=2) > GLASS_OD]
                             for od in (blurred(piece - glass, 6 / mpp) for piece in pieces)])
@@ -65,7 +69,8 @@ def look_of(samples: Iterable[np.ndarray], mpp: float, any_stain: bool = False) 
                                for piece, od in zip(pieces, smooth, strict=True)])
     reds = redness(tissue) / tissue.mean(axis=1)
     return Look(
-        glass=tuple(glass.tolist()), density=tuple(density.tolist()), neutral=float(np.median(neutral(tissue))),
+        glass=tuple(glass.tolist()), density=tuple(density.tolist()), neutral=float(np.median(blacks)),
+        stray=float(np.percentile(blacks, 90) - np.median(blacks)),
         red=float(max(0.0, np.percentile(reds, 85))),
         thick=float(max(1.0, np.percentile(times, 90))), detail=float(np.median(contrast)) if len(contrast) else 0.1)
 
@@ -90,7 +95,8 @@ def evidence(rgb: np.ndarray, mpp: float, look: Look) -> dict[str, np.ndarray]:
     fine, broad, wide = (blurred(od, um / mpp) for um in (1.0, 2.5, 6.0))
     red, green, blue = (broad[..., c] for c in range(3))
     inks = (
-        (red - 1.1 * green) / 0.10,                                       # blue and green ink: red is absorbed most
+        (red - 1.02 * green) / 0.09,                                      # blue and green ink: red is absorbed most
+        (0.36 * red - blue) / 0.09,                                       # blue ink lets more blue through than nuclei
         # Red ink: as eosin, but blue is absorbed too; red cells and pigment absorb more of it.
         (redness(broad) - look.red * broad.mean(axis=2) - 0.02) / 0.12 * (blue < 0.98 * green),
     )
@@ -100,9 +106,9 @@ def evidence(rgb: np.ndarray, mpp: float, look: Look) -> dict[str, np.ndarray]:
     covered = blurred((od.mean(axis=2) > GLASS_OD).astype(np.float32), 12 / mpp)
     return {
         "pen": np.maximum.reduce(inks),
-        "black": (neutral(fine) - look.neutral) / 0.30,
+        "black": (neutral(fine) - look.neutral) / max(0.30, 3.5 * look.stray),
         "fold": (times - 1) / max(0.5, 2.2 * (look.thick - 1)),
-        "blur": np.where(covered > 0.95, (1 - sharp) / 0.62, 0),
+        "blur": np.where(covered > 0.95, (1 - sharp) / 0.7, 0),
     }
 
 

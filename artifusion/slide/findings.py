@@ -21,7 +21,11 @@ HOLLOW = 0.8                # what a bubble's rim encloses, as a share of the ri
 LARGEST_CELL = 0.6          # share of the whole picture that a bubble may enclose
 SMALLEST_UM2 = {"fold": 600.0, "bubble": 300.0, "pen": 600.0, "blur": 3000.0, "dark": 150.0, "dust": 3.0,
                 "other": 100.0}
+RIM_LEVELS = (2.0, 1.3, 0.9, 0.6, LOW["black"])
+OWN_LOW = 0.22
 GAP_UM = 3.0                # in a bubble's rim
+STREAK_UM = 4.0             # between streaks of ink
+SOLID_UM = 4.0              # per pixel; in a coarser picture the inside of a ring of ink is tissue, and stays
 SLENDER = 1.7               # black ink is longer than wide by this much; a dark spot is not
 FOLD_WIDTH_UM = 8.0
 FOLD_STEP = 1.18            # how many times denser than its surroundings a fold is, at least
@@ -51,7 +55,8 @@ def find(maps: Mapping[str, np.ndarray], mpp: float) -> Iterator[Finding]:
     """
     free = np.ones(next(iter(maps.values())).shape, bool)
     unlike = maps.get("unlike")
-    for kind, where in (("black", black), ("pen", pen), ("fold", fold), ("blur", blur), ("unlike", unexplained)):
+    for kind, where in (("black", bubble), ("black", black), ("pen", pen), ("fold", fold), ("blur", blur),
+                        ("unlike", unexplained)):
         if kind in maps:
             for finding in where(maps, free, mpp):
                 yield scored(finding, unlike)
@@ -81,26 +86,37 @@ def components(map_: np.ndarray, low: float, high: float, smallest_px: float) ->
     labels, _ = ndimage.label(above, np.ones((3, 3)))
     for number, at in enumerate(ndimage.find_objects(labels), 1):
         covered = labels[at] == number
-        if np.count_nonzero(covered) >= smallest_px:
+        if np.count_nonzero(covered) >= max(1, smallest_px):
             yield Box.from_edges(at[1].start, at[0].start, at[1].stop, at[0].stop), covered
 
 
+def bubble(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterator[Finding]:
+    """Bubbles, by their rims: black at one level or another, where dark tissue beside them no longer is."""
+    whole = whole_of(free)
+    taken = np.zeros(free.shape, bool)
+    for level in RIM_LEVELS:
+        for box, covered in components(maps["black"], level, max(level, 0.9), 8.0):
+            if covered.mean() > 0.7 or taken[box.slices()][covered].any():
+                continue
+            near = box.expanded(round(2 * GAP_UM / mpp) + 1).intersection(whole)
+            rim = np.zeros((near.height, near.width), bool)
+            rim[box.slices(near)] = covered
+            inside = enclosed(rim, near, whole, mpp)
+            if inside.any():
+                taken[near.slices()] |= rim | inside
+                peak = float(np.percentile(maps["black"][box.slices()][covered], 90)) / UNIT
+                yield Finding("bubble", "black", score_of(1.5 * peak), near, rim | inside)
+
+
 def black(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterator[Finding]:
-    """Bubbles (by their rims), dark spots, dust, threads and black ink, told apart by their shapes."""
-    height, width = free.shape
-    whole = Box(0, 0, width, height)
-    for box, covered in components(maps["black"], LOW["black"], 0.9, max(1.0, SMALLEST_UM2["dust"] / mpp**2)):
-        near = box.expanded(round(2 * GAP_UM / mpp) + 1).intersection(whole)
-        rim = np.zeros((near.height, near.width), bool)
-        rim[box.slices(near)] = covered
-        peak = float(np.percentile(maps["black"][box.slices()][covered], 90)) / UNIT
-        inside = enclosed(rim, near, whole, mpp)
-        if inside.any():
-            yield Finding("bubble", "black", score_of(1.5 * peak), near, rim | inside)
-            continue
-        kind = black_kind(covered, mpp)
-        if np.count_nonzero(covered) * mpp**2 >= SMALLEST_UM2[kind]:
-            yield Finding(kind, "black", score_of(peak), box, covered)
+    """Dark spots, dust, threads and black ink, told apart by their shapes."""
+    for box, covered in components(maps["black"] * free, LOW["black"], 1, max(1.0, SMALLEST_UM2["dust"] / mpp**2)):
+        here = maps["black"][box.slices()]
+        peak = float(np.percentile(here[covered], 95)) / UNIT
+        own = covered & (here > OWN_LOW * peak * UNIT)       # dark tissue beside a black spot is not of it
+        kind = black_kind(own, mpp)
+        if np.count_nonzero(own) * mpp**2 >= SMALLEST_UM2[kind]:
+            yield Finding(kind, "black", score_of(peak), box, own)
 
 
 def enclosed(rim: np.ndarray, box: Box, whole: Box, mpp: float) -> np.ndarray:
@@ -137,9 +153,12 @@ def black_kind(covered: np.ndarray, mpp: float) -> str:
 
 def pen(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterator[Finding]:
     """Coloured ink."""
-    for box, covered in components(maps["pen"] * free, LOW["pen"], 1, SMALLEST_UM2["pen"] / mpp**2):
+    for box, covered in components(maps["pen"] * free, LOW["pen"], 1, max(6, SMALLEST_UM2["pen"] / mpp**2)):
         peak = float(np.percentile(maps["pen"][box.slices()][covered], 75)) / UNIT
-        yield Finding("pen", "pen", score_of(1.4 * peak), box, covered)
+        gap = round(STREAK_UM / mpp)
+        solid = ndimage.binary_closing(np.pad(covered, gap), disk(gap)) if gap else covered
+        solid = ndimage.binary_fill_holes(solid[gap : -gap or None, gap : -gap or None])
+        yield Finding("pen", "pen", score_of(1.4 * peak), box, solid if mpp <= SOLID_UM else covered)
 
 
 def fold(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterator[Finding]:

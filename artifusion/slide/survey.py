@@ -25,6 +25,7 @@ OVERVIEW_PX = 1024
 SAMPLE_TILES = 12
 FULL_OD = 2.0                               # of the density map's 255
 REFINE_PX = 1024
+SOLID = ("bubble", "pen")                   # what lies inside their outline is theirs
 MARGIN_UM = {"pen": 2.0, "fold": 1.0, "dark": 4.0, "dust": 2.5, "other": 2.5, "blur": 0.0}
 
 
@@ -125,7 +126,7 @@ class Survey:
                 if finding.shown in KINDS:
                     shows = evidence(self.read(near, self.fine), self.fine_um, look)[finding.shown] > LOW[finding.shown]
                     covered = shows & grown(placed, 1.5 * self.coarse_um / self.fine_um)
-                    if finding.kind == "bubble":
+                    if finding.kind in SOLID:
                         covered |= ndimage.binary_erosion(placed, iterations=round(self.coarse_um / self.fine_um))
                 covered = grown(covered, margin_um / self.fine_um)
                 yield block, covered[block.slices(near)]
