@@ -19,6 +19,7 @@ KINDS = ("pen", "black", "fold", "blur")        # "black" becomes bubble, dark, 
 LOW: Mapping[str, float] = {"pen": 0.45, "black": 0.4, "fold": 0.65, "blur": 0.6}
 FEWEST_PX = 400             # tissue pixels from which a slide's own look is taken; with fewer a common H&E's serves
 SMALLEST_SIGMA_PX = 0.5
+BLUR_UM = 2.0               # per pixel; where they are larger, nothing is sharp
 DARK_SHARE, BROWN_SHARE, FOREIGN_SHARE = 0.5, 0.12, 0.8
 
 
@@ -27,7 +28,8 @@ class Look:
     """The slide's own tissue: optical densities (R, G, B) above the glass, and how far clean tissue strays.
 
     glass, density: of bare glass and of median tissue; neutral, stray: median neutral density, and how far above it the
-    densest tenth lies; red: redness per density;
+    densest tenth lies; red, cyan: the most of
+    redness, and of red over green, per density; blue: the least of blue per red;
     thick: how many times denser than the median the denser tenth of the tissue is; detail: median local contrast.
     """
 
@@ -36,6 +38,8 @@ class Look:
     neutral: float = 0.05
     stray: float = 0.05
     red: float = 0.0
+    cyan: float = 0.0
+    blue: float = 0.36
     thick: float = 1.2
     detail: float = 0.1
 
@@ -68,10 +72,13 @@ def look_of(samples: Iterable[np.ndarray], mpp: float, any_stain: bool = False) 
     contrast = np.concatenate([detail(piece - glass, mpp)[od.mean(axis=2) > 0.7 * density.mean()]
                                for piece, od in zip(pieces, smooth, strict=True)])
     reds = redness(tissue) / tissue.mean(axis=1)
+    cyans = (tissue[:, 0] - 1.02 * tissue[:, 1]) / tissue.mean(axis=1)
     return Look(
-        glass=tuple(glass.tolist()), density=tuple(density.tolist()), neutral=float(np.median(blacks)),
-        stray=float(np.percentile(blacks, 90) - np.median(blacks)),
+        glass=tuple(glass.tolist()), density=tuple(density.tolist()), neutral=min(0.25, float(np.median(blacks))),
+        stray=min(0.2, float(np.percentile(blacks, 90) - np.median(blacks))),
         red=float(max(0.0, np.percentile(reds, 85))),
+        cyan=float(np.clip(np.percentile(cyans, 90) + 0.06, 0.0, 0.25)),
+        blue=float(min(0.36, 0.85 * np.percentile(tissue[:, 2] / np.maximum(tissue[:, 0], 0.1), 10))),
         thick=float(max(1.0, np.percentile(times, 90))), detail=float(np.median(contrast)) if len(contrast) else 0.1)
 
 
@@ -95,8 +102,8 @@ def evidence(rgb: np.ndarray, mpp: float, look: Look) -> dict[str, np.ndarray]:
     fine, broad, wide = (blurred(od, um / mpp) for um in (1.0, 2.5, 6.0))
     red, green, blue = (broad[..., c] for c in range(3))
     inks = (
-        (red - 1.02 * green) / 0.09,                                      # blue and green ink: red is absorbed most
-        (0.36 * red - blue) / 0.09,                                       # blue ink lets more blue through than nuclei
+        (red - 1.02 * green - look.cyan * broad.mean(axis=2)) / 0.09,     # blue and green ink: red is absorbed most
+        (look.blue * red - blue) / 0.09,                                  # blue ink lets more blue through than nuclei
         # Red ink: as eosin, but blue is absorbed too; red cells and pigment absorb more of it.
         (redness(broad) - look.red * broad.mean(axis=2) - 0.02) / 0.12 * (blue < 0.98 * green),
     )
@@ -108,7 +115,7 @@ def evidence(rgb: np.ndarray, mpp: float, look: Look) -> dict[str, np.ndarray]:
         "pen": np.maximum.reduce(inks),
         "black": (neutral(fine) - look.neutral) / max(0.30, 3.5 * look.stray),
         "fold": (times - 1) / max(0.5, 2.2 * (look.thick - 1)),
-        "blur": np.where(covered > 0.95, (1 - sharp) / 0.7, 0),
+        "blur": np.where((covered > 0.95) & (mpp <= BLUR_UM), (1 - sharp) / 0.7, 0),
     }
 
 
