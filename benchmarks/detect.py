@@ -7,8 +7,8 @@ DATA is the folder of eval/, wsi/, artifacts/ (docs/detection.md says which sets
 as that class, "any" whatever was found but blur. Truth is compared at the detection's own scale.
 
 - painted: by `artifusion.slide.damage`, strong, 4 % of the area.
-- compositor: by this file, on eval/monuseg: cut-outs of real bubbles and dark spots (small ones are the dust), real ink from pen
-  overviews, folds that multiply the light of two pieces of tissue.
+- compositor: by this file, on eval/monuseg: cut-outs of real bubbles and dark spots (small ones are the dust), real ink
+  from pen overviews, folds that multiply the light of two pieces of tissue.
 - pen: overviews with real ink; the first, third and fifth by name were tuned on, the others are reported.
 - clean: undamaged images; the share of their tissue that is flagged as anything but blur.
 - ablation: painted, every third image, with each source of evidence alone.
