@@ -71,7 +71,8 @@ def scored(finding: Finding, unlike: np.ndarray | None) -> Finding:
     if unlike is None or finding.kind in ("blur", "other"):
         return finding
     said = np.percentile(unlike[finding.box.slices()][finding.covered], 75) / UNIT
-    odds = finding.score / (1 - finding.score) * np.clip(0.6 + 0.6 * said, 0.6, 2.0)
+    least = 0.8 if finding.kind == "pen" else 0.6        # a slide that is all ink is its own measure of what is usual
+    odds = finding.score / (1 - finding.score) * np.clip(0.6 + 0.6 * said, least, 2.0)
     return replace(finding, score=float(odds / (1 + odds)))
 
 
