@@ -312,19 +312,18 @@ def main() -> None:
     result = json.loads(given.json.read_text()) if given.json and given.json.exists() else {}
     restorer = Restorer.from_pretrained()
     for part in given.parts:
+        look = given.look and given.look / part
         if part == "painted":
-            result[part] = {k: dice_of(painted(given.data, k, given.every), k, restorer, look=given.look and given.look / part)
-                            for k in KINDS}
+            result[part] = {k: dice_of(painted(given.data, k, given.every), k, restorer, look=look) for k in KINDS}
         elif part == "compositor":
-            result[part] = {k: dice_of(composed(given.data, k, given.every), k, restorer, look=given.look and given.look / part)
-                            for k in KINDS}
+            result[part] = {k: dice_of(composed(given.data, k, given.every), k, restorer, look=look) for k in KINDS}
         elif part == "pen":
             result[part] = pens(given.data, restorer)
         elif part == "clean":
             result[part] = clean(given.data, restorer)
         elif part == "ablation":
-            result[part] = {" + ".join(used): {k: dice_of(painted(given.data, k, given.every), k, restorer, used) for k in KINDS}
-                            for used in (("denoiser",), ("image",))}
+            result[part] = {source: {k: dice_of(painted(given.data, k, given.every), k, restorer, (source,))
+                                     for k in KINDS} for source in SOURCES}
         else:
             result[part] = large(given.data)
         if part in ("painted", "compositor", "ablation"):
