@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from artifusion import __version__
+from artifusion.commands.detect import ANY_STAIN, detect
 from artifusion.commands.evaluate import evaluate
 from artifusion.commands.mask import mask_commands
 from artifusion.commands.options import MASK_FORMAT, PATH, SCALE, Number, known_classes, known_kinds
@@ -49,11 +50,13 @@ def main() -> None:
 
 @main.command()
 @click.argument("slide", type=PATH)
-@click.option("--mask", required=True, type=PATH,
+@click.option("--mask", type=PATH,
               help="What to repaint: an image of the slide at any scale (white = restore), GeoJSON of QuPath, or what "
-                   "GrandQC or HistoQC wrote.")
+                   "GrandQC or HistoQC wrote.  [default: what `artifusion detect` finds]")
 @click.option("--classes", callback=known_classes, metavar="A,B",
-              help="Only these of fold, bubble, pen, blur, dark, dust, other.")
+              help="Only these of fold, bubble, pen, blur, dark, dust, other.  [default: all; of what is detected, all "
+                   "but blur]")
+@ANY_STAIN
 @MASK_FORMAT
 @click.option("-o", "--output", type=PATH, help="Default: NAME.restored.SUFFIX beside the slide.")
 @click.option("--weights", default="he-small", show_default=True, metavar="NAME|DIR|HUB_ID", help="The model.")
@@ -73,16 +76,17 @@ def main() -> None:
               help="Print regions, canvases, evaluations and the bytes to be written; paint nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def restore(
-    slide: Path, mask: Path, output: Path | None, classes: tuple[str, ...] | None, mask_format: Any, weights: str,
-    config: str | None, device: str, steps: int | None, seed: int, mpp: float | None, grow_um: float, polarity: Any,
-    lossless: bool, batch_size: int | None, preview: Path | None, overwrite: bool, dry_run: bool, quiet: bool,
+    slide: Path, mask: Path | None, output: Path | None, classes: tuple[str, ...] | None, any_stain: bool,
+    mask_format: Any, weights: str, config: str | None, device: str, steps: int | None, seed: int, mpp: float | None,
+    grow_um: float, polarity: Any, lossless: bool, batch_size: int | None, preview: Path | None, overwrite: bool,
+    dry_run: bool, quiet: bool,
 ) -> None:
     """Repaint the masked part of SLIDE with tissue that a diffusion model invents.
 
-    Only masked pixels change. SVS and tiled TIFF keep their container, and what the mask does not touch is copied
-    byte for byte; other formats become a pyramidal BigTIFF. Beside the output lie OUTPUT.json (what was done, with
-    which weights) and OUTPUT.geojson (the invented regions, for QuPath). An interrupted run goes on when the same
-    command is given again.
+    Without --mask the artifacts are detected first, and OUTPUT.mask.png keeps what was found. Only masked pixels
+    change. SVS and tiled TIFF keep their container, and what the mask does not touch is copied byte for byte; other
+    formats become a pyramidal BigTIFF. Beside the output lie OUTPUT.json (what was done, with which weights) and
+    OUTPUT.geojson (the invented regions, for QuPath). An interrupted run goes on when the same command is given again.
     """
     from artifusion.config import RestoreConfig, load_config
 
@@ -95,7 +99,9 @@ def restore(
     with open_slide(slide, mpp=mpp) as opened:
         if opened.mpp is None and not quiet:
             say_scale(opened, settings.default_spacing_um)
-        if dry_run:
+        if dry_run and mask is None:
+            raise click.UsageError("a dry run needs a --mask; `artifusion detect SLIDE -o MASK.png` makes one")
+        if dry_run and mask:
             say_plan(opened, mask, output, settings, weights, lossless, selection, quiet)
             return
 
@@ -105,8 +111,11 @@ def restore(
     restorer = Restorer.from_pretrained(weights, device, settings)
     content = restore_slide(
         slide, mask, output, restorer=restorer, seed=seed, mpp=mpp, lossless=lossless, preview=preview,
-        overwrite=overwrite, quiet=quiet, **selection,
+        any_stain=any_stain, overwrite=overwrite, quiet=quiet, **selection,
     )
+    if content is None:
+        click.echo(f"{slide}: no artifacts found; nothing to restore, nothing written")
+        return
     written = (output or slide).with_name(content["output"]["name"])
     click.echo(f"{written}: {len(content['regions'])} regions repainted and verified in {content['seconds']:.0f} s")
 
@@ -305,4 +314,5 @@ def weights_facts(name: str) -> dict[str, Any]:
 
 
 main.add_command(mask_commands)
+main.add_command(detect)
 main.add_command(evaluate)

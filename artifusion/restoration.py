@@ -19,6 +19,7 @@ from artifusion.config import RestoreConfig
 from artifusion.errors import ConfigError, OutputError
 from artifusion.picture import check_picture_name, draw_comparison
 from artifusion.provenance import geojson, note, sidecar
+from artifusion.slide.classes import CLASSES
 from artifusion.slide.container import container_of, default_output
 from artifusion.slide.maskfiles import read_mask, vocabulary
 from artifusion.slide.maskformats import MaskFormat, fingerprint
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 Polarity = Literal["restore", "keep"]
 
+REPAINTED = tuple(name for name in CLASSES if name != "blur")     # of what is detected: blur still carries information
 SAMPLE_PX = 512          # per side of a canvas: pixels that tell the colours around a region
 
 
@@ -81,7 +83,7 @@ def plan_restoration(
 
 def restore_slide(
     source: str | Path,
-    mask: str | Path,
+    mask: str | Path | None = None,
     out: str | Path | None = None,
     *,
     restorer: Restorer | None = None,
@@ -93,27 +95,31 @@ def restore_slide(
     mask_format: MaskFormat = "auto",
     lossless: bool = False,
     preview: str | Path | None = None,
+    any_stain: bool = False,
     overwrite: bool = False,
     quiet: bool = True,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Restore the masked part of a slide or image into a new file; returns the sidecar's content.
 
-    Only pixels under the mask are painted; the source is never touched. Beside OUT lie OUT.json (what was done) and
-    OUT.geojson (the painted regions, for QuPath). Work in progress lies in OUT.partial: the same call after a crash
-    goes on with the canvases already painted. OUT appears last, verified and whole.
+    Without a mask what `detect` finds is restored, and OUT.mask.png keeps it; where that is nothing, nothing is
+    written and None is returned. Only pixels under the mask are painted; the source is never touched. Beside OUT lie
+    OUT.json (what was done) and OUT.geojson (the painted regions, for QuPath). Work in progress lies in OUT.partial:
+    the same call after a crash goes on with the canvases already painted. OUT appears last, verified and whole.
     Memory is bounded by a batch of canvases and the mask, not by the slide.
 
     Args:
         source: anything OpenSlide opens, or a PNG, JPEG or TIFF image.
         mask: a raster image of the slide at any scale (white = restore), a class mask of GrandQC or of our own, a
-            folder of HistoQC, or GeoJSON of QuPath or GrandQC.
+            folder of HistoQC, or GeoJSON of QuPath or GrandQC; by default detected.
         out: default `<name>.restored<suffix>` beside the source.
         restorer: default `Restorer.from_pretrained()`.
         mpp: um per pixel, where the slide does not tell or tells wrong.
         polarity: "keep" where white means keep; given explicitly, the mask may cover over half of the slide.
         grow_um: widen the mask by this much.
-        classes: restore only these of fold, bubble, pen, blur, dark, dust, other.
+        classes: restore only these of fold, bubble, pen, blur, dark, dust, other; of what is detected by default all
+            but blur, which still carries information.
         mask_format: what the mask image is, where its content and name leave it open.
+        any_stain: detect even on what is not H&E.
         lossless: re-encoded containers only: no lossy compression.
         preview: also draw before / mask / after into this .png or .jpg.
 
@@ -130,12 +136,20 @@ def restore_slide(
         target = Path(out) if out is not None else default_output(Path(source), slide)
         declaration, polygons = beside(target, ".json", ".geojson")
         outputs = [target, declaration, polygons, *([Path(preview)] if preview else [])]
-        inputs = [Path(source), Path(mask)]
+        inputs = [Path(source), *([Path(mask)] if mask else [])]
         sweep(target)
         check_outputs(inputs, outputs, overwrite, published(target))     # tell it before the mask is outlined
         if preview:
             check_picture_name(Path(preview))
         container_of(slide, target)
+        if mask is None:
+            from artifusion.detection import detect_mask
+
+            classes = REPAINTED if classes is None else classes
+            (mask,) = beside(target, ".mask.png")
+            if not detect_mask(slide, mask, classes, restorer, any_stain, overwrite, quiet):
+                return None
+            inputs.append(mask)
         plan = plan_restoration(slide, mask, config, restorer.multiple, polarity=polarity, grow_um=grow_um,
                                 classes=classes, mask_format=mask_format)
         if not quiet:

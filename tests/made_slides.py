@@ -25,6 +25,14 @@ def tissue(width: int, height: int, seed: int = 0) -> np.ndarray:
     return np.clip(np.add(noise, (200, 140, 185)), 0, 255).astype(np.uint8)
 
 
+def he_like(width: int = 400, height: int = 360, seed: int = 0) -> np.ndarray:
+    """Pink with violet nuclei some 6 px wide, dark enough for an artifact finder: uint8 (height, width, 3)."""
+    rng = np.random.default_rng(seed)
+    nuclei = gaussian_filter((rng.random((height, width)) < 1 / 220).astype(np.float32), 2.4) > 0.012
+    image = np.where(nuclei[..., None], np.float32((120, 85, 160)), np.float32((225, 165, 200)))
+    return (image + rng.normal(0, 4, image.shape)).clip(0, 255).astype(np.uint8)
+
+
 def write_pyramid_tiff(path: Path, sizes: list[tuple[int, int]], tile: int = 128, bigtiff: bool = False,
                        description: str | None = None, thumbnail: bool = False, byteorder: str = "<",
                        encode: Callable[[np.ndarray], bytes] | None = None, image: np.ndarray | None = None, **codec

@@ -26,17 +26,20 @@ MAY = {                                                 # room -> the rooms it m
     "trainer": {"diffusion", "batches", "checkpoint", "pixels", "device", "distributed", "muon", "restorer"},
     "training": {"batches", "checkpoint", "corpus", "curves", "distributed", "interrupts", "shards", "tiles",
                  "trainer"},
-    "restoration": {"slide", "restorer", "provenance", "workspace", "picture"},
+    "restoration": {"detection", "slide", "restorer", "provenance", "workspace", "picture"},
     "damaging": {"slide", "provenance", "workspace"},
     "picture": {"slide"},
+    "outlines": {"slide"},
+    "unlikeness": {"slide", "diffusion", "restorer", "device", "pixels"},
+    "detection": {"slide", "restorer", "unlikeness", "picture", "outlines", "workspace"},
     "evaluation": {"slide", "restorer", "tiles", "corpus", "pixels"},
-    "commands": {"slide", "workspace", "evaluation"},
+    "commands": {"slide", "workspace", "detection", "restorer", "evaluation"},
     "cli": {"commands", "slide", "pretrained", "restorer", "restoration", "training", "distributed", "shards",
             "damaging", "checkpoint"},
     "__init__": set(), "__main__": {"cli"},
 }
 TORCHLESS = ("slide", "pretrained", "tiles", "shards", "corpus", "curves", "provenance", "workspace", "damaging",
-             "picture", "commands", "errors", "geometry", "config")
+             "picture", "outlines", "commands", "errors", "geometry", "config")
 
 
 def imports(path):

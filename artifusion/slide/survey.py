@@ -1,0 +1,153 @@
+"""A whole slide looked over in tiles: what its tissue looks like, maps of evidence, and outlines at a finer scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from artifusion.geometry import Box, Size, fitted
+from artifusion.slide.classes import CLASSES
+from artifusion.slide.evidence import KINDS, LOW, Look, evidence, look_of
+from artifusion.slide.findings import UNIT, Finding, grown
+from artifusion.slide.masks import footprint
+from artifusion.slide.reader import Slide
+from artifusion.slide.tissue import optical_density
+
+COARSE_UM = (1.0, 2.0, 4.0, 8.0, 16.0)      # um per pixel at which a slide is looked over: the finest with few pixels
+COARSE_PX = 26_000_000
+FINEST_UM = 0.5
+TILE_PX, HALO_PX = 512, 64
+OVERVIEW_PX = 1024
+SAMPLE_TILES = 12
+FULL_OD = 2.0                               # of the density map's 255
+REFINE_PX = 1024
+SOLID = ("bubble", "pen")                   # what lies inside their outline is theirs
+MARGIN_UM = {"pen": 2.0, "fold": 1.0, "dark": 4.0, "dust": 2.5, "other": 2.5, "blur": 0.0}
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A slide with the two scales at which it is looked at: sizes in pixels and um per pixel."""
+
+    slide: Slide
+    mpp: float
+    coarse: Size
+    coarse_um: float
+    fine: Size
+    fine_um: float
+
+    @classmethod
+    def of(cls, slide: Slide, mpp: float) -> Survey:
+        """The scales for a slide of mpp um per level-0 pixel: as fine as its size allows, never finer than itself."""
+        area_um2 = slide.size.width * slide.size.height * mpp**2
+        coarse_um = max(mpp, next((um for um in COARSE_UM if area_um2 / um**2 <= COARSE_PX), COARSE_UM[-1]))
+        fine_um = min(coarse_um, max(mpp, FINEST_UM, coarse_um / 2))
+        coarse, fine = (Size(*(max(1, round(side * mpp / um)) for side in slide.size)) for um in (coarse_um, fine_um))
+        return cls(slide, mpp, coarse, coarse_um, fine, fine_um)
+
+    def read(self, box: Box, size: Size) -> np.ndarray:
+        """The pixels of a box at one of the two scales, uint8 (H, W, 3)."""
+        return self.slide.read_as(footprint(box, size, self.slide.size), Size(box.width, box.height))
+
+    def tiles(self) -> list[Box]:
+        """The tiles of the coarse scale that show more than bare glass, in reading order."""
+        small = fitted(self.coarse, OVERVIEW_PX)
+        od = optical_density(self.slide.read_as(Box(0, 0, *self.slide.size), small)).mean(axis=2)
+        busy = ndimage.binary_dilation(od > min(0.12, float(np.percentile(od, 1))) + 0.03, iterations=2)
+        found = []
+        for y in range(0, self.coarse.height, TILE_PX):
+            for x in range(0, self.coarse.width, TILE_PX):
+                box = Box(x, y, TILE_PX, TILE_PX).intersection(Box(0, 0, *self.coarse))
+                if busy[footprint(box, self.coarse, small).slices() if small != self.coarse else box.slices()].any():
+                    found.append(box)
+        return found
+
+    def look(self, tiles: list[Box], any_stain: bool) -> tuple[Look, list[np.ndarray]]:
+        """The look of the tissue in a few tiles, evenly spread, and these tiles. Raises SlideError as `look_of`."""
+        chosen = [tiles[i] for i in np.unique(np.linspace(0, len(tiles) - 1, SAMPLE_TILES).round().astype(int))]
+        samples = [self.read(box, self.coarse) for box in chosen]
+        return look_of(samples, self.coarse_um, any_stain), samples
+
+    def maps(
+        self, tiles: Iterable[Box], look: Look, image: bool = True,
+        unlike: Callable[[np.ndarray, Box], np.ndarray] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """The maps that `find` takes, of the whole slide, from its tiles.
+
+        Args:
+            image: with the image evidence.
+            unlike: pixels uint8 (H, W, 3) at the coarse scale and their box -> how unlike clean tissue, (H, W) >= 0.
+
+        Memory: the maps, six bytes a coarse pixel, and one tile.
+        """
+        kinds = [*(KINDS if image else ()), "density", *(["unlike"] if unlike else [])]
+        maps = {kind: np.zeros(self.coarse[::-1], np.uint8) for kind in kinds}
+        for box in tiles:
+            near = box.expanded(HALO_PX).intersection(Box(0, 0, *self.coarse))
+            rgb = self.read(near, self.coarse)
+            found = evidence(rgb, self.coarse_um, look) if image else {}
+            found = {kind: values * UNIT for kind, values in found.items()}
+            found["density"] = (optical_density(rgb).mean(axis=2) - np.mean(look.glass)) * (255 / FULL_OD)
+            if unlike:
+                found["unlike"] = unlike(rgb, near) * UNIT
+            for kind, values in found.items():
+                maps[kind][box.slices()] = np.clip(values[box.slices(near)], 0, 255).round()
+        return maps
+
+    def outline(self, findings: Iterable[Finding], look: Look) -> tuple[np.ndarray, np.ndarray]:
+        """Class ids and scores (in 255ths) at the fine scale, uint8 (H, W) each; the better score keeps the ground."""
+        ids, scores = (np.zeros(self.fine[::-1], np.uint8) for _ in range(2))
+        for finding in sorted(findings, key=lambda finding: -finding.score):
+            for box, covered in self.refined(finding, look):
+                new = covered & (ids[box.slices()] == 0)
+                ids[box.slices()][new] = CLASSES[finding.kind]
+                scores[box.slices()][new] = round(255 * finding.score)
+        return ids, scores
+
+    def refined(self, finding: Finding, look: Look) -> Iterator[tuple[Box, np.ndarray]]:
+        """Blocks of the fine scale and which of their pixels a finding covers, its margin included."""
+        margin_um = margin_of(finding, self.coarse_um)
+        reach = round((margin_um + 4 * self.coarse_um) / self.fine_um) + 2
+        whole = Box(0, 0, *self.fine)
+        around = footprint(finding.box, self.coarse, self.fine) if self.fine != self.coarse else finding.box
+        around = around.expanded(reach).intersection(whole)
+        for y in range(around.y, around.bottom, REFINE_PX):
+            for x in range(around.x, around.right, REFINE_PX):
+                block = around.intersection(Box(x, y, REFINE_PX, REFINE_PX))
+                near = block.expanded(reach + round(16 / self.fine_um)).intersection(whole)
+                placed = self.placed(finding, near)
+                if not placed.any():
+                    continue
+                covered = placed
+                if finding.shown in KINDS:
+                    shows = evidence(self.read(near, self.fine), self.fine_um, look)[finding.shown] > LOW[finding.shown]
+                    covered = shows & grown(placed, 1.5 * self.coarse_um / self.fine_um)
+                    if finding.kind in SOLID:
+                        covered |= ndimage.binary_erosion(placed, iterations=round(self.coarse_um / self.fine_um))
+                covered = grown(covered, margin_um / self.fine_um)
+                yield block, covered[block.slices(near)]
+
+    def placed(self, finding: Finding, near: Box) -> np.ndarray:
+        """A finding's pixels in a box of the fine scale, enlarged as they are."""
+        rows, columns = ((np.arange(start, stop) * coarse // fine - first) for start, stop, coarse, fine, first in (
+            (near.y, near.bottom, self.coarse.height, self.fine.height, finding.box.y),
+            (near.x, near.right, self.coarse.width, self.fine.width, finding.box.x)))
+        inside = ((rows >= 0) & (rows < finding.box.height))[:, None] & ((columns >= 0) & (columns < finding.box.width))
+        at = np.ix_(rows.clip(0, finding.box.height - 1), columns.clip(0, finding.box.width - 1))
+        return finding.covered[at] & inside
+
+
+def margin_of(finding: Finding, mpp: float) -> float:
+    """um by which a finding is widened: soft rims and halos, which the evidence no longer shows."""
+    if finding.kind != "bubble":
+        return MARGIN_UM[finding.kind]
+    return min(8.0, 0.17 * (np.count_nonzero(finding.covered) / np.pi) ** 0.5 * mpp)
+
+
+def enlarged(values: np.ndarray, size: Size) -> np.ndarray:
+    """float32 (h, w) at another size, interpolated."""
+    return np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))

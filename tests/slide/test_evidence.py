@@ -1,0 +1,80 @@
+"""The image evidence: what each artifact looks like, what clean tissue does not, and stains that are not H&E."""
+
+import numpy as np
+import pytest
+from made_slides import he_like
+
+from artifusion.errors import SlideError
+from artifusion.geometry import Size
+from artifusion.slide.damage import paint
+from artifusion.slide.evidence import evidence, look_of
+from artifusion.slide.findings import UNIT, find
+from artifusion.slide.reader import ImageSlide
+from artifusion.slide.survey import COARSE_PX, Survey
+from artifusion.slide.tissue import optical_density
+
+MPP = 1.0
+
+
+def found_in(pixels):
+    maps = {kind: np.clip(values * UNIT, 0, 255).astype(np.uint8)
+            for kind, values in evidence(pixels, MPP, look_of([pixels], MPP)).items()}
+    maps["density"] = np.clip(optical_density(pixels).mean(axis=2) * 127, 0, 255).astype(np.uint8)
+    return [finding for finding in find(maps, MPP) if finding.score >= 0.5]
+
+
+def dice(findings, kind, truth):
+    found = np.zeros_like(truth)
+    for finding in findings:
+        if finding.kind == kind:
+            found[finding.box.slices()] |= finding.covered
+    return 2 * (found & truth).sum() / (found.sum() + truth.sum())
+
+
+def test_clean_tissue_is_left_alone():
+    assert found_in(he_like()) == []
+
+
+@pytest.mark.parametrize(("kind", "size_px", "least"), [
+    ("pen", 160, 0.7), ("bubble", 110, 0.7), ("fold", 190, 0.3), ("dark", 90, 0.7)])
+def test_a_painted_artifact_is_found_with_its_class(kind, size_px, least):
+    damaged, truth = paint(kind, he_like(), (200, 180), size_px, np.random.default_rng(3))
+    assert dice(found_in(damaged), kind, truth) > least
+
+
+def test_a_bubble_that_the_picture_cuts_is_filled_up_to_its_edge():
+    damaged, truth = paint("bubble", he_like(), (0, 180), 110, np.random.default_rng(1))
+    assert dice(found_in(damaged), "bubble", truth) > 0.7
+
+
+def test_fluorescence_and_brown_stains_are_refused_with_the_flag_that_overrides_it():
+    dark = np.full((200, 200, 3), 12, np.uint8)
+    brown = he_like(200, 200)
+    brown[40:160, 40:160] = (140, 95, 50)
+    for pixels in (dark, brown):
+        with pytest.raises(SlideError, match="--any-stain"):
+            look_of([pixels], MPP)
+        look_of([pixels], MPP, any_stain=True)
+
+
+def test_the_scales_bound_the_pixels_of_a_slide_of_any_size():
+    slide = ImageSlide.__new__(ImageSlide)                # its pixels would not fit
+    for side, mpp in ((250, 0.25), (2000, 0.5), (40_000, 0.5), (100_000, 0.25), (150_000, 0.25)):
+        slide.level_sizes = (Size(side, side),)
+        survey = Survey.of(slide, mpp)
+        assert survey.coarse.width * survey.coarse.height <= COARSE_PX
+        assert survey.fine.width * survey.fine.height <= 4.01 * COARSE_PX
+        assert mpp <= survey.fine_um <= survey.coarse_um
+
+
+def test_maps_of_tiles_are_those_of_the_whole(tmp_path):
+    """What lies beyond a tile's halo does not matter: memory is a tile, not a slide."""
+    pixels = np.concatenate([he_like(900, 300, seed) for seed in range(2)])
+    survey = Survey.of(ImageSlide(tmp_path, pixels, "array", True, None, None, MPP), MPP)
+    tiles = survey.tiles()
+    look, _ = survey.look(tiles, any_stain=False)
+    assert len(tiles) > 1
+    whole = evidence(pixels, MPP, look)
+    for kind, map_ in survey.maps(tiles, look).items():
+        if kind in whole:
+            assert np.abs(map_ - np.clip(whole[kind] * UNIT, 0, 255)).max() <= 1, kind
