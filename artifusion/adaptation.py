@@ -22,6 +22,7 @@ from artifusion.shards import read_shard, save_tiles
 from artifusion.slide.masks import Mask
 from artifusion.slide.reader import Slide
 from artifusion.tiles import TILE_PX, Tile, clean_tiles, grid
+from artifusion.trainer import STATE
 from artifusion.training import train
 from artifusion.workspace import write_whole
 
@@ -64,11 +65,14 @@ def adapt(
         crops = crops_in(minutes or 0, settings, weights, shard, folder, device)
     count = -(-crops // settings.batch_size) * settings.batch_size
     settings = run_of(count, settings, weights)
-    run = train(settings, [shard], folder / "run", init=weights, device=device, quiet=True)
+    run_dir = folder / "run"
+    if not (run_dir / STATE).is_file():
+        shutil.rmtree(run_dir, ignore_errors=True)          # killed within its first checkpoint
+    run = train(settings, [shard], run_dir, init=weights, device=device, quiet=True)
     with tqdm(desc="adapting", unit="crop", total=count, disable=quiet or None) as line:
         for progress in run:
             line.update(progress.images - line.n)
-    adapted = replace(load_weights(folder / "run" / "weights"), name=settings.name)
+    adapted = load_weights(run_dir / "weights")
     tiles = [tile.pixels.shape for tile in read_shard(shard)]
     return Restorer(adapted, device, restorer.config), {
         "weights": {"name": adapted.name, "sha256": adapted.sha256},
