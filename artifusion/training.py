@@ -68,7 +68,7 @@ def train(
     The run ends after `config.images` crops, or after `max_minutes` of this call, whichever is first; the learning
     rate falls to 0 towards that end, so that what is saved is worth using. `run_dir/weights` always holds the
     averaged weights of the last checkpoint. Without max_minutes, a run that was stopped and resumed equals one
-    that was not, bit for bit, on one device.
+    that was not, bit for bit, on one device. `init` names the weights to begin from, or is them.
 
     Under torchrun, each process learns from its slice of every batch; the first one alone writes. Ctrl-C and SIGTERM
     take effect between two steps and after a checkpoint, as KeyboardInterrupt; a second Ctrl-C at once.

@@ -12,7 +12,7 @@ from made_slides import tissue
 from PIL import Image
 
 from artifusion import Restorer, adaptation
-from artifusion.checkpoint import Weights
+from artifusion.checkpoint import Weights, load_weights
 from artifusion.cli import main
 from artifusion.config import DataConfig, DenoiserConfig, RestoreConfig, TrainConfig, load_config
 from artifusion.corpus import Corpus, cut_crop
@@ -22,6 +22,7 @@ from artifusion.restoration import restore_slide
 from artifusion.shards import read_shard, write_shard
 from artifusion.slide import open_slide, read_mask
 from artifusion.trainer import Trainer
+from artifusion.training import train
 
 TINY = DenoiserConfig(pixel_dim=8, dims=(16, 32), heads=(2, 2), depths=(1, 1), window_sizes=(4, 4), time_dim=16)
 GREEN = (0, 250, 0)
@@ -155,6 +156,15 @@ def test_the_average_follows_a_short_run_whatever_its_weights_had_seen():
         run = adaptation.run_of(800, adaptation.settings_for(weights, config), weights)
         assert run.ema_halflife * (earlier + 800) == pytest.approx(80) and run.warmup_images <= 160
         TrainConfig.model_validate(run.model_dump())
+
+
+def test_a_slide_itself_is_training_data(aperio_slide, tmp_path):
+    """`artifusion train --init WEIGHTS --data SLIDE`, without `restore`."""
+    weights = tiny_restorer().weights
+    config = adaptation.run_of(8, adaptation.settings_for(weights, load_config(TrainConfig, "train", "adapt")), weights)
+    assert [progress.images for progress in train(config, [aperio_slide], tmp_path, init=weights, quiet=True)] == [8]
+    learned = load_weights(tmp_path / "weights")
+    assert learned.training["images"] == 5008
 
 
 def test_too_little_clean_tissue_is_one_clear_error_and_leaves_nothing(png_image, tmp_path):
