@@ -70,6 +70,10 @@ def main() -> None:
               help="What white means; given explicitly, the mask may cover over half of the slide.")
 @click.option("--lossless", is_flag=True, help="What must be encoded anew: without loss.")
 @click.option("--batch-size", type=click.IntRange(1), help="Canvases per evaluation.  [default: 4]")
+@click.option("--adapt", "adapt_minutes", type=Number(0, min_open=True), metavar="MINUTES",
+              help="First train the weights about so long on the slide's own clean tissue, for this slide alone.")
+@click.option("--adapt-crops", type=click.IntRange(1), metavar="N",
+              help="The same for N crops: what OUTPUT.json of a run with --adapt names gives the same bytes.")
 @click.option("--preview", type=PATH, help="Also draw before / mask / after into this .png or .jpg.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True,
@@ -78,8 +82,8 @@ def main() -> None:
 def restore(
     slide: Path, mask: Path | None, output: Path | None, classes: tuple[str, ...] | None, any_stain: bool,
     mask_format: Any, weights: str, config: str | None, device: str, steps: int | None, seed: int, mpp: float | None,
-    grow_um: float, polarity: Any, lossless: bool, batch_size: int | None, preview: Path | None, overwrite: bool,
-    dry_run: bool, quiet: bool,
+    grow_um: float, polarity: Any, lossless: bool, batch_size: int | None, adapt_minutes: float | None,
+    adapt_crops: int | None, preview: Path | None, overwrite: bool, dry_run: bool, quiet: bool,
 ) -> None:
     """Repaint the masked part of SLIDE with tissue that a diffusion model invents.
 
@@ -90,6 +94,8 @@ def restore(
     """
     from artifusion.config import RestoreConfig, load_config
 
+    if adapt_minutes and adapt_crops:
+        raise click.UsageError("--adapt and --adapt-crops say the same thing twice; give one")
     given = {key: value for key, value in {"steps": steps, "batch_size": batch_size}.items() if value is not None}
     settings = load_config(RestoreConfig, "restore", config, **given) if config else RestoreConfig(**given)
 
@@ -111,7 +117,8 @@ def restore(
     restorer = Restorer.from_pretrained(weights, device, settings)
     content = restore_slide(
         slide, mask, output, restorer=restorer, seed=seed, mpp=mpp, lossless=lossless, preview=preview,
-        any_stain=any_stain, overwrite=overwrite, quiet=quiet, **selection,
+        any_stain=any_stain, adapt_minutes=adapt_minutes, adapt_crops=adapt_crops, overwrite=overwrite, quiet=quiet,
+        **selection,
     )
     if content is None:
         click.echo(f"{slide}: no artifacts found; nothing to restore, nothing written")
@@ -248,10 +255,11 @@ def train(
 @click.option("--data", required=True, multiple=True, type=PATH, metavar="PATH",
               help="A slide, an image, or a folder of them; repeat for more.")
 @click.option("-o", "--output", required=True, type=PATH, metavar="SHARD.tar", help="The file to write.")
+@click.option("--mask", type=PATH, help="Artifacts of the one slide given: no tile holds a pixel of them.")
 @click.option("--max-mb", type=Number(0, min_open=True), metavar="MB",
               help="Leave tiles of the largest folders out, evenly spread, to stay below this many million bytes.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-def tiles(data: tuple[Path, ...], output: Path, max_mb: float | None, quiet: bool) -> None:
+def tiles(data: tuple[Path, ...], output: Path, mask: Path | None, max_mb: float | None, quiet: bool) -> None:
     """Collect clean tiles of slides and images in one file, for `artifusion train --data SHARD.tar`.
 
     The tiles are JPEG of quality 95 without chroma subsampling, at full resolution; glass, ink, bubbles and what is out
@@ -260,7 +268,7 @@ def tiles(data: tuple[Path, ...], output: Path, max_mb: float | None, quiet: boo
     """
     from artifusion.shards import write_shard
 
-    report = write_shard(data, output, max_mb=max_mb, quiet=quiet)
+    report = write_shard(data, output, mask=mask, max_mb=max_mb, quiet=quiet)
     left = f", {report.left_out} left out" if report.left_out else ""
     click.echo(f"{output}: {report.tiles} tiles, {report.size_bytes / 1e6:.1f} MB{left}")
 

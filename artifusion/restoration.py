@@ -96,6 +96,8 @@ def restore_slide(
     lossless: bool = False,
     preview: str | Path | None = None,
     any_stain: bool = False,
+    adapt_minutes: float | None = None,
+    adapt_crops: int | None = None,
     overwrite: bool = False,
     quiet: bool = True,
 ) -> dict[str, Any] | None:
@@ -122,11 +124,19 @@ def restore_slide(
         any_stain: detect even on what is not H&E.
         lossless: re-encoded containers only: no lossy compression.
         preview: also draw before / mask / after into this .png or .jpg.
+        adapt_minutes: first train the weights about so long on the slide's own clean tissue outside the mask.
+        adapt_crops: the same for so many crops; what the sidecar of a run by minutes names gives the same bytes.
 
     Raises:
         SlideError, MaskError, OutputError: with what to do about it.
+        DataError: too little clean tissue to adapt to.
     """
-    started = time.monotonic()
+    started, adaptation = time.monotonic(), {}
+    if adapt_minutes is not None or adapt_crops is not None:
+        from artifusion.adaptation import adapt, check_length
+
+        check_length(adapt_minutes, adapt_crops)
+        adaptation = {"adaptation": {"minutes": adapt_minutes, "crops": adapt_crops}}
     if restorer is None:
         from artifusion.restorer import Restorer
 
@@ -169,12 +179,21 @@ def restore_slide(
             "mpp_doubt": slide.mpp_doubt,
             "config": config.model_dump(),
             "lossless": lossless,
+            **adaptation,
         }
+        avoid = plan.mask
+        if adaptation and classes is not None:         # what is not repainted is still nothing to learn from
+            avoid = read_mask(mask, slide, polarity, grow_um, CLASSES, mask_format)
         check_outputs(inputs, outputs, overwrite, published(target, job))
         done = finished(target, job)
         with workspace(target, job) as work:
             if done:
                 return json.loads(declaration.read_text())
+            declared_job = job
+            if adaptation:
+                restorer, facts = adapt(restorer, slide, avoid, spacing_um, work / "adaptation",
+                                        minutes=adapt_minutes, crops=adapt_crops, quiet=quiet)
+                declared_job = job | facts
             patches = Patches(work / "patches", slide, plan.mask)
             for _ in tqdm(paint(plan, patches, restorer, spacing_um, seed), desc="painting", unit="canvas",
                           total=len(plan.canvases), disable=quiet or None):
@@ -184,7 +203,7 @@ def restore_slide(
                         sampler=f"{config.sampler} {config.evaluations} evaluations", seed=seed, version=__version__)
             report = write_slide(slide, plan.mask, patches, target, note=text, work=work, lossless=lossless,
                                  progress=bar("writing", quiet))
-            content = sidecar(job, plan.regions, len(plan.canvases), report.to_dict(), target.name, "",
+            content = sidecar(declared_job, plan.regions, len(plan.canvases), report.to_dict(), target.name, "",
                               time.monotonic() - started)
             declared = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset)
             known = job["source"]["sha256"] if file_state(source) == state else None    # else it is taken again

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,9 @@ from tqdm import tqdm
 
 from artifusion.config import Frozen, SpacingUm, describe
 from artifusion.errors import DataError, OutputError
-from artifusion.tiles import SHARD, Tile, cut_tiles, find_images
+from artifusion.slide.maskfiles import read_mask
+from artifusion.slide.reader import open_slide
+from artifusion.tiles import SHARD, TILE_PX, Tile, clean_tiles, cut_tiles, find_images, grid
 
 QUALITY = 95
 
@@ -49,16 +51,19 @@ def read_tiles(paths: Sequence[Path], quiet: bool = False) -> Iterator[Tile]:
 
 
 def write_shard(
-    data: Sequence[str | Path], out: str | Path, *, max_mb: float | None = None, quiet: bool = False
+    data: Sequence[str | Path], out: str | Path, *, mask: str | Path | None = None, max_mb: float | None = None,
+    quiet: bool = False,
 ) -> ShardReport:
     """Write the clean tiles of slides and images as a tar of JPEG and JSON pairs; nothing of it depends on the clock.
 
     Members are FOLDER/NUMBER.jpg (quality 95, no chroma subsampling) and FOLDER/NUMBER.json (the image's folder/name,
     um per pixel where the slide tells), as webdataset names them. Larger than `max_mb` million bytes, it loses tiles
-    of the folders that take most room, evenly spread. One tile is in memory at a time.
+    of the folders that take most room, evenly spread. One tile is in memory at a time. With a mask, which belongs to
+    one slide, no tile holds a masked pixel.
 
     Raises:
-        DataError: no images, or no clean tissue in them.
+        DataError: no images, no clean tissue in them, or a mask for more than one.
+        MaskError: the mask cannot be read, or cannot belong to the slide.
         OutputError: `out` exists, is no .tar, or cannot be written.
     """
     out = Path(out)
@@ -67,11 +72,12 @@ def write_shard(
     if out.exists():
         raise OutputError(f"{out}: exists already; choose another name or remove it")
     paths = find_images(data)
+    if mask is not None and (len(paths) != 1 or paths[0].suffix.lower() == SHARD):
+        raise DataError(f"a mask belongs to one slide or image, and {len(paths)} files are given; name its own"
+                        if len(paths) != 1 else f"{paths[0]}: a mask belongs to a slide or an image; name its own")
     part = out.with_name(f"{out.name}.part")
     try:
-        with tarfile.open(part, "w") as shard:
-            for number, tile in enumerate(read_tiles(paths, quiet)):
-                _add(shard, f"{tile.folder}/{number:06d}", tile)
+        save_tiles(read_tiles(paths, quiet) if mask is None else unmasked_tiles(paths[0], mask), part)
         sizes = _tile_sizes(part)
         kept = _within(sizes, max_mb * 1e6 if max_mb else float("inf"))
         if not kept:
@@ -86,6 +92,19 @@ def write_shard(
     finally:
         part.unlink(missing_ok=True)
     return ShardReport(len(kept), out.stat().st_size, len(sizes) - len(kept))
+
+
+def unmasked_tiles(path: Path, mask: str | Path) -> Iterator[Tile]:
+    """The clean tiles of one slide or image that hold no masked pixel."""
+    with open_slide(path) as slide:
+        yield from clean_tiles(slide, grid(slide.size, TILE_PX), read_mask(mask, slide))
+
+
+def save_tiles(tiles: Iterable[Tile], path: Path) -> None:
+    """Write tiles as the members of a shard, in their order."""
+    with tarfile.open(path, "w") as shard:
+        for number, tile in enumerate(tiles):
+            _add(shard, f"{tile.folder}/{number:06d}", tile)
 
 
 def read_shard(path: Path) -> Iterator[Tile]:

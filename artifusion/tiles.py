@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,12 @@ import numpy as np
 
 from artifusion.errors import DataError
 from artifusion.geometry import Box, Size
-from artifusion.slide.reader import open_slide
+from artifusion.slide.masks import Mask
+from artifusion.slide.reader import Slide, open_slide
 from artifusion.slide.tissue import is_clean
 
 TILE_PX = 512
+MIN_TILE_PX = 128            # beside a mask tiles are halved down to this side
 SHARD = ".tar"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".svs", ".ndpi", ".mrxs", ".dcm", ".scn", ".bif", ".vms", SHARD)
 
@@ -52,10 +54,29 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
 def cut_tiles(path: Path) -> Iterator[Tile]:
     """The clean tiles of one slide or image, on a grid. One tile is in memory at a time."""
     with open_slide(path) as slide:
-        for l0_box in grid(slide.size, TILE_PX):
-            pixels = slide.read(l0_box)
+        yield from clean_tiles(slide, grid(slide.size, TILE_PX))
+
+
+def clean_tiles(slide: Slide, l0_boxes: Iterable[Box], mask: Mask | None = None) -> Iterator[Tile]:
+    """The clean ones of these boxes of an open slide; beside a mask the parts of them that hold no masked pixel."""
+    for l0_box in l0_boxes:
+        for part in unmasked(l0_box, mask) if mask else [l0_box]:
+            pixels = slide.read(part)
             if is_clean(pixels):
-                yield Tile(pixels, f"{path.absolute().parent.name}/{path.name}", slide.mpp)
+                yield Tile(pixels, f"{slide.path.absolute().parent.name}/{slide.path.name}", slide.mpp)
+
+
+def unmasked(l0_box: Box, mask: Mask) -> Iterator[Box]:
+    """The box, or the quarters of it, and theirs, of at least MIN_TILE_PX a side that hold no masked pixel."""
+    if not mask.read(l0_box).any():
+        yield l0_box
+        return
+    x, y, width, height = l0_box.x, l0_box.y, l0_box.width // 2, l0_box.height // 2
+    if min(width, height) >= MIN_TILE_PX:
+        for part in (Box.from_edges(left, top, right, bottom)
+                     for top, bottom in ((y, y + height), (y + height, l0_box.bottom))
+                     for left, right in ((x, x + width), (x + width, l0_box.right))):
+            yield from unmasked(part, mask)
 
 
 def grid(size: Size, side_px: int) -> Iterator[Box]:

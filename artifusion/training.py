@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from artifusion.batches import batches
-from artifusion.checkpoint import load_weights
+from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import TrainConfig
 from artifusion.corpus import Corpus, cut_crop, is_validation
 from artifusion.curves import draw_curves
@@ -58,7 +58,7 @@ def train(
     data: Sequence[str | Path],
     run_dir: str | Path,
     *,
-    init: str | Path | None = None,
+    init: str | Path | Weights | None = None,
     max_minutes: float | None = None,
     device: str = "auto",
     quiet: bool = False,
@@ -68,7 +68,7 @@ def train(
     The run ends after `config.images` crops, or after `max_minutes` of this call, whichever is first; the learning
     rate falls to 0 towards that end, so that what is saved is worth using. `run_dir/weights` always holds the
     averaged weights of the last checkpoint. Without max_minutes, a run that was stopped and resumed equals one
-    that was not, bit for bit, on one device.
+    that was not, bit for bit, on one device. `init` names the weights to begin from, or is them.
 
     Under torchrun, each process learns from its slice of every batch; the first one alone writes. Ctrl-C and SIGTERM
     take effect between two steps and after a checkpoint, as KeyboardInterrupt; a second Ctrl-C at once.
@@ -92,7 +92,8 @@ def train(
         check_same_config(config, run_dir)
         if group.rank == 0:
             stack.enter_context(lock(run_dir))
-        trainer = Trainer(config, run_dir, group, load_weights(init) if init else None)
+        begun = load_weights(init) if isinstance(init, str | Path) else init
+        trainer = Trainer(config, run_dir, group, begun)
         corpus, held_out = read_data(data, config, quiet or group.rank > 0)
         digest = corpus.digest()
         if trainer.record.data not in ("", digest):

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from artifusion.errors import OutputError, SlideError
+from artifusion.errors import DataError, OutputError, SlideError
 
 JOB, LOCK, PUBLISHING, PART = "job.json", "lock", "publishing.json", "state.part"
 OWN = {LOCK, PUBLISHING, PART}      # what a work folder may hold before it has a job, and after
@@ -100,8 +100,8 @@ def stamp(job: Mapping[str, Any]) -> str:
 def workspace(target: Path, job: Mapping[str, Any]) -> Iterator[Path]:
     """OUT.partial, holding what an interrupted run of the very same job left; gone when the block ends well.
 
-    What an interrupted run of another job left there is removed. After a SlideError it is gone as well: a damaged
-    source stays one, and a whole copy of it is another job.
+    What an interrupted run of another job left there is removed. After a SlideError or a DataError it is gone as well:
+    a damaged source stays one, as does a source without clean tissue, and a better one is another job.
 
     Raises:
         OutputError: it cannot be made, is not ours, or another run is at work in it.
@@ -119,7 +119,7 @@ def workspace(target: Path, job: Mapping[str, Any]) -> Iterator[Path]:
                 write_whole(work / JOB, stamp(job))
             try:
                 yield work
-            except SlideError as error:
+            except (SlideError, DataError) as error:
                 damage = error
             clear(work)
         shutil.rmtree(work)
