@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import SHARED
 from made_slides import he_like
 from PIL import Image
 
@@ -120,11 +119,8 @@ def test_a_wrong_output_is_one_line(inked_png, tmp_path, output, said):
     assert done.exit_code == 1 and said in done.output and done.output.count("\n") == 1
 
 
-def test_fluorescence_is_refused(tmp_path):
-    path = SHARED / "data/wsi/fluorescence-DAPI.ndpi"
-    if not path.exists():
-        pytest.skip("no real slides here")
-    done = run("detect", path, "-o", tmp_path / "m.png", "-q")
+def test_fluorescence_is_refused(wsi, tmp_path):
+    done = run("detect", wsi / "fluorescence-DAPI.ndpi", "-o", tmp_path / "m.png", "-q")
     assert done.exit_code == 1 and "--any-stain" in done.output and not (tmp_path / "m.png").exists()
 
 
