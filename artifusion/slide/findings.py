@@ -135,7 +135,7 @@ def enclosed(rim: np.ndarray, box: Box, whole: Box, mpp: float) -> np.ndarray:
     for cell in regionprops(cells):
         if cell.label not in outside and cell.area < LARGEST_CELL * whole.area and cell.area * mpp**2 > 60 and (
                 cell.solidity > 0.8):
-            inside |= cells == cell.label
+            inside[cell.slice] |= cell.image
     if np.count_nonzero(inside) < HOLLOW * np.count_nonzero(rim):
         return np.zeros_like(rim)
     return ndimage.binary_dilation(inside, disk(max(1, round(GAP_UM / mpp / 2)))) | inside
