@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 
 from artifusion.geometry import Box, Size, fitted
@@ -75,18 +74,17 @@ class Survey:
 
     def maps(
         self, tiles: Iterable[Box], look: Look, image: bool = True,
-        unlike: Callable[[np.ndarray, Box], np.ndarray] | None = None,
+        unlike: Callable[[np.ndarray, Box], dict[str, np.ndarray]] | None = None,
     ) -> dict[str, np.ndarray]:
         """The maps that `find` takes, of the whole slide, from its tiles.
 
         Args:
             image: with the image evidence.
-            unlike: pixels uint8 (H, W, 3) at the coarse scale and their box -> how unlike clean tissue, (H, W) >= 0.
+            unlike: pixels uint8 (H, W, 3) at the coarse scale and their box -> more maps (H, W) >= 0 by name.
 
-        Memory: the maps, six bytes a coarse pixel, and one tile.
+        Memory: the maps, seven bytes a coarse pixel, and one tile.
         """
-        kinds = [*(KINDS if image else ()), "density", *(["unlike"] if unlike else [])]
-        maps = {kind: np.zeros(self.coarse[::-1], np.uint8) for kind in kinds}
+        maps: dict[str, np.ndarray] = {}
         for box in tiles:
             near = box.expanded(HALO_PX).intersection(Box(0, 0, *self.coarse))
             rgb = self.read(near, self.coarse)
@@ -94,8 +92,10 @@ class Survey:
             found = {kind: values * UNIT for kind, values in found.items()}
             found["density"] = (optical_density(rgb).mean(axis=2) - np.mean(look.glass)) * (255 / FULL_OD)
             if unlike:
-                found["unlike"] = unlike(rgb, near) * UNIT
+                found |= {kind: values * UNIT for kind, values in unlike(rgb, near).items()}
             for kind, values in found.items():
+                if kind not in maps:
+                    maps[kind] = np.zeros(self.coarse[::-1], np.uint8)
                 maps[kind][box.slices()] = np.clip(values[box.slices(near)], 0, 255).round()
         return maps
 
@@ -164,8 +164,3 @@ def margin_of(finding: Finding, mpp: float) -> float:
     if finding.kind != "bubble":
         return MARGIN_UM[finding.kind]
     return min(8.0, 0.17 * (np.count_nonzero(finding.covered) / np.pi) ** 0.5 * mpp)
-
-
-def enlarged(values: np.ndarray, size: Size) -> np.ndarray:
-    """float32 (h, w) at another size, interpolated."""
-    return np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
