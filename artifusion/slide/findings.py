@@ -32,7 +32,6 @@ FOLD_ENOUGH = 2.2           # times denser than the slide's tissue, in its unit,
 FOLD_STEP = 1.18            # how many times denser than its surroundings a fold is, at least
 STEP_UM = 12.0
 GLASS_STEP = 13             # of the density map; what is lighter beside a fold is glass, against which all is dense
-STRONG = 0.65               # a score of the image evidence that the denoiser does not lower
 UNEXPLAINED = 1.3           # of the denoiser's evidence, where no image evidence names the class
 
 
@@ -70,12 +69,11 @@ def find(maps: Mapping[str, np.ndarray], mpp: float) -> Iterator[Finding]:
 
 
 def scored(finding: Finding, unlike: np.ndarray | None) -> Finding:
-    """The finding's image score, raised by what the denoiser says there, or lowered where that score is weak."""
+    """The finding's image score, raised where the denoiser finds the place unlike clean tissue too."""
     if unlike is None or finding.kind in ("blur", "other"):
         return finding
     said = np.percentile(unlike[finding.box.slices()][finding.covered], 75) / UNIT
-    least = 1.0 if finding.score >= STRONG else 0.6
-    odds = finding.score / (1 - finding.score) * np.clip(0.6 + 0.6 * said, least, 2.0)
+    odds = finding.score / (1 - finding.score) * np.clip(0.6 + 0.6 * said, 1.0, 2.0)
     return replace(finding, score=float(odds / (1 + odds)))
 
 
