@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,9 +104,9 @@ def detect(
     seen = tqdm(tiles, desc="looking", unit="tile", disable=quiet or None)
     maps = survey.maps(seen, look, "image" in sources, unlike)
     if unlike:
-        maps["unlike"] = against_own(maps["unlike"], maps["density"])
+        maps["unlike"] = against_own(maps)
     found = [finding for finding in find(maps, survey.coarse_um) if finding.score >= threshold]
-    ids, scores = survey.outline(tqdm(found, desc="outlining", unit="region", disable=quiet or None), look)
+    ids, scores = survey.outline(found, look, partial(tqdm, desc="outlining", unit="tile", disable=quiet or None))
     return described(survey, ids, scores)
 
 

@@ -62,11 +62,10 @@ def clean_images(data: Path) -> Iterator[Scene]:
     for name in ("CMU-1-Small-Region", "TCGA-CR-7395-TS1"):
         with open_slide(data / f"wsi/{name}.svs") as slide:
             pixels, mpp = slide.read(Box(0, 0, *slide.size)), slide.mpp or DEFAULT_SPACING_UM
-        folds = Path(__file__).parent / f"masks/{name}.geojson"
         damaged = np.zeros(pixels.shape[:2], bool)
-        if folds.exists():
+        for folds in sorted((Path(__file__).parent / "masks").glob(f"{name}*.geojson")):
             shapes = [shapely.geometry.shape(f["geometry"]) for f in json.loads(folds.read_text())["features"]]
-            damaged = rastered(shapes, damaged.shape)
+            damaged |= rastered(shapes, damaged.shape)
         yield name, mpp, pixels, damaged
 
 

@@ -28,9 +28,11 @@ STREAK_UM = 4.0             # between streaks of ink
 SOLID_UM = 4.0              # per pixel; in a coarser picture the inside of a ring of ink is tissue, and stays
 SLENDER = 1.7               # black ink is longer than wide by this much; a dark spot is not
 FOLD_WIDTH_UM = 8.0
+FOLD_ENOUGH = 2.2           # times denser than the slide's tissue, in its unit, by times denser than what is beside it
 FOLD_STEP = 1.18            # how many times denser than its surroundings a fold is, at least
 STEP_UM = 12.0
-UNEXPLAINED = 2.2           # of the denoiser's evidence, where no image evidence names the class
+GLASS_STEP = 13             # of the density map; what is lighter beside a fold is glass, against which all is dense
+UNEXPLAINED = 1.3           # of the denoiser's evidence, where no image evidence names the class
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,11 @@ def find(maps: Mapping[str, np.ndarray], mpp: float) -> Iterator[Finding]:
 
 
 def scored(finding: Finding, unlike: np.ndarray | None) -> Finding:
-    """The finding's image score, raised or lowered by what the denoiser says there."""
+    """The finding's image score, raised where the denoiser finds the place unlike clean tissue too."""
     if unlike is None or finding.kind in ("blur", "other"):
         return finding
     said = np.percentile(unlike[finding.box.slices()][finding.covered], 75) / UNIT
-    least = 0.8 if finding.kind == "pen" else 0.6        # a slide that is all ink is its own measure of what is usual
-    odds = finding.score / (1 - finding.score) * np.clip(0.6 + 0.6 * said, least, 2.0)
+    odds = finding.score / (1 - finding.score) * np.clip(0.6 + 0.6 * said, 1.0, 2.0)
     return replace(finding, score=float(odds / (1 + odds)))
 
 
@@ -135,7 +136,7 @@ def enclosed(rim: np.ndarray, box: Box, whole: Box, mpp: float) -> np.ndarray:
     for cell in regionprops(cells):
         if cell.label not in outside and cell.area < LARGEST_CELL * whole.area and cell.area * mpp**2 > 60 and (
                 cell.solidity > 0.8):
-            inside |= cells == cell.label
+            inside[cell.slice] |= cell.image
     if np.count_nonzero(inside) < HOLLOW * np.count_nonzero(rim):
         return np.zeros_like(rim)
     return ndimage.binary_dilation(inside, disk(max(1, round(GAP_UM / mpp / 2)))) | inside
@@ -173,10 +174,11 @@ def fold(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterat
         placed[box.slices(near)] = covered
         around = grown(placed, STEP_UM / mpp) & ~grown(placed, 3 / mpp)
         density = maps["density"][near.slices()]
+        around &= density > GLASS_STEP
         step = density[placed].mean() / max(1.0, density[around].mean()) if around.any() else 1.0
         if step >= FOLD_STEP:
             peak = float(np.percentile(maps["fold"][box.slices()][covered], 75)) / UNIT
-            yield Finding("fold", "fold", score_of(peak * min(1.5, step / 1.3)), box, covered)
+            yield Finding("fold", "fold", score_of(peak * step / FOLD_ENOUGH), box, covered)
 
 
 def blur(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterator[Finding]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 
 from artifusion.geometry import Box, Size, fitted
@@ -74,18 +74,17 @@ class Survey:
 
     def maps(
         self, tiles: Iterable[Box], look: Look, image: bool = True,
-        unlike: Callable[[np.ndarray, Box], np.ndarray] | None = None,
+        unlike: Callable[[np.ndarray, Box], dict[str, np.ndarray]] | None = None,
     ) -> dict[str, np.ndarray]:
         """The maps that `find` takes, of the whole slide, from its tiles.
 
         Args:
             image: with the image evidence.
-            unlike: pixels uint8 (H, W, 3) at the coarse scale and their box -> how unlike clean tissue, (H, W) >= 0.
+            unlike: pixels uint8 (H, W, 3) at the coarse scale and their box -> more maps (H, W) >= 0 by name.
 
-        Memory: the maps, six bytes a coarse pixel, and one tile.
+        Memory: the maps, seven bytes a coarse pixel, and one tile.
         """
-        kinds = [*(KINDS if image else ()), "density", *(["unlike"] if unlike else [])]
-        maps = {kind: np.zeros(self.coarse[::-1], np.uint8) for kind in kinds}
+        maps: dict[str, np.ndarray] = {}
         for box in tiles:
             near = box.expanded(HALO_PX).intersection(Box(0, 0, *self.coarse))
             rgb = self.read(near, self.coarse)
@@ -93,43 +92,62 @@ class Survey:
             found = {kind: values * UNIT for kind, values in found.items()}
             found["density"] = (optical_density(rgb).mean(axis=2) - np.mean(look.glass)) * (255 / FULL_OD)
             if unlike:
-                found["unlike"] = unlike(rgb, near) * UNIT
+                found |= {kind: values * UNIT for kind, values in unlike(rgb, near).items()}
             for kind, values in found.items():
+                if kind not in maps:
+                    maps[kind] = np.zeros(self.coarse[::-1], np.uint8)
                 maps[kind][box.slices()] = np.clip(values[box.slices(near)], 0, 255).round()
         return maps
 
-    def outline(self, findings: Iterable[Finding], look: Look) -> tuple[np.ndarray, np.ndarray]:
-        """Class ids and scores (in 255ths) at the fine scale, uint8 (H, W) each; the better score keeps the ground."""
+    def outline(
+        self, findings: Collection[Finding], look: Look, progress: Callable[[list[Box]], Iterable[Box]] = iter,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Class ids and scores (in 255ths) at the fine scale, uint8 (H, W) each; the better score keeps the ground.
+
+        Every tile of the fine scale is read once for all findings in it. Memory: these two, and one tile.
+        """
         ids, scores = (np.zeros(self.fine[::-1], np.uint8) for _ in range(2))
+        shares: dict[Box, list[tuple[Finding, int, Box]]] = {}
         for finding in sorted(findings, key=lambda finding: -finding.score):
-            for box, covered in self.refined(finding, look):
-                new = covered & (ids[box.slices()] == 0)
-                ids[box.slices()][new] = CLASSES[finding.kind]
-                scores[box.slices()][new] = round(255 * finding.score)
+            reach = round((margin_of(finding, self.coarse_um) + 4 * self.coarse_um) / self.fine_um) + 2
+            for tile, part in self.parts(finding.box, reach):
+                shares.setdefault(tile, []).append((finding, reach, part))
+        for tile in progress(list(shares)):
+            needed = (part.expanded(reach + round(16 / self.fine_um)) for _, reach, part in shares[tile])
+            near = reduce(Box.union, needed).intersection(Box(0, 0, *self.fine))
+            seen = any(finding.shown in KINDS for finding, _, _ in shares[tile])
+            shown = evidence(self.read(near, self.fine), self.fine_um, look) if seen else {}
+            for finding, reach, part in shares[tile]:
+                new = self.refined(finding, part, reach, near, shown) & (ids[part.slices()] == 0)
+                ids[part.slices()][new] = CLASSES[finding.kind]
+                scores[part.slices()][new] = round(255 * finding.score)
         return ids, scores
 
-    def refined(self, finding: Finding, look: Look) -> Iterator[tuple[Box, np.ndarray]]:
-        """Blocks of the fine scale and which of their pixels a finding covers, its margin included."""
-        margin_um = margin_of(finding, self.coarse_um)
-        reach = round((margin_um + 4 * self.coarse_um) / self.fine_um) + 2
+    def parts(self, box: Box, reach: int) -> Iterator[tuple[Box, Box]]:
+        """The tiles of the fine scale within reach of a box of the coarse one, and what of them is."""
         whole = Box(0, 0, *self.fine)
-        around = footprint(finding.box, self.coarse, self.fine) if self.fine != self.coarse else finding.box
+        around = footprint(box, self.coarse, self.fine) if self.fine != self.coarse else box
         around = around.expanded(reach).intersection(whole)
-        for y in range(around.y, around.bottom, REFINE_PX):
-            for x in range(around.x, around.right, REFINE_PX):
-                block = around.intersection(Box(x, y, REFINE_PX, REFINE_PX))
-                near = block.expanded(reach + round(16 / self.fine_um)).intersection(whole)
-                placed = self.placed(finding, near)
-                if not placed.any():
-                    continue
-                covered = placed
-                if finding.shown in KINDS:
-                    shows = evidence(self.read(near, self.fine), self.fine_um, look)[finding.shown] > LOW[finding.shown]
-                    covered = shows & grown(placed, 1.5 * self.coarse_um / self.fine_um)
-                    if finding.kind in SOLID:
-                        covered |= ndimage.binary_erosion(placed, iterations=round(self.coarse_um / self.fine_um))
-                covered = grown(covered, margin_um / self.fine_um)
-                yield block, covered[block.slices(near)]
+        for y in range(around.y // REFINE_PX * REFINE_PX, around.bottom, REFINE_PX):
+            for x in range(around.x // REFINE_PX * REFINE_PX, around.right, REFINE_PX):
+                tile = Box(x, y, REFINE_PX, REFINE_PX)
+                yield tile, tile.intersection(around)
+
+    def refined(self, finding: Finding, part: Box, reach: int, near: Box, shown: dict[str, np.ndarray]) -> np.ndarray:
+        """Which pixels of a part of the fine scale a finding covers, its margin included: bool, the part's shape.
+
+        `shown`: the evidence in `near`, which holds the part and what lies within reach of it.
+        """
+        window = part.expanded(reach).intersection(near)
+        covered = placed = self.placed(finding, window)
+        if not placed.any():
+            return np.zeros((part.height, part.width), bool)
+        if finding.shown in shown:
+            shows = shown[finding.shown][window.slices(near)] > LOW[finding.shown]
+            covered = shows & grown(placed, 1.5 * self.coarse_um / self.fine_um)
+            if finding.kind in SOLID:
+                covered |= ndimage.binary_erosion(placed, iterations=round(self.coarse_um / self.fine_um))
+        return grown(covered, margin_of(finding, self.coarse_um) / self.fine_um)[part.slices(window)]
 
     def placed(self, finding: Finding, near: Box) -> np.ndarray:
         """A finding's pixels in a box of the fine scale, enlarged as they are."""
@@ -146,8 +164,3 @@ def margin_of(finding: Finding, mpp: float) -> float:
     if finding.kind != "bubble":
         return MARGIN_UM[finding.kind]
     return min(8.0, 0.17 * (np.count_nonzero(finding.covered) / np.pi) ** 0.5 * mpp)
-
-
-def enlarged(values: np.ndarray, size: Size) -> np.ndarray:
-    """float32 (h, w) at another size, interpolated."""
-    return np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
