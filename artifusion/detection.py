@@ -29,6 +29,7 @@ from artifusion.unlikeness import against_own, disagreement
 from artifusion.workspace import beside, check_outputs
 
 SOURCES = ("image", "denoiser")
+DEFAULT_SOURCES = ("image",)             # the denoiser takes most of the time, and no gain is shown (docs/detection.md)
 THRESHOLD = 0.5
 
 
@@ -60,7 +61,7 @@ def detect(
     *,
     mpp: float | None = None,
     threshold: float = THRESHOLD,
-    sources: Collection[str] = SOURCES,
+    sources: Collection[str] = DEFAULT_SOURCES,
     restorer: Restorer | None = None,
     any_stain: bool = False,
     quiet: bool = True,
@@ -118,6 +119,7 @@ def detect_slide(
     overlay: str | Path | None = None,
     threshold: float = THRESHOLD,
     any_stain: bool = False,
+    sources: Collection[str] = DEFAULT_SOURCES,
     restorer: Restorer | None = None,
     overwrite: bool = False,
     quiet: bool = True,
@@ -139,7 +141,7 @@ def detect_slide(
         if slide.mpp is None and not quiet:
             why = slide.mpp_doubt or "does not tell its scale"
             print(f"{slide.path.name} {why}; taking {DEFAULT_SPACING_UM} um/px (--mpp to say better)", file=sys.stderr)
-        found = detect(slide, threshold=threshold, restorer=restorer, any_stain=any_stain, quiet=quiet)
+        found = detect(slide, threshold=threshold, sources=sources, restorer=restorer, any_stain=any_stain, quiet=quiet)
         for picture in pictures:
             draw_outlines(slide, found.mask, picture)
         scores = [region.score for region in found.regions]

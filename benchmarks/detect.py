@@ -39,7 +39,7 @@ from PIL import Image
 from scipy import ndimage
 
 from artifusion.config import DEFAULT_SPACING_UM
-from artifusion.detection import SOURCES, detect
+from artifusion.detection import DEFAULT_SOURCES, SOURCES, detect
 from artifusion.geometry import Box, Size
 from artifusion.restorer import Restorer
 from artifusion.slide import open_slide
@@ -205,7 +205,7 @@ def at_scale(truth: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(truth.astype(np.uint8) * 255).resize(ids.shape[::-1], Image.Resampling.BOX)) > 127
 
 
-def dice_of(scenes: Iterator[Scene], kind: str, restorer: Restorer, sources: tuple[str, ...] = SOURCES,
+def dice_of(scenes: Iterator[Scene], kind: str, restorer: Restorer, sources: tuple[str, ...] = DEFAULT_SOURCES,
             look: Path | None = None) -> dict[str, float]:
     counts = Counts()
     for name, mpp, pixels, truth in scenes:

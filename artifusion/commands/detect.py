@@ -20,24 +20,28 @@ ANY_STAIN = click.option("--any-stain", is_flag=True, help="Look for artifacts o
 @click.option("--overlay", type=PATH, help="Also draw the slide with what was found outlined into this .png or .jpg.")
 @THRESHOLD
 @ANY_STAIN
-@click.option("--weights", default="he-small", show_default=True, metavar="NAME|DIR|HUB_ID", help="The model.")
+@click.option("--denoiser", is_flag=True, help="Ask the denoiser too what is unlike clean tissue: several times slower.")
+@click.option("--weights", default="he-small", show_default=True, metavar="NAME|DIR|HUB_ID", help="Its model.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def detect(
-    slide: Path, output: Path, mpp: float | None, overlay: Path | None, threshold: float, any_stain: bool, weights: str,
-    device: str, overwrite: bool, quiet: bool,
+    slide: Path, output: Path, mpp: float | None, overlay: Path | None, threshold: float, any_stain: bool,
+    denoiser: bool, weights: str, device: str, overwrite: bool, quiet: bool,
 ) -> None:
     """Find folds, bubbles, pen, blur, dark spots and dust on SLIDE, an H&E slide or image.
 
     Writes MASK.png, whose pixels are class ids (0 = keep), and MASK.png.geojson with a score per region, for QuPath;
     `artifusion restore SLIDE --mask MASK.png` repaints them. Finding nothing is a success, too.
     """
-    from artifusion.detection import detect_slide
+    from artifusion.detection import DEFAULT_SOURCES, SOURCES, detect_slide
     from artifusion.restorer import Restorer
 
+    sources, restorer = DEFAULT_SOURCES, None
+    if denoiser:
+        sources, restorer = SOURCES, Restorer.from_pretrained(weights, device)
     found = detect_slide(slide, output, mpp=mpp, overlay=overlay, threshold=threshold, any_stain=any_stain,
-                         restorer=Restorer.from_pretrained(weights, device), overwrite=overwrite, quiet=quiet)
+                         sources=sources, restorer=restorer, overwrite=overwrite, quiet=quiet)
     share = found.mask.area_px / (found.mask.l0_size.width * found.mask.l0_size.height)
     click.echo(f"{output}: {found.mask.summary} ({share:.2%} of the slide)" if found.regions else
                f"{output}: no artifacts found")
