@@ -20,7 +20,7 @@ ANY_STAIN = click.option("--any-stain", is_flag=True, help="Look for artifacts o
 @click.option("--overlay", type=PATH, help="Also draw the slide with what was found outlined into this .png or .jpg.")
 @THRESHOLD
 @ANY_STAIN
-@click.option("--denoiser", is_flag=True, help="Ask the denoiser too what is unlike clean tissue: several times slower.")
+@click.option("--denoiser", is_flag=True, help="Also ask the denoiser what is unlike clean tissue; slow.")
 @click.option("--weights", default="he-small", show_default=True, metavar="NAME|DIR|HUB_ID", help="Its model.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
@@ -37,11 +37,10 @@ def detect(
     from artifusion.detection import DEFAULT_SOURCES, SOURCES, detect_slide
     from artifusion.restorer import Restorer
 
-    sources, restorer = DEFAULT_SOURCES, None
-    if denoiser:
-        sources, restorer = SOURCES, Restorer.from_pretrained(weights, device)
+    restorer = Restorer.from_pretrained(weights, device) if denoiser else None
     found = detect_slide(slide, output, mpp=mpp, overlay=overlay, threshold=threshold, any_stain=any_stain,
-                         sources=sources, restorer=restorer, overwrite=overwrite, quiet=quiet)
+                         sources=SOURCES if denoiser else DEFAULT_SOURCES, restorer=restorer,
+                         overwrite=overwrite, quiet=quiet)
     share = found.mask.area_px / (found.mask.l0_size.width * found.mask.l0_size.height)
     click.echo(f"{output}: {found.mask.summary} ({share:.2%} of the slide)" if found.regions else
                f"{output}: no artifacts found")
