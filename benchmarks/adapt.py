@@ -27,12 +27,11 @@ from pathlib import Path
 import numpy as np
 import shapely
 from scipy.ndimage import uniform_filter, zoom
-from scipy.stats import wasserstein_distance
-from skimage.color import rgb2hed
 
 from artifusion import Restorer, open_slide
 from artifusion.adaptation import adapt, tiles_all_over
 from artifusion.config import DEFAULT_SPACING_UM, TrainConfig, load_config
+from artifusion.evaluation.measures import gradient_energy, stain_distances
 from artifusion.slide.masks import Mask
 from artifusion.slide.reader import Slide
 from artifusion.slide.tissue import glass_blocks
@@ -66,13 +65,6 @@ def hole(seed: int) -> np.ndarray:
     return smooth > np.quantile(smooth, 1 - rng.uniform(0.05, 0.35))
 
 
-def gradient_energy(image: np.ndarray, mask: np.ndarray) -> float:
-    """Sum of squared differences of neighbouring grey values that both lie in the mask."""
-    grey = image.astype(float).mean(2)
-    across, down = mask[:, 1:] & mask[:, :-1], mask[1:] & mask[:-1]
-    return float(np.square(np.diff(grey, axis=1)[across]).sum() + np.square(np.diff(grey, axis=0)[down]).sum())
-
-
 def block_error(image: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Squared difference of block means, at the pixels whose block lies in the mask."""
     inside = uniform_filter(mask.astype(float), BLOCK_PX) > 0.99
@@ -82,9 +74,9 @@ def block_error(image: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.nd
 
 def measure(filled: list[np.ndarray], truth: list[np.ndarray], masks: list[np.ndarray]) -> dict[str, float]:
     energies = [(gradient_energy(f, m), gradient_energy(t, m)) for f, t, m in zip(filled, truth, masks, strict=True)]
-    painted, real = ([rgb2hed(i)[m][:, :2] for i, m in zip(images, masks, strict=True)] for images in (filled, truth))
-    stain = [sum(wasserstein_distance(p[:, n], r[:, n]) for p, r in zip(painted, real, strict=True))
-             / sum(r[:, n].std() for r in real) for n in (0, 1)]
+    stains = [stain_distances(f, t, m) for f, t, m in zip(filled, truth, masks, strict=True)]
+    stain = [sum(tile[f"{name}_distance"] for tile in stains) / sum(tile[f"true_{name}_spread"] for tile in stains)
+             for name in ("haematoxylin", "eosin")]
     blocks = np.concatenate([block_error(f, t, m) for f, t, m in zip(filled, truth, masks, strict=True)])
     return {
         "texture": round(sum(e for e, _ in energies) / sum(e for _, e in energies), 3),
