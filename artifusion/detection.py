@@ -151,7 +151,7 @@ def detect_slide(
 
 
 def detect_mask(
-    slide: Slide, out: Path, classes: Collection[str], restorer: Restorer, any_stain: bool, overwrite: bool, quiet: bool
+    slide: Slide, out: Path, classes: Collection[str], any_stain: bool, overwrite: bool, quiet: bool
 ) -> bool:
     """Write what `detect` finds on a slide as class ids, where any of it is of these classes; whether there is.
 
@@ -160,7 +160,7 @@ def detect_mask(
     Raises:
         SlideError: not H&E. OutputError: another mask lies there, without `overwrite`.
     """
-    found = detect(slide, restorer=restorer, any_stain=any_stain, quiet=quiet)
+    found = detect(slide, any_stain=any_stain, quiet=quiet)
     if not any(region.kind in classes for region in found.regions):
         return False
     with tempfile.TemporaryDirectory() as folder:

@@ -157,7 +157,7 @@ def restore_slide(
 
             classes = REPAINTED if classes is None else classes
             (mask,) = beside(target, ".mask.png")
-            if not detect_mask(slide, mask, classes, restorer, any_stain, overwrite, quiet):
+            if not detect_mask(slide, mask, classes, any_stain, overwrite, quiet):
                 return None
             inputs.append(mask)
         plan = plan_restoration(slide, mask, config, restorer.multiple, polarity=polarity, grow_um=grow_um,
