@@ -28,7 +28,7 @@ from artifusion.slide.patches import Patches
 from artifusion.slide.reader import Slide, file_state, open_slide, sha256
 from artifusion.slide.regions import Canvas, Region, batches, find_regions, plan_canvases
 from artifusion.slide.verify import verify_slide
-from artifusion.slide.writer import write_slide
+from artifusion.slide.writer import synced, write_slide
 from artifusion.workspace import bar, beside, check_outputs, finished, publish, published, sweep, workspace, write_json
 
 if TYPE_CHECKING:
@@ -207,7 +207,8 @@ def restore_slide(
                               time.monotonic() - started)
             declared = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset)
             known = job["source"]["sha256"] if file_state(source) == state else None    # else it is taken again
-            verified = verify_slide(source, report.path, content, declared, source_sha256=known)
+            with synced(report.path):
+                verified = verify_slide(source, report.path, content, declared, source_sha256=known)
             if not verified.ok:
                 raise OutputError(f"{target}: not written, verification failed: {'; '.join(verified.problems)}")
             content["output"]["sha256"] = verified.output_sha256

@@ -168,6 +168,20 @@ def test_a_kill_between_the_sidecars_and_the_slide_is_resumed(aperio_slide, tmp_
     assert again.calls == 0 and verify_slide(aperio_slide, tmp_path / "out.svs").ok
 
 
+def test_a_disk_that_cannot_take_the_slide_leaves_none_and_the_run_goes_on_later(aperio_slide, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    mask, out, painter = mask_file(tmp_path, aperio_slide, [(100, 100, 60)]), tmp_path / "out.svs", FlatPainter()
+    with monkeypatch.context() as patched:
+        patched.setattr("artifusion.slide.writer.os", SimpleNamespace(fsync=full))
+        with pytest.raises(OutputError, match="No space left"):
+            restore_slide(aperio_slide, mask, out, restorer=painter)
+    assert not out.exists()
+    restore_slide(aperio_slide, mask, out, restorer=painter)
+    assert painter.calls == 1 and verify_slide(aperio_slide, out).ok
+
+
 def test_a_given_scale_goes_into_the_pyramid_and_is_verified(aperio_slide, tmp_path):
     mask = mask_file(tmp_path, aperio_slide, [(40, 40, 30)])
     restore_slide(aperio_slide, mask, tmp_path / "out.tiff", restorer=FlatPainter(), mpp=0.25)

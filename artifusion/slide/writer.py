@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,7 @@ class WriteReport:
 
 def write_slide(slide: Slide, mask: Mask, patches: Patches, out: str | Path, *, note: str, work: str | Path,
                 lossless: bool = False, progress: Progress | None = None) -> WriteReport:
-    """Write the restored slide to work/slide<suffix of out>, synced; the caller verifies and moves it to `out`.
+    """Write the restored slide to work/slide<suffix of out>; the caller syncs, verifies and moves it to `out`.
 
     Args:
         note: one line for ImageDescription, without "|".
@@ -83,12 +85,24 @@ def write_slide(slide: Slide, mask: Mask, patches: Patches, out: str | Path, *, 
         else:
             exact = lossless or (isinstance(slide, ImageSlide) and slide.lossless)
             report = _reencode(slide, patches, path, note, reason, exact, progress)
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
         return report
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); check the space and the permissions "
                           "there and start again, finished canvases are kept") from None
+
+
+@contextmanager
+def synced(path: Path) -> Iterator[None]:
+    """Bring a written file to the disk while the block runs, and wait for it at the end: verification reads from
+    memory, so neither waits for the other.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
+    with ThreadPoolExecutor(1) as pool, path.open("rb+") as file:
+        done = pool.submit(os.fsync, file.fileno())
+        yield
+        done.result()
 
 
 def described(text: str, note: str, vendor: str) -> str:
