@@ -69,6 +69,8 @@ def main() -> None:
 @click.option("--mask-polarity", "polarity", type=click.Choice(["restore", "keep"]),
               help="What white means; given explicitly, the mask may cover over half of the slide.")
 @click.option("--lossless", is_flag=True, help="What must be encoded anew: without loss.")
+@click.option("--same-size", is_flag=True,
+              help="JPEG 2000 slides: touched tiles keep about their size instead of being exact beside the mask.")
 @click.option("--batch-size", type=click.IntRange(1), help="Canvases per evaluation.  [default: 4]")
 @click.option("--adapt", "adapt_minutes", type=Number(0, min_open=True), metavar="MINUTES",
               help="First train the weights about so long on the slide's own clean tissue, for this slide alone.")
@@ -82,7 +84,7 @@ def main() -> None:
 def restore(
     slide: Path, mask: Path | None, output: Path | None, classes: tuple[str, ...] | None, any_stain: bool,
     mask_format: Any, weights: str, config: str | None, device: str, steps: int | None, seed: int, mpp: float | None,
-    grow_um: float, polarity: Any, lossless: bool, batch_size: int | None, adapt_minutes: float | None,
+    grow_um: float, polarity: Any, lossless: bool, same_size: bool, batch_size: int | None, adapt_minutes: float | None,
     adapt_crops: int | None, preview: Path | None, overwrite: bool, dry_run: bool, quiet: bool,
 ) -> None:
     """Repaint the masked part of SLIDE with tissue that a diffusion model invents.
@@ -116,9 +118,9 @@ def restore(
 
     restorer = Restorer.from_pretrained(weights, device, settings)
     content = restore_slide(
-        slide, mask, output, restorer=restorer, seed=seed, mpp=mpp, lossless=lossless, preview=preview,
-        any_stain=any_stain, adapt_minutes=adapt_minutes, adapt_crops=adapt_crops, overwrite=overwrite, quiet=quiet,
-        **selection,
+        slide, mask, output, restorer=restorer, seed=seed, mpp=mpp, lossless=lossless, same_size=same_size,
+        preview=preview, any_stain=any_stain, adapt_minutes=adapt_minutes, adapt_crops=adapt_crops,
+        overwrite=overwrite, quiet=quiet, **selection,
     )
     if content is None:
         click.echo(f"{slide}: no artifacts found; nothing to restore, nothing written")

@@ -20,7 +20,7 @@ from artifusion.errors import ConfigError, OutputError
 from artifusion.picture import check_picture_name, draw_comparison
 from artifusion.provenance import geojson, note, sidecar
 from artifusion.slide.classes import CLASSES
-from artifusion.slide.container import container_of, default_output
+from artifusion.slide.container import container_of, default_output, is_jpeg_2000
 from artifusion.slide.maskfiles import read_mask, vocabulary
 from artifusion.slide.maskformats import MaskFormat, fingerprint
 from artifusion.slide.masks import Mask
@@ -94,6 +94,7 @@ def restore_slide(
     classes: Sequence[str] | None = None,
     mask_format: MaskFormat = "auto",
     lossless: bool = False,
+    same_size: bool = False,
     preview: str | Path | None = None,
     any_stain: bool = False,
     adapt_minutes: float | None = None,
@@ -123,6 +124,8 @@ def restore_slide(
         mask_format: what the mask image is, where its content and name leave it open.
         any_stain: detect even on what is not H&E.
         lossless: re-encoded containers only: no lossy compression.
+        same_size: touched tiles of copied JPEG 2000 keep about their size, by lossy compression, instead of being exact
+            beside the mask; refused for other slides.
         preview: also draw before / mask / after into this .png or .jpg.
         adapt_minutes: first train the weights about so long on the slide's own clean tissue outside the mask.
         adapt_crops: the same for so many crops; what the sidecar of a run by minutes names gives the same bytes.
@@ -151,7 +154,10 @@ def restore_slide(
         check_outputs(inputs, outputs, overwrite, published(target))     # tell it before the mask is outlined
         if preview:
             check_picture_name(Path(preview))
-        container_of(slide, target)
+        container, _ = container_of(slide, target)
+        if same_size and not (container == "copied" and is_jpeg_2000(slide)):
+            raise ConfigError(f"{source}: same size is for slides that are copied as JPEG 2000, and this one is not; "
+                              "leave --same-size away")
         if mask is None:
             from artifusion.detection import detect_mask
 
@@ -179,6 +185,7 @@ def restore_slide(
             "mpp_doubt": slide.mpp_doubt,
             "config": config.model_dump(),
             "lossless": lossless,
+            "same_size": same_size,
             **adaptation,
         }
         avoid = plan.mask
@@ -202,7 +209,7 @@ def restore_slide(
                         weights=restorer.weights.name, weights_sha256=restorer.weights.sha256,
                         sampler=f"{config.sampler} {config.evaluations} evaluations", seed=seed, version=__version__)
             report = write_slide(slide, plan.mask, patches, target, note=text, work=work, lossless=lossless,
-                                 progress=bar("writing", quiet))
+                                 same_size=same_size, progress=bar("writing", quiet))
             content = sidecar(declared_job, plan.regions, len(plan.canvases), report.to_dict(), target.name, "",
                               time.monotonic() - started)
             declared = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset)

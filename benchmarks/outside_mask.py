@@ -38,7 +38,7 @@ from artifusion.slide import (
     verify_slide,
     write_slide,
 )
-from artifusion.slide.codecs import JpegCodec, codec_of
+from artifusion.slide.codecs import JPEG_2000, JpegCodec, codec_of
 from artifusion.slide.reader import sha256
 from artifusion.slide.segments import Grid
 
@@ -61,7 +61,7 @@ FORMATS: dict[str, dict[str, Any]] = {
 }
 
 
-def painted(source: Path, folder: Path) -> dict[str, Any]:
+def painted(source: Path, folder: Path, same_size: bool = False) -> dict[str, Any]:
     with open_slide(source) as slide:
         rng = np.random.default_rng(0)
         width, height = slide.size
@@ -72,7 +72,8 @@ def painted(source: Path, folder: Path) -> dict[str, Any]:
         patches = Patches(folder / "patches", slide, mask)
         for canvas in plan_canvases(regions, slide.size, mask=mask):
             patches.add(canvas, np.full((canvas.l0_box.height, canvas.l0_box.width, 3), COLOUR, np.uint8))
-        report = write_slide(slide, mask, patches, folder / f"out{source.suffix}", note="flat", work=folder / "work")
+        report = write_slide(slide, mask, patches, folder / f"out{source.suffix}", note="flat",
+                             work=folder / "work", same_size=same_size)
     digest = sha256(source)
     facts = {"source": {"sha256": digest}, "output": {}, "written": report.to_dict()}
     verified = verify_slide(source, report.path, facts, geojson(mask, regions, digest))
@@ -80,7 +81,9 @@ def painted(source: Path, folder: Path) -> dict[str, Any]:
     level = report.levels[0]
     return {"container": report.container, "segments": level.segments, "touched": level.touched,
             "changed_share": round(level.outside_changed_share or 0, 5), "largest": level.outside_largest_change,
-            "encoded_whole": level.encoded_whole, **by_block(source, report.path, mask),
+            "encoded_whole": level.encoded_whole,
+            "size_over_source": round(report.path.stat().st_size / source.stat().st_size, 4),
+            **by_block(source, report.path, mask),
             "untouched_identical_on_all_levels": f"{verified.compared.identical} of "
                                                  f"{verified.compared.segments - verified.compared.touched}"}
 
@@ -131,8 +134,12 @@ def main() -> None:
         for number, (format_name, maker) in enumerate(makers.items()):
             folder = Path(name) / str(number)
             folder.mkdir()
-            result[format_name] = painted(maker(folder), folder)
-            print(format_name, result[format_name])
+            source = maker(folder)
+            result[format_name] = painted(source, folder)
+            if tiff.read_tiff(source).pages[0].number(tiff.COMPRESSION, 1) in JPEG_2000:
+                result[f"{format_name} --same-size"] = painted(source, folder, same_size=True)
+    for format_name, figures in result.items():
+        print(format_name, figures)
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from made_slides import MAKERS
 from PIL import Image
 
 from artifusion.config import RestoreConfig
 from artifusion.errors import ConfigError, MaskError, OutputError
 from artifusion.geometry import Box
 from artifusion.restoration import restore_slide
-from artifusion.slide import open_slide, read_mask, verify_slide
+from artifusion.slide import open_slide, read_mask, tiff, verify_slide
 
 PINK = (230, 120, 180)
 
@@ -180,6 +181,37 @@ def test_a_disk_that_cannot_take_the_slide_leaves_none_and_the_run_goes_on_later
     assert not out.exists()
     restore_slide(aperio_slide, mask, out, restorer=painter)
     assert painter.calls == 1 and verify_slide(aperio_slide, out).ok
+
+
+@pytest.mark.parametrize("kind", ["jpeg2000", "jpeg2000-ycbcr"])
+def test_jpeg_2000_keeps_its_size_on_request(kind, tmp_path):
+    slide, sizes = MAKERS[kind](tmp_path), {}
+    mask = mask_file(tmp_path, slide, [(100, 100, 150), (500, 400, 90)])
+    for same_size in (False, True):
+        out = tmp_path / f"{same_size}.svs"
+        content = restore_slide(slide, mask, out, restorer=FlatPainter(), same_size=same_size)
+        assert content["written"]["lossless"] is not same_size and verify_slide(slide, out).ok
+        sizes[same_size] = out.stat().st_size
+    assert sizes[True] < 1.02 * slide.stat().st_size and (kind != "jpeg2000" or sizes[True] < sizes[False])
+    with open_slide(slide) as before, open_slide(out) as after:
+        whole = Box(0, 0, *before.size)
+        kept = ~read_mask(mask, before).read(whole)
+        moved = np.abs(before.read(whole).astype(int) - after.read(whole))
+        assert 0 < moved[kept].mean() < 3
+        assert np.abs(after.read(Box(130, 130, 90, 90)).reshape(-1, 3).mean(0) - PINK).max() < 8
+    with out.open("rb+") as file:                             # one touched tile gets what another one holds
+        page = tiff.read_tiff(out).pages[0]
+        first, other = (tiff.read_segment(file, page, index) for index in (0, 1))
+        file.seek(int(page.offsets[0]))
+        file.write(other[: len(first)].ljust(len(first), b"\0"))
+    problems = verify_slide(slide, out).problems
+    assert any("JPEG 2000" in problem or "encoding explains" in problem for problem in problems), problems
+
+
+def test_the_same_size_is_refused_where_nothing_is_jpeg_2000(aperio_slide, png_image, tmp_path):
+    for source in (aperio_slide, png_image):
+        with pytest.raises(ConfigError, match="leave --same-size away"):
+            restore_slide(source, mask_file(tmp_path, source, [(100, 100, 60)]), restorer=FlatPainter(), same_size=True)
 
 
 def test_a_given_scale_goes_into_the_pyramid_and_is_verified(aperio_slide, tmp_path):

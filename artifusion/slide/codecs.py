@@ -98,16 +98,28 @@ class JpegCodec:
 
 @dataclass(frozen=True)
 class Jpeg2000Codec:
-    """Aperio's JPEG 2000: bare codestreams, RGB (33005) or YCbCr without a declared transform (33003)."""
+    """Aperio's JPEG 2000: bare codestreams, RGB (33005) or YCbCr without a declared transform (33003).
+
+    Written reversibly, or with `same_size` at the rate of the segment whose place is taken.
+    """
 
     ycbcr: bool
-    exact = True
+    same_size: bool = False
     generic = False
-    how = "touched segments written as reversible JPEG 2000: exact beside the mask, and larger than they were"
 
     @property
     def name(self) -> str:
         return JPEG_2000[APERIO_YCBCR if self.ycbcr else APERIO_RGB]
+
+    @property
+    def exact(self) -> bool:
+        return not self.same_size
+
+    @property
+    def how(self) -> str:
+        if self.same_size:
+            return "touched segments written as JPEG 2000 of the size they had: kept pixels in them change a little"
+        return "touched segments written as reversible JPEG 2000: exact beside the mask, and larger than they were"
 
     def why_not(self, data: bytes) -> str:
         return ""
@@ -124,11 +136,16 @@ class Jpeg2000Codec:
             raise SlideError(f"a JPEG 2000 segment is damaged ({error}); get a whole copy of the slide") from None
 
     def encode(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
-        return bytes(imagecodecs.jpeg2k_encode(np.ascontiguousarray(samples), level=0, codecformat="J2K",
-                                               reversible=True, mct=not self.ycbcr))
+        if not self.same_size:
+            return bytes(imagecodecs.jpeg2k_encode(np.ascontiguousarray(samples), level=0, codecformat="J2K",
+                                                   reversible=True, mct=not self.ycbcr))
+        file = io.BytesIO()
+        Image.fromarray(samples).save(file, "JPEG2000", no_jp2=True, irreversible=True, mct=int(not self.ycbcr),
+                                      quality_mode="rates", quality_layers=[max(1.0, samples.size / len(like))])
+        return file.getvalue()
 
     def reach(self, touched: np.ndarray, like: bytes) -> np.ndarray:
-        return touched
+        return np.ones_like(touched) if self.same_size else touched
 
     def rgb(self, samples: np.ndarray) -> np.ndarray:
         if not self.ycbcr:
@@ -191,8 +208,8 @@ class PackedCodec:
         return rgb
 
 
-def codec_of(page: tiff.Page) -> Codec:
-    """The codec of a page whose segments can be written again.
+def codec_of(page: tiff.Page, same_size: bool = False) -> Codec:
+    """The codec of a page whose segments can be written again; with `same_size` JPEG 2000 is written lossily.
 
     Raises:
         SlideError: they cannot, by what the page's tags tell; the message is the reason alone.
@@ -208,7 +225,7 @@ def codec_of(page: tiff.Page) -> Codec:
         tables = page.tags.get(tiff.JPEG_TABLES)
         return JpegCodec(tables.raw if tables else b"", photometric)
     if compression in JPEG_2000 and photometric in (jpeg.RGB, jpeg.YCBCR):
-        return Jpeg2000Codec(compression == APERIO_YCBCR)
+        return Jpeg2000Codec(compression == APERIO_YCBCR, same_size)
     if compression in PACKED and photometric == jpeg.RGB:
         predictor = page.number(tiff.PREDICTOR, 1)
         if predictor not in (1, HORIZONTAL):

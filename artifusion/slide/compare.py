@@ -12,7 +12,7 @@ from artifusion.errors import SlideError
 from artifusion.geometry import Box
 from artifusion.slide import jpeg, tiff
 from artifusion.slide.blocks import per_block
-from artifusion.slide.codecs import JpegCodec, codec_of
+from artifusion.slide.codecs import Jpeg2000Codec, JpegCodec, codec_of
 from artifusion.slide.container import generic_pyramid, level_pages, thumbnail_page
 from artifusion.slide.masks import Mask
 from artifusion.slide.reader import Slide
@@ -22,6 +22,7 @@ from artifusion.slide.segments import Grid, PixelChange
 # encoding the source's own pixels gives, to the last bit on one machine. Another machine's libjpeg may round a few
 # coefficients otherwise; in shares of the quantisation error (see jpeg_reason).
 FAR_MEAN, FAR_PEAK = 0.1, 0.5
+BLOCK_LIMIT, BLOCK_PX = 12.0, 64          # what another lossy encoding moves on average, in any block of that side
 SPARE = 2.0                              # grey levels of rounding on top of these limits
 CLIPPED = 6.0                            # brightness that clipping moves where colours bleed (saturated noise: 5.2)
 COMPARED_BYTES = 1 << 18                 # at once: both pieces stay in the cache
@@ -33,10 +34,11 @@ class Comparison:
     """What was compared: copied segments, and pixels outside the mask (in touched ones, or everywhere).
 
     With `by_block`, JPEG blocks that the mask does not reach must have kept their coefficients; without, as in older
-    sidecars, every touched segment may have been encoded whole.
+    sidecars, every touched segment may have been encoded whole. With `same_size`, JPEG 2000 was encoded with loss.
     """
 
     by_block: bool = True
+    same_size: bool = False
     segments: int = 0
     touched: int = 0
     whole: int = 0                       # touched segments that changed beyond the blocks that the mask reaches
@@ -162,6 +164,8 @@ def touched_reason(page: tiff.Page, fresh: tiff.Page, grid: Grid, index: int, ol
             return f"its size changed from {known.shape} to {samples.shape}"
         shift = (samples.astype(np.int16) - known)[shown]
         found.outside.add(known[shown], samples[shown], ~touched)
+        if found.same_size and isinstance(codec, Jpeg2000Codec):
+            return _encoded_anew(shift, touched, inside)
         beyond = np.where(codec.reach(touched, old)[..., None], 0, shift)
         if not isinstance(codec, JpegCodec) or not isinstance(after, JpegCodec):
             return _moved(beyond, inside, f"{codec.name} keeps every pixel beside the regions, but one")
@@ -186,6 +190,18 @@ def _encoded_whole(codec: JpegCodec, known: np.ndarray, old: bytes, touched: np.
     except SlideError:
         return True
     return False
+
+
+def _encoded_anew(shift: np.ndarray, touched: np.ndarray, inside: Box) -> str:
+    """Where a second lossy encoding does not explain the change beside the mask, if anywhere."""
+    moved = np.where(touched[..., None], 0, np.abs(shift)).sum(axis=2)
+    means = per_block(np.add, moved, BLOCK_PX, BLOCK_PX) / (3 * BLOCK_PX * BLOCK_PX)
+    if means.max() <= BLOCK_LIMIT:
+        return ""
+    row, column = np.unravel_index(int(means.argmax()), means.shape)
+    at = (inside.x + int(column) * BLOCK_PX, inside.y + int(row) * BLOCK_PX)
+    return (f"pixels beside the regions moved by {means.max():.1f} grey levels on average in the {BLOCK_PX}-px block "
+            f"at {at}; encoding explains {BLOCK_LIMIT}")
 
 
 def _moved(shift: np.ndarray, inside: Box, what: str) -> str:

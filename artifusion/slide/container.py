@@ -12,7 +12,7 @@ import numpy as np
 from artifusion.errors import OutputError, SlideError
 from artifusion.geometry import Box, Size
 from artifusion.slide import tiff
-from artifusion.slide.codecs import codec_of
+from artifusion.slide.codecs import Jpeg2000Codec, codec_of
 from artifusion.slide.reader import TIFF_VENDORS, ImageSlide, Slide
 from artifusion.slide.reencode import SMALLEST_PX, half_size
 from artifusion.slide.segments import Grid
@@ -68,6 +68,12 @@ def source_levels(slide: Slide) -> SourceLevels:
         reasons = [segment_reason(file, source.pages[number], slide if not level else None)
                    for level, number in enumerate(pages)]
     return SourceLevels(source, tuple(pages), tuple(reasons))
+
+
+def is_jpeg_2000(slide: Slide) -> bool:
+    """Whether level 0 of a slide that can be copied is JPEG 2000."""
+    levels = source_levels(slide)
+    return isinstance(codec_of(levels.file.pages[levels.pages[0]]), Jpeg2000Codec)
 
 
 def level_pages(source: tiff.Tiff, slide: Slide) -> list[int] | None:

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 from artifusion.geometry import Box, Size
 from artifusion.slide import tiff
-from artifusion.slide.codecs import codec_of
+from artifusion.slide.codecs import Codec
 from artifusion.slide.masks import Mask, blocks, footprint, footprint_edges, level_box
 from artifusion.slide.patches import Patches
 
@@ -103,7 +103,7 @@ class Change:
     outside: PixelChange = field(default_factory=PixelChange)
 
 
-def restored_segments(file: BinaryIO, page: tiff.Page, mask: Mask, patches: Patches, change: Change
+def restored_segments(file: BinaryIO, page: tiff.Page, codec: Codec, mask: Mask, patches: Patches, change: Change
                       ) -> Iterable[tuple[int, bytes]]:
     """Yield (index, new bytes) of every segment the mask touches, decoded, painted and encoded like the old one.
 
@@ -112,7 +112,7 @@ def restored_segments(file: BinaryIO, page: tiff.Page, mask: Mask, patches: Patc
     comes back so where it shares no block with one of these.
     Sparse segments stay sparse: nothing was scanned there. Memory: one segment and one block.
     """
-    grid, codec = Grid.of(page), codec_of(page)
+    grid = Grid.of(page)
     for index in grid.touched(mask):
         old = tiff.read_segment(file, page, index)
         if not old:

@@ -16,13 +16,13 @@ from artifusion.errors import OutputError
 from artifusion.geometry import Box
 from artifusion.slide.annotations import geojson_polygons
 from artifusion.slide.blocks import per_block
-from artifusion.slide.compare import Comparison, compare_copied, compare_generic
+from artifusion.slide.compare import BLOCK_LIMIT, BLOCK_PX, Comparison, compare_copied, compare_generic
 from artifusion.slide.masks import Mask
 from artifusion.slide.reader import Slide, open_slide, sha256
 from artifusion.slide.segments import PixelChange
 
-# A re-encoded slide went through another JPEG: on average, and in any 64-px block (noise, sharp ink).
-MEAN_LIMIT, BLOCK_LIMIT, BLOCK_PX = 3.0, 12.0, 64
+# A re-encoded slide went through another JPEG: on average (noise, sharp ink); BLOCK_LIMIT is that of any block.
+MEAN_LIMIT = 3.0
 READ_PX = 1024
 CONTAINERS = ("copied", "pyramid", "re-encoded", "image")
 NOTE_PROPERTIES = ("openslide.quickhash-1", "openslide.comment", "tiff.ImageDescription")
@@ -89,7 +89,7 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         raise OutputError(f"{restored}: its sidecar is not one that artifusion wrote; restore the slide "
                           "again") from None
-    report, problems = VerifyReport(container, Comparison(by_block)), list[str]()
+    report, problems = VerifyReport(container, Comparison(by_block, not lossless)), list[str]()
     with open_slide(source) as before, open_slide(restored) as after, ThreadPoolExecutor(2) as pool:
         output_found = pool.submit(sha256, restored)          # while the segments are compared
         source_found = None if source_sha256 else pool.submit(sha256, source)

@@ -55,12 +55,13 @@ class WriteReport:
 
 
 def write_slide(slide: Slide, mask: Mask, patches: Patches, out: str | Path, *, note: str, work: str | Path,
-                lossless: bool = False, progress: Progress | None = None) -> WriteReport:
+                lossless: bool = False, same_size: bool = False, progress: Progress | None = None) -> WriteReport:
     """Write the restored slide to work/slide<suffix of out>; the caller syncs, verifies and moves it to `out`.
 
     Args:
         note: one line for ImageDescription, without "|".
         lossless: what is encoded anew gets deflate instead of JPEG. Copied levels keep their codec.
+        same_size: touched segments of copied JPEG 2000 keep about their size instead of being exact beside the mask.
         progress: called with (done, total), bytes where copied, level-0 pixels where re-encoded.
 
     Masked pixels that no canvas painted keep the source's values: ask `patches.remaining` first.
@@ -77,7 +78,7 @@ def write_slide(slide: Slide, mask: Mask, patches: Patches, out: str | Path, *, 
     try:
         work.mkdir(parents=True, exist_ok=True)
         if container == "copied":
-            report = _copy(slide, mask, patches, path, note, reason, progress)
+            report = _copy(slide, mask, patches, path, note, reason, same_size, progress)
         elif container == "pyramid":
             report = _generic(slide, mask, patches, path, note, reason, lossless, progress)
         elif container == "image":
@@ -116,8 +117,8 @@ def described(text: str, note: str, vendor: str) -> str:
     return f"{text}\nartifusion: {note}".lstrip("\n")
 
 
-def _copy(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, reason: str, progress: Progress | None
-          ) -> WriteReport:
+def _copy(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, reason: str, same_size: bool,
+          progress: Progress | None) -> WriteReport:
     levels = source_levels(slide)
     source = levels.file
     names = {number: f"level {level}" for level, number in enumerate(levels.pages)}
@@ -131,7 +132,8 @@ def _copy(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, rea
         changes[number] = Change()
         if number not in names or (number == thumbnail and stale):
             return ()
-        return restored_segments(file, source.pages[number], mask, patches, changes[number])
+        page = source.pages[number]
+        return restored_segments(file, page, codec_of(page, same_size), mask, patches, changes[number])
 
     description = described(source.pages[0].text(tiff.DESCRIPTION), note, slide.vendor).encode(
         errors="surrogateescape")
@@ -140,9 +142,9 @@ def _copy(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, rea
             copy_tiff(source, path, replaced, description, source.big, _bytes_done(slide, progress))
         except OverflowError:                                 # the restored classic TIFF grew over 4 GiB
             copy_tiff(source, path, replaced, description, True, _bytes_done(slide, progress))
-    reports = [_copied(name, source.pages[number], changes[number], number == thumbnail and stale)
+    reports = [_copied(name, source.pages[number], changes[number], same_size, number == thumbnail and stale)
                for number, name in names.items()]
-    exact = all(codec_of(source.pages[number]).exact for number in levels.pages)
+    exact = all(codec_of(source.pages[number], same_size).exact for number in levels.pages)
     return WriteReport(path, "copied", reason, exact, tuple(reports))
 
 
@@ -154,7 +156,8 @@ def _generic(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, 
     changes = {level.page: Change() for level in plan if level.page is not None}
 
     def replaced(number: int) -> Iterable[tuple[int, bytes]]:
-        return restored_segments(file, source.pages[number], mask, patches, changes[number])
+        page = source.pages[number]
+        return restored_segments(file, page, codec_of(page), mask, patches, changes[number])
 
     with slide.path.open("rb") as file:
         # The source's own description stays out: a generic file that calls itself Aperio would be opened as one.
@@ -171,14 +174,15 @@ def _generic(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, 
     return WriteReport(path, "pyramid", reason, exact, tuple(reports))
 
 
-def _copied(name: str, page: tiff.Page, change: Change, stale: str | bool = "") -> LevelReport:
+def _copied(name: str, page: tiff.Page, change: Change, same_size: bool = False, stale: str | bool = ""
+            ) -> LevelReport:
     return LevelReport(name, "as it was" if stale else "copied",
-                       f"{stale}: may still show the artifact" if stale else _how(page, change),
+                       f"{stale}: may still show the artifact" if stale else _how(page, change, same_size),
                        len(page.offsets), change.touched, change.whole, change.outside.share, change.outside.largest)
 
 
-def _how(page: tiff.Page, change: Change) -> str:
-    how = codec_of(page).how
+def _how(page: tiff.Page, change: Change, same_size: bool) -> str:
+    how = codec_of(page, same_size).how
     return f"{how}; {change.whole} could not be taken apart into blocks and were encoded whole" if change.whole else how
 
 
