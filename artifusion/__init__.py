@@ -12,6 +12,7 @@ _HOMES = {
     "Mask": "artifusion.slide",
     "Restorer": "artifusion.restorer",
     "Slide": "artifusion.slide",
+    "detect": "artifusion.detection",
     "find_regions": "artifusion.slide",
     "open_slide": "artifusion.slide",
     "read_mask": "artifusion.slide",

@@ -110,6 +110,9 @@ def restore(
         if dry_run and mask is None:
             raise click.UsageError("a dry run needs a --mask; `artifusion detect SLIDE -o MASK.png` makes one")
         if dry_run and mask:
+            if adapt_minutes or adapt_crops:
+                length = f"about {adapt_minutes:g} minutes" if adapt_minutes else f"{adapt_crops:,} crops"
+                click.echo(f"first {weights} learns from this slide's clean tissue: {length}")
             say_plan(opened, mask, output, settings, weights, lossless, selection, quiet)
             return
 
