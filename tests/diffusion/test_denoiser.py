@@ -116,3 +116,12 @@ def test_a_denoiser_of_patches_alone_predicts_at_pixel_resolution():
     with torch.no_grad():
         out = denoiser(*inputs())
     assert out.shape == (2, 3, 64, 64) and out.std() > 0.01
+
+
+def test_the_base_model_has_25_to_40_million_parameters_and_learns_from_the_data_of_the_small_one():
+    config = load_config(TrainConfig, "train", "he-base")
+    assert config.data == load_config(TrainConfig, "train", "he-small").data
+    denoiser = SwinDenoiser(config.denoiser).eval()
+    assert 25e6 <= sum(p.numel() for p in denoiser.parameters()) <= 40e6
+    with torch.no_grad():
+        assert denoiser(*inputs(batch=1)).shape == (1, 3, 64, 64)
