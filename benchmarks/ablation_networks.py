@@ -1,0 +1,117 @@
+"""Denoisers that differ from `SwinDenoiser` in one choice that its configuration does not express."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from artifusion.config import DenoiserConfig
+from artifusion.diffusion.denoiser import SwinDenoiser, SwinStage
+from artifusion.diffusion.swin import SwinBlock, unwindow
+
+
+class Nothing(nn.Module):
+    def forward(self, time: Tensor) -> Tensor:
+        return time.new_zeros(())
+
+
+class LevelHidden(nn.Module):
+    """The stem's input without its last channel, the level of every pixel."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return torch.cat([pixels[:, :-1], torch.zeros_like(pixels[:, -1:])], dim=1)
+
+
+class TokenAlone(SwinDenoiser):
+    """Each window's time token is all that tells the noise level, as published; the hole is still seen."""
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__(config)
+        self.stem = nn.Sequential(LevelHidden(), *self.stem)
+        for stage in stages(self):
+            stage.patch_level = Nothing()
+
+
+class AdaptiveNorm(nn.LayerNorm):
+    """A layer norm whose outcome is scaled and shifted by what `place` holds, (B, H, W, C) each."""
+
+    place: tuple[Tensor, Tensor]
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift = self.place
+        return super().forward(x) * (1 + scale) + shift
+
+
+class AdaptiveBlock(SwinBlock):
+    """A Swin block told of the noise not by a token but by its layer norms, which each window's embedding scales and
+    shifts (Peebles & Xie 2023, without gates)."""
+
+    def __init__(self, config: DenoiserConfig, level: int, shift: int) -> None:
+        dim = config.dims[level]
+        super().__init__(dim, config.heads[level], config.window_sizes[level], shift, config.mlp_ratio,
+                         config.mlp_conv, time_dim=0)
+        self.norm1, self.norm2 = (AdaptiveNorm(dim, elementwise_affine=False) for _ in range(2))
+        self.modulation = nn.Linear(config.time_dim, 4 * dim)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        shift = self.shift if min(x.shape[1:3]) > self.window_size else 0
+        windows = self.modulation(time)[:, :, None].expand(-1, -1, self.window_size**2, -1)       # (B, nW, N, 4 C)
+        places = unwindow(windows, self.window_size, x.shape[1])
+        if shift:
+            places = torch.roll(places, (shift, shift), dims=(1, 2))
+        first, second, third, fourth = places.chunk(4, dim=-1)                                    # (B, H, W, C) each
+        self.norm1.place, self.norm2.place = (first, second), (third, fourth)
+        return super().forward(x, None)
+
+
+class AdaptiveNorms(SwinDenoiser):
+    """Ours, with adaptive layer norms in place of the time tokens; each patch is still told its own level."""
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__(config)
+        for stage in stages(self):
+            level = config.dims.index(stage.patch_level.out_features)
+            stage.blocks = nn.ModuleList(AdaptiveBlock(config, level, block.shift) for block in stage.blocks)
+
+
+class Convolution(nn.Linear):
+    """A 3x3 convolution whose filters are one matrix, so that Muon learns them as it does the Swin's matrices."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(9 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:                                           # (B, C, H, W)
+        filters = self.weight.view(-1, 3, 3, x.shape[1]).permute(0, 3, 1, 2)          # channels last, as x
+        return F.conv2d(x, filters, self.bias, padding=1)
+
+
+class ConvolutionalBlock(nn.Module):
+    """The residual block of a diffusion U-Net (Ho et al. 2020, appendix B), told the mean level of the holes."""
+
+    def __init__(self, dim: int, time_dim: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = (nn.GroupNorm(8, dim) for _ in range(2))
+        self.conv1, self.conv2 = (Convolution(dim) for _ in range(2))
+        self.time = nn.Linear(time_dim, dim)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        y = x.permute(0, 3, 1, 2)                                                     # (B, C, H, W)
+        y = self.conv1(F.silu(self.norm1(y))) + self.time(time.mean(1))[:, :, None, None]
+        return x + self.conv2(F.silu(self.norm2(y))).permute(0, 2, 3, 1)
+
+
+class ConvolutionalUNet(SwinDenoiser):
+    """Ours, with convolutional blocks in place of the Swin blocks: the same U, stem, head and level per patch."""
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__(config)
+        for stage in stages(self):
+            dim = stage.patch_level.out_features
+            stage.blocks = nn.ModuleList(ConvolutionalBlock(dim, config.time_dim) for _ in stage.blocks)
+
+
+def stages(denoiser: SwinDenoiser) -> list[SwinStage]:
+    return [module for module in denoiser.modules() if isinstance(module, SwinStage)]
