@@ -12,7 +12,7 @@ from torch import Tensor
 
 from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import RestoreConfig
-from artifusion.device import autocast, resolve_device
+from artifusion.device import autocast, keep_freed_memory, resolve_device
 from artifusion.diffusion.frame import MIN_KNOWN, Frame
 from artifusion.diffusion.inpainting import CleanKnown, NoisedKnown
 from artifusion.diffusion.sampling import STEPS, Condition, even_levels, log_snr_levels, sample, travelled
@@ -23,6 +23,7 @@ from artifusion.pixels import images_from_tensor, tensor_from_images
 from artifusion.pretrained import DEFAULT_WEIGHTS
 
 VIEW_PX, OVERLAP_PX = 1024, 128     # a larger canvas is denoised in views that overlap
+CACHED_PX = 4 * 256**2              # that a CPU evaluates at once: more fall out of its caches
 RARE = 0.005                        # share of the known pixels that may be darker, or lighter, than all that is painted
 
 
@@ -36,6 +37,8 @@ class Restorer:
     def __init__(self, weights: Weights, device: str = "auto", config: RestoreConfig | None = None) -> None:
         self.weights = weights
         self.device = resolve_device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.config = config or RestoreConfig()
         self.denoiser = weights.denoiser.eval().requires_grad_(False).to(self.device)
         self.schedule = Schedule(self.denoiser.config.schedule, self.denoiser.config.prediction)
@@ -197,8 +200,10 @@ class Restorer:
             return self.schedule.add_noise(begin, torch.full_like(hole, times[0]), fresh)
 
         def denoise(x: Tensor, level: Tensor) -> Tensor:
+            at_once = max(1, CACHED_PX // level[0].numel()) if self.device.type == "cpu" else len(x)
+            parts = (given.split(at_once) for given in (x, level, (level > 0).float(), spacing))
             with autocast(self.device):
-                predicted = self.denoiser(x, level, (level > 0).float(), spacing)
+                predicted = torch.cat([self.denoiser(*part) for part in zip(*parts, strict=True)])
             return self.schedule.x0(x, level, predicted).clamp(darkest, lightest)
 
         everywhere = in_views(denoise, VIEW_PX, OVERLAP_PX, self.multiple)
