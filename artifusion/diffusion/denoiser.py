@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from artifusion.config import DenoiserConfig
+from artifusion.diffusion.reuse import Recall, compute
 from artifusion.diffusion.swin import SwinBlock, window
 
 
@@ -121,7 +122,9 @@ class SwinDenoiser(nn.Module):
             self.head_join = nn.Conv2d(2 * pixel, pixel, 1)
             self.head = nn.Sequential(PixelBlock(pixel), nn.GroupNorm(1, pixel), nn.SiLU(), last, nn.PixelShuffle(2))
 
-    def forward(self, x: Tensor, noise_level: Tensor, hole: Tensor, spacing_um: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, noise_level: Tensor, hole: Tensor, spacing_um: Tensor, recall: Recall = compute
+    ) -> Tensor:
         """What `Schedule.target` defines.
 
         Args:
@@ -129,6 +132,7 @@ class SwinDenoiser(nn.Module):
             noise_level: (B,) one level in [0, 1] for the hole of each canvas, or a map (B, 1, H, W).
             hole: (B, 1, H, W) 1 where a pixel is noisy, 0 where it is known.
             spacing_um: (B,) um per pixel.
+            recall: may give what the levels below the first said of the same canvases at a noise level near this one.
 
         Returns:
             (B, 3, H, W) float32; meaningful where `hole` is 1.
@@ -142,16 +146,7 @@ class SwinDenoiser(nn.Module):
         if self.config.pixel_dim:
             pixels = self.stem(pixels)                                                # (B, pixel_dim, H / 2, W / 2)
         y = self.embed(pixels)                                                        # (B, C, H / 4, W / 4)
-        skips = []
-        for stage, down, known in zip(self.down_stages, self.downs, levels, strict=False):
-            y = stage(channels_last(y), known)
-            skips.append(y)
-            y = down(channels_first(y))
-        y = self.bottom(channels_last(y), levels[-1])
-        for n in reversed(range(len(self.ups))):
-            y = rearrange(self.ups[n](y), "b h w (i j c) -> b (h i) (w j) c", i=2, j=2)
-            y = self.joins[n](torch.cat([y, skips[n]], dim=-1))
-            y = self.up_stages[n](y, levels[n])
+        y = self._from_level(0, channels_last(y), levels, recall)
         side = 2 if self.config.pixel_dim else 4
         y = rearrange(self.unembed(y), "b h w (i j c) -> b (h i) (w j) c", i=side, j=side)
         if not self.config.pixel_dim:
@@ -159,6 +154,20 @@ class SwinDenoiser(nn.Module):
         y, join = torch.cat([y, channels_last(pixels)], dim=-1), self.head_join
         y = F.linear(y, join.weight.flatten(1), join.bias)      # a 1x1 convolution; conv2d is slow at it on one core
         return self.head(channels_first(y)).float()
+
+    def _from_level(self, n: int, y: Tensor, levels: list[PatchLevels], recall: Recall = compute) -> Tensor:
+        """Level n of the U and what lies below it: (B, H, W, C) -> the same."""
+        if n == len(self.downs):
+            return self.bottom(y, levels[n])
+        skip = self.down_stages[n](y, levels[n])
+
+        def below() -> Tensor:
+            y = channels_last(self.downs[n](channels_first(skip)))
+            y = self.ups[n](self._from_level(n + 1, y, levels))
+            return rearrange(y, "b h w (i j c) -> b (h i) (w j) c", i=2, j=2)
+
+        y = self.joins[n](torch.cat([recall(below), skip], dim=-1))
+        return self.up_stages[n](y, levels[n])
 
     def _patch_levels(self, level: Tensor, hole: Tensor, spacing_um: Tensor) -> list[PatchLevels]:
         """Per level of the U; a patch has the highest noise level of its pixels."""
