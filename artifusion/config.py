@@ -124,6 +124,7 @@ class RestoreConfig(Frozen):
     spacing: Literal["log-snr", "even"] = "log-snr"     # of the noise levels
     condition: Literal["clean", "noised"] = "clean"     # how known pixels enter: at level 0, or noised like the hole
     steps: int = Field(10, ge=1, le=1000)               # from noise to clean
+    reuse: bool = True                                  # every second step recalls the lower levels of the one before
     jump_length: PositiveInt = 1                        # RePaint's time travel: every so many steps ...
     jump_samples: PositiveInt = 1                       # ... are walked so often
     context_px: int = Field(64, ge=1)                   # known tissue around a region that the denoiser sees

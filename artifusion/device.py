@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from artifusion.errors import DeviceError
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4       # of glibc's malloc.h
+KEPT_BYTES = 512 * 2**20
 
 
 def resolve_device(name: str) -> torch.device:
@@ -42,3 +47,15 @@ def autocast(device: torch.device) -> AbstractContextManager:
     """The fast number format inside the denoiser."""
     dtype = fast_dtype(device)
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def keep_freed_memory() -> None:
+    """Keep up to KEPT_BYTES of what tensors on the CPU free for the next ones, where the C library is glibc.
+
+    Left to itself, glibc gives tensors above 32 MB back at once and the kernel hands out zeroed pages again: a fifth of
+    the time of a canvas of 1,024 px.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)

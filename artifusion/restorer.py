@@ -12,9 +12,10 @@ from torch import Tensor
 
 from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import RestoreConfig
-from artifusion.device import autocast, resolve_device
+from artifusion.device import autocast, keep_freed_memory, resolve_device
 from artifusion.diffusion.frame import MIN_KNOWN, Frame
 from artifusion.diffusion.inpainting import CleanKnown, NoisedKnown
+from artifusion.diffusion.reuse import EverySecondStep
 from artifusion.diffusion.sampling import STEPS, Condition, even_levels, log_snr_levels, sample, travelled
 from artifusion.diffusion.schedule import Schedule
 from artifusion.diffusion.views import in_views
@@ -23,6 +24,7 @@ from artifusion.pixels import images_from_tensor, tensor_from_images
 from artifusion.pretrained import DEFAULT_WEIGHTS
 
 VIEW_PX, OVERLAP_PX = 1024, 128     # a larger canvas is denoised in views that overlap
+CACHED_PX = 4 * 256**2              # that a CPU evaluates at once: more fall out of its caches
 RARE = 0.005                        # share of the known pixels that may be darker, or lighter, than all that is painted
 
 
@@ -36,6 +38,8 @@ class Restorer:
     def __init__(self, weights: Weights, device: str = "auto", config: RestoreConfig | None = None) -> None:
         self.weights = weights
         self.device = resolve_device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.config = config or RestoreConfig()
         self.denoiser = weights.denoiser.eval().requires_grad_(False).to(self.device)
         self.schedule = Schedule(self.denoiser.config.schedule, self.denoiser.config.prediction)
@@ -196,12 +200,21 @@ class Restorer:
             begin = frame.enter(tensor_from_images(np.pad(guesses, (*pad, (0, 0)), mode="symmetric")).to(self.device))
             return self.schedule.add_noise(begin, torch.full_like(hole, times[0]), fresh)
 
+        recall = EverySecondStep()
+
         def denoise(x: Tensor, level: Tensor) -> Tensor:
+            at_once = max(1, CACHED_PX // level[0].numel()) if self.device.type == "cpu" else len(x)
+            parts = (given.split(at_once) for given in (x, level, (level > 0).float(), spacing))
             with autocast(self.device):
-                predicted = self.denoiser(x, level, (level > 0).float(), spacing)
+                predicted = torch.cat([self.denoiser(*part, recall) for part in zip(*parts, strict=True)])
             return self.schedule.x0(x, level, predicted).clamp(darkest, lightest)
 
-        everywhere = in_views(denoise, VIEW_PX, OVERLAP_PX, self.multiple)
+        in_parts = in_views(denoise, VIEW_PX, OVERLAP_PX, self.multiple)
+
+        def everywhere(x: Tensor, level: Tensor) -> Tensor:
+            recall.begin_step(self.config.reuse)
+            return in_parts(x, level)
+
         *_, x = sample(everywhere, self.schedule, noise, times, STEPS[self.config.sampler], condition)
         if not torch.isfinite(x).all():
             raise WeightsError(f"{self.weights.name}: these weights paint no finite numbers; use others")

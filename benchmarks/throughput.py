@@ -22,12 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from artifusion.batches import draw_batch
 from artifusion.config import TrainConfig, load_config
 from artifusion.corpus import Corpus
-from artifusion.device import autocast, resolve_device
+from artifusion.device import autocast, keep_freed_memory, resolve_device
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.distributed import Group
 from artifusion.tiles import TILE_PX, Tile
@@ -73,9 +74,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     config, device = load_config(TrainConfig, "train", given.config), resolve_device(given.device)
+    keep_freed_memory()                 # as painting does
     best = peak(device)
     denoiser = SwinDenoiser(config.denoiser).to(device).eval().requires_grad_(False)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # torch does not count fused attention on the CPU
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         denoiser(*inputs(256, 1, device))
     flop = counter.get_total_flops()
     report: dict[str, object] = {

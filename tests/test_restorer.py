@@ -227,6 +227,30 @@ class OutOfMemoryAbove:
         return getattr(self.denoiser, name)
 
 
+def test_a_cpu_evaluates_as_many_canvases_at_once_as_its_caches_hold(restorer, fp32, monkeypatch):
+    examples = [example(seed) for seed in range(5)]
+    images, masks = [i for i, _ in examples], [m for _, m in examples]
+    whole = restorer.restore_batch(images, masks, keys=[(n,) for n in range(5)])
+    monkeypatch.setattr("artifusion.restorer.CACHED_PX", 2 * 64 * 96)     # of 50 x 70 px, padded
+    most = OutOfMemoryAbove(restorer.denoiser, most=2)
+    monkeypatch.setattr(restorer, "denoiser", most)
+    parted = restorer.restore_batch(images, masks, keys=[(n,) for n in range(5)])
+    assert set(most.batches) == {1, 2}
+    for one, other in zip(whole, parted, strict=True):
+        assert np.abs(one.astype(int) - other.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(("reuse", "evaluated"), [(True, 3), (False, 5)])
+def test_every_second_step_recalls_the_lower_levels(restorer, reuse, evaluated):
+    image, mask = example()
+    own = Restorer(restorer.weights, "cpu", RestoreConfig(steps=5, reuse=reuse))
+    bottoms = []
+    hook = own.denoiser.bottom.register_forward_hook(lambda *_: bottoms.append(1))
+    own.restore(image, mask)
+    hook.remove()
+    assert len(bottoms) == evaluated
+
+
 def test_out_of_memory_halves_the_batch_and_goes_on(restorer, fp32, monkeypatch):
     examples = [example(seed) for seed in range(5)]
     images, masks = [i for i, _ in examples], [m for _, m in examples]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from artifusion.config import DenoiserConfig
+from artifusion.diffusion.reuse import Recall, compute
 from artifusion.diffusion.swin import SwinBlock, window
 
 
@@ -21,6 +23,27 @@ def fourier(value: Tensor, dim: int, period: float) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
+@dataclass(frozen=True)
+class PatchLevels:
+    """The noise level of every patch of a map, by the K levels that occur on its canvas.
+
+    embedding (B, K, T): of each level. which (B, H, W, K): 1 for the level that a patch has, 0 for the others.
+    share (B, H, W, 1): of a patch's pixels are noisy.
+    """
+
+    embedding: Tensor
+    which: Tensor
+    share: Tensor
+
+    def of_windows(self, size: int, shift: int) -> Tensor:
+        """The embedding of each window: the mean over its noisy patches, or over all where none is noisy (B, nW, T)."""
+        weight = self.which * (self.share + 1e-3)                                     # (B, H, W, K)
+        if shift:
+            weight = torch.roll(weight, (-shift, -shift), dims=(1, 2))
+        weight = window(weight, size).sum(2)                                          # (B, nW, K)
+        return weight / weight.sum(2, keepdim=True) @ self.embedding
+
+
 class PixelBlock(nn.Module):
     """A 3x3 convolution behind a channel norm, with a residual."""
 
@@ -30,7 +53,7 @@ class PixelBlock(nn.Module):
         self.conv = nn.Conv2d(dim, dim, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(F.silu(self.norm(x)))
+        return x + self.conv(F.silu(self.norm(x), inplace=True))
 
 
 class SwinStage(nn.Module):
@@ -54,21 +77,15 @@ class SwinStage(nn.Module):
             for index in range(config.depths[level])
         )
 
-    def forward(self, x: Tensor, time: Tensor, hole: Tensor) -> Tensor:
-        """x (B, H, W, C), time (B, H, W, T) embedding of every patch, hole (B, H, W, 1) its noisy share."""
-        x = x + self.patch_level(time)
-        plain = self._window_time(time, hole, 0)
-        shifted = self._window_time(time, hole, self.window_size // 2) if len(self.blocks) > 1 else plain
+    def forward(self, x: Tensor, levels: PatchLevels) -> Tensor:                      # (B, H, W, C)
+        told = levels.which.flatten(1, 2) @ self.patch_level(levels.embedding)        # (B, H * W, C)
+        x = x + told.view(x.shape)
+        size, few = self.window_size, min(x.shape[1:3]) <= self.window_size
+        shifts = [0, 0 if few else size // 2][: len(self.blocks)]
+        times = [levels.of_windows(size, shift) for shift in shifts]
         for index, block in enumerate(self.blocks):
-            x = block(x, shifted if index % 2 and min(x.shape[1:3]) > self.window_size else plain)
+            x = block(x, times[index % 2])
         return x
-
-    def _window_time(self, time: Tensor, hole: Tensor, shift: int) -> Tensor:
-        """The embedding of each window: the mean over its noisy patches, or over all where none is noisy."""
-        if shift:
-            time, hole = (torch.roll(t, (-shift, -shift), dims=(1, 2)) for t in (time, hole))
-        weight = window(hole + 1e-3, self.window_size)                                # (B, nW, N, 1)
-        return (window(time, self.window_size) * weight).sum(2) / weight.sum(2)       # (B, nW, T)
 
 
 class SwinDenoiser(nn.Module):
@@ -105,7 +122,9 @@ class SwinDenoiser(nn.Module):
             self.head_join = nn.Conv2d(2 * pixel, pixel, 1)
             self.head = nn.Sequential(PixelBlock(pixel), nn.GroupNorm(1, pixel), nn.SiLU(), last, nn.PixelShuffle(2))
 
-    def forward(self, x: Tensor, noise_level: Tensor, hole: Tensor, spacing_um: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, noise_level: Tensor, hole: Tensor, spacing_um: Tensor, recall: Recall = compute
+    ) -> Tensor:
         """What `Schedule.target` defines.
 
         Args:
@@ -113,6 +132,7 @@ class SwinDenoiser(nn.Module):
             noise_level: (B,) one level in [0, 1] for the hole of each canvas, or a map (B, 1, H, W).
             hole: (B, 1, H, W) 1 where a pixel is noisy, 0 where it is known.
             spacing_um: (B,) um per pixel.
+            recall: may give what the levels below the first said of the same canvases at a noise level near this one.
 
         Returns:
             (B, 3, H, W) float32; meaningful where `hole` is 1.
@@ -121,36 +141,53 @@ class SwinDenoiser(nn.Module):
             raise ValueError(f"canvas sides must be multiples of {self.multiple}, got {tuple(x.shape[-2:])}")
         hole = hole.to(x.dtype)
         level = noise_level.view(-1, 1, 1, 1) * hole if noise_level.ndim == 1 else noise_level * hole
-        times, holes = self._embed_levels(level, hole, spacing_um)
+        levels = self._patch_levels(level, hole, spacing_um)
         pixels = torch.cat([x, hole, level], dim=1).contiguous(memory_format=torch.channels_last)
         if self.config.pixel_dim:
             pixels = self.stem(pixels)                                                # (B, pixel_dim, H / 2, W / 2)
         y = self.embed(pixels)                                                        # (B, C, H / 4, W / 4)
-        skips = []
-        for stage, down, time, share in zip(self.down_stages, self.downs, times, holes, strict=False):
-            y = stage(channels_last(y), time, share)
-            skips.append(y)
-            y = down(channels_first(y))
-        y = self.bottom(channels_last(y), times[-1], holes[-1])
-        for n in reversed(range(len(self.ups))):
-            y = rearrange(self.ups[n](y), "b h w (i j c) -> b (h i) (w j) c", i=2, j=2)
-            y = self.joins[n](torch.cat([y, skips[n]], dim=-1))
-            y = self.up_stages[n](y, times[n], holes[n])
+        y = self._from_level(0, channels_last(y), levels, recall)
         side = 2 if self.config.pixel_dim else 4
-        y = rearrange(self.unembed(y), "b h w (i j c) -> b c (h i) (w j)", i=side, j=side)
-        return self.head(self.head_join(torch.cat([y, pixels], dim=1))).float() if self.config.pixel_dim else y.float()
+        y = rearrange(self.unembed(y), "b h w (i j c) -> b (h i) (w j) c", i=side, j=side)
+        if not self.config.pixel_dim:
+            return channels_first(y).float()
+        y, join = torch.cat([y, channels_last(pixels)], dim=-1), self.head_join
+        y = F.linear(y, join.weight.flatten(1), join.bias)      # a 1x1 convolution; conv2d is slow at it on one core
+        return self.head(channels_first(y)).float()
 
-    def _embed_levels(self, level: Tensor, hole: Tensor, spacing_um: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Per level of the U: every patch's embedding (B, h, w, T) and noisy share (B, h, w, 1)."""
-        dim = self.config.time_dim
-        scale = fourier(torch.log2(spacing_um / 0.5), dim, 100.0)[:, None, None]      # (B, 1, 1, T)
-        times, holes = [], []
-        for n in range(len(self.config.dims)):
-            patch = F.max_pool2d(level, 4 * 2**n)[:, 0]                               # (B, h, w)
-            features = fourier(patch, dim, 1000.0)                                    # (B, h, w, T)
-            times.append(self.time(torch.cat([features, scale.expand_as(features)], dim=-1)))
-            holes.append(F.avg_pool2d(hole, 4 * 2**n).permute(0, 2, 3, 1))
-        return times, holes
+    def _from_level(self, n: int, y: Tensor, levels: list[PatchLevels], recall: Recall = compute) -> Tensor:
+        """Level n of the U and what lies below it: (B, H, W, C) -> the same."""
+        if n == len(self.downs):
+            return self.bottom(y, levels[n])
+        skip = self.down_stages[n](y, levels[n])
+
+        def below() -> Tensor:
+            y = channels_last(self.downs[n](channels_first(skip)))
+            y = self.ups[n](self._from_level(n + 1, y, levels))
+            return rearrange(y, "b h w (i j c) -> b (h i) (w j) c", i=2, j=2)
+
+        y = self.joins[n](torch.cat([recall(below), skip], dim=-1))
+        return self.up_stages[n](y, levels[n])
+
+    def _patch_levels(self, level: Tensor, hole: Tensor, spacing_um: Tensor) -> list[PatchLevels]:
+        """Per level of the U; a patch has the highest noise level of its pixels."""
+        dim, batch = self.config.time_dim, len(level)
+        patches = F.max_pool2d(level, 4)                                              # (B, 1, H / 4, W / 4)
+        ordered, order = patches.flatten(1).sort(dim=1)
+        rank = F.pad((ordered.diff(dim=1) > 0).long().cumsum(1), (1, 0))              # of each patch's level, from 0
+        count = int(rank.max()) + 1
+        occurring = level.new_zeros(batch, count).scatter_(1, rank, ordered)          # (B, K)
+        row = torch.empty_like(ordered).scatter_(1, order, rank.to(ordered.dtype)).view_as(patches)
+        scale = fourier(torch.log2(spacing_um / 0.5), dim, 100.0)[:, None].expand(-1, count, -1)
+        embedding = self.time(torch.cat([fourier(occurring, dim, 1000.0), scale], dim=-1))      # (B, K, T)
+        return [
+            PatchLevels(
+                embedding,
+                F.one_hot(F.max_pool2d(row, 2**n)[:, 0].long(), count).to(embedding.dtype),
+                channels_last(F.avg_pool2d(hole, 4 * 2**n)),
+            )
+            for n in range(len(self.config.dims))
+        ]
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ away and the convolution off, equal weights give equal outputs.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -36,6 +38,18 @@ def shift_mask(height: int, width: int, size: int, shift: int, device: torch.dev
     return zones[:, :, None] == zones[:, None, :]
 
 
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)            # a mask made while painting serves training as well
+def shift_penalty(height: int, width: int, size: int, shift: int, keys: int, device: torch.device) -> Tensor:
+    """`shift_mask` to be added to the logits of N tokens for `keys` >= N keys: (nW, 1, N, keys) of 0 and -inf.
+
+    Keys beyond the window's own are open to all.
+    """
+    allowed = shift_mask(height, width, size, shift, device)
+    penalty = torch.zeros(allowed.shape, device=device).masked_fill(~allowed, float("-inf"))
+    return F.pad(penalty, (0, keys - size**2))[:, None]
+
+
 def relative_position_index(size: int) -> Tensor:
     """Row of the bias table for every pair of tokens of a window (Liu et al. 2021, section 3.2): (N, N)."""
     rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
@@ -61,19 +75,20 @@ class WindowAttention(nn.Module):
         self.register_buffer("relative_position_index", relative_position_index(window_size), persistent=False)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
-    def forward(self, windows: Tensor, tokens: Tensor | None, allowed: Tensor | None) -> Tensor:
-        """windows (B, nW, N, C), tokens (B, nW, C) or None, allowed (nW, N, N) or None -> (B, nW, N, C)."""
-        count = windows.shape[2]
+    def forward(self, windows: Tensor, tokens: Tensor | None, penalty: Tensor | None) -> Tensor:
+        """windows (B, nW, N, C), tokens (B, nW, C) or None, penalty (nW, 1, N, keys) or None -> (B, nW, N, C)."""
+        batch, _, count, _ = windows.shape
         bias = self.relative_position_bias_table[self.relative_position_index]        # (N, N, h)
         bias = rearrange(bias, "n m h -> 1 h n m")
-        if allowed is not None:
-            bias = bias.masked_fill(~allowed[:, None], float("-inf"))                 # (nW, h, N, N)
         if tokens is not None:
             windows = torch.cat([windows, tokens[:, :, None]], dim=2)                 # (B, nW, N + 1, C)
-            bias = F.pad(bias, (0, 1))                                                # (., h, N, N + 1)
-        q, k, v = rearrange(self.qkv(windows), "b w n (three h d) -> three b w h n d", three=3, h=self.heads)
-        out = F.scaled_dot_product_attention(q[..., :count, :], k, v, attn_mask=bias.to(q.dtype))
-        return self.proj(rearrange(out, "b w h n d -> b w n (h d)"))
+            bias = F.pad(bias, (0, 1))                                                # (1, h, N, N + 1)
+        if penalty is not None:
+            bias = (penalty.expand(batch, -1, -1, -1, -1) + bias).flatten(0, 1)       # (B * nW, h, N, keys)
+        # four dimensions: with five, scaled_dot_product_attention takes its slow way
+        q, k, v = rearrange(self.qkv(windows), "b w n (three h d) -> three (b w) h n d", three=3, h=self.heads)
+        out = F.scaled_dot_product_attention(q[:, :, :count], k, v, attn_mask=bias.to(q.dtype))
+        return self.proj(rearrange(out, "(b w) h n d -> b w n (h d)", b=batch))
 
 
 class Mlp(nn.Module):
@@ -119,13 +134,15 @@ class SwinBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor | None) -> Tensor:
         """x (B, H, W, C), time (B, nW, time_dim) for the shifted or unshifted windows of this block."""
         _, height, width, _ = x.shape
-        shift = self.shift if min(height, width) > self.window_size else 0
+        size = self.window_size
+        shift = self.shift if min(height, width) > size else 0
+        tokens = self.time_token(time) if self.time_token is not None and time is not None else None
+        keys = size**2 + (tokens is not None)
+        penalty = shift_penalty(height, width, size, shift, keys, x.device) if shift else None
         y = self.norm1(x)
         if shift:
             y = torch.roll(y, (-shift, -shift), dims=(1, 2))
-        allowed = shift_mask(height, width, self.window_size, shift, x.device) if shift else None
-        tokens = self.time_token(time) if self.time_token is not None and time is not None else None
-        y = unwindow(self.attn(window(y, self.window_size), tokens, allowed), self.window_size, height)
+        y = unwindow(self.attn(window(y, size), tokens, penalty), size, height)
         if shift:
             y = torch.roll(y, (shift, shift), dims=(1, 2))
         x = x + y

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from artifusion.config import DenoiserConfig, TrainConfig, load_config
-from artifusion.diffusion.denoiser import SwinDenoiser
+from artifusion.diffusion.denoiser import PatchLevels, SwinDenoiser, fourier
 from artifusion.diffusion.swin import SwinBlock, shift_mask, unwindow, window
 
 TINY = DenoiserConfig(
@@ -59,14 +59,36 @@ def test_the_noise_level_reaches_every_pixel_of_the_hole():
     assert ((low - high).abs() * hole).sum() / hole.sum() > 0.01
 
 
-def test_the_time_token_of_a_window_carries_the_level_of_its_hole():
+def test_the_embedding_of_a_window_is_that_of_its_hole():
+    levels = PatchLevels(torch.tensor([[[0.0], [5.0]]]), torch.zeros(1, 4, 4, 2), torch.zeros(1, 4, 4, 1))
+    levels.which[..., 0] = 1
+    levels.which[:, 1, 1] = torch.tensor([0.0, 1.0])
+    levels.share[:, 1, 1] = 1
+    assert levels.of_windows(2, 0)[0, :, 0].tolist() == pytest.approx([5, 0, 0, 0], abs=0.1)
+    assert levels.of_windows(2, 1)[0, :, 0].tolist() == pytest.approx([5, 0, 0, 0], abs=0.1)
+    assert levels.of_windows(4, 0)[0, :, 0].tolist() == pytest.approx([5], abs=0.1)
+
+
+def test_every_patch_has_the_highest_level_of_its_pixels():
     denoiser = awake()
-    stage = denoiser.bottom
-    time = torch.zeros(1, 4, 4, 16)
-    time[:, 1, 1] = 5.0
-    hole = torch.zeros(1, 4, 4, 1)
-    hole[:, 1, 1] = 1
-    assert torch.allclose(stage._window_time(time, hole, 0)[0, 0], torch.tensor(5.0), atol=0.1)
+    levels = torch.rand(2, 1, 64, 64).round(decimals=1)
+    levels[1] = 0.3                                                       # few levels on one canvas, many on the other
+    spacing = torch.tensor([0.25, 1.0])
+    scale = fourier(torch.log2(spacing / 0.5), 16, 100.0)[:, None, None]  # (B, 1, 1, T)
+    with torch.no_grad():
+        for n, found in enumerate(denoiser._patch_levels(levels, (levels > 0).float(), spacing)):
+            highest = fourier(torch.nn.functional.max_pool2d(levels, 4 * 2**n)[:, 0], 16, 1000.0)
+            expected = denoiser.time(torch.cat([highest, scale.expand_as(highest)], -1))  # (B, h, w, T)
+            assert torch.allclose(torch.einsum("bhwk,bkt->bhwt", found.which, found.embedding), expected, atol=1e-5)
+
+
+def test_masks_made_while_painting_serve_training():
+    denoiser = awake()
+    with torch.inference_mode():
+        denoiser(*inputs(96, 64))
+    denoiser(*inputs(96, 64)).square().mean().backward()
+    table = denoiser.down_stages[0].blocks[1].attn.relative_position_bias_table
+    assert table.grad is not None and table.grad.abs().sum() > 0
 
 
 def test_the_scale_changes_the_prediction():

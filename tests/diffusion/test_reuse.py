@@ -1,0 +1,18 @@
+from artifusion.diffusion.reuse import EverySecondStep
+
+
+def steps(recall, near):
+    """What three calls in each step give; a computation gives the number of its step and of the call."""
+    given = []
+    for step, may in enumerate(near):
+        recall.begin_step(may)
+        given.append([recall(lambda step=step, call=call: (step, call)) for call in range(3)])
+    return given
+
+
+def test_every_second_step_recalls_the_one_before_call_by_call():
+    assert steps(EverySecondStep(), [True] * 4) == [[(n, call) for call in range(3)] for n in (0, 0, 2, 2)]
+
+
+def test_a_step_that_is_not_near_computes_anew_and_is_recalled_by_the_next():
+    assert steps(EverySecondStep(), [True, False, True]) == [[(n, call) for call in range(3)] for n in (0, 1, 1)]
