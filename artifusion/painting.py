@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,8 @@ SAMPLE_PX = 512          # per side of a canvas: pixels that tell the colours ar
 Batch = tuple[Canvas, ...]
 
 
-def paint(canvases: Sequence[Canvas], patches: Patches, restorer: Restorer, mpp: float, seed: int) -> Iterator[Canvas]:
+def paint(canvases: Sequence[Canvas], patches: Patches, restorer: Restorer, mpp: float, seed: int
+          ) -> Generator[Canvas, None, None]:
     """Paint every canvas that is not painted yet, batch by batch; yields each when it is on disk.
 
     A canvas sees what earlier waves painted as known tissue, and everything else that is masked as a hole. All canvases

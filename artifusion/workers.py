@@ -85,7 +85,7 @@ class Workers:
 
     def __init__(self, workers: list[Worker]) -> None:
         self.size, self._idle = len(workers), list(workers)
-        self._busy: dict[Connection, tuple[Any, Worker]] = {}
+        self._busy: dict[Any, tuple[Any, Worker]] = {}      # by channel
 
     @property
     def free(self) -> int:
@@ -98,7 +98,7 @@ class Workers:
 
     def finish(self) -> Done:
         channel = wait(list(self._busy))[0]
-        name, worker = self._busy.pop(channel)              # type: ignore[index]
+        name, worker = self._busy.pop(channel)
         images = worker.hear()
         self._idle.append(worker)
         return name, images
@@ -162,10 +162,10 @@ def serve(channel: Connection) -> None:
         torch.set_num_threads(threads)
         restorer = None
         while True:
-            work, answer = channel.recv(), None
+            work = channel.recv()
             try:
                 restorer = restorer or Restorer(weights, device, config)
-                answer = restorer.restore_batch(**work)
+                answer: Any = restorer.restore_batch(**work)
             except Exception as error:
                 error.add_note(f"on {device}:\n{traceback.format_exc()}")
                 answer = error
