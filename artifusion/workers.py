@@ -57,8 +57,15 @@ def painters_on(restorer: Restorer, most: int) -> Iterator[Painters]:
     if len(devices) < 2:
         yield Here(restorer)
         return
+    import torch
+
+    weights = replace(restorer.weights, denoiser=copy.deepcopy(restorer.weights.denoiser).cpu())
+    settings = restorer.config, torch.get_num_threads()     # as many threads as here: on CPUs sums depend on it
     with ExitStack() as stack:
-        yield Workers([stack.enter_context(Worker(restorer, str(device))) for device in devices])
+        workers = [stack.enter_context(Worker(str(device))) for device in devices]
+        for worker in workers:                              # by now all are starting
+            worker.tell(pickle.dumps((weights, worker.device, *settings)))
+        yield Workers(workers)
 
 
 class Here:
@@ -105,11 +112,9 @@ class Workers:
 
 
 class Worker:
-    """A process with a restorer on one device, alive inside a with block."""
+    """A process that will have a restorer on one device, alive inside a with block."""
 
-    def __init__(self, restorer: Restorer, device: str) -> None:
-        import torch
-
+    def __init__(self, device: str) -> None:
         self.device = device
         self.channel, theirs = Pipe()
         paths = os.pathsep.join(filter(None, sys.path))     # it finds what this process finds
@@ -117,9 +122,6 @@ class Worker:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "artifusion.workers", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()], start_new_session=True, env=os.environ | {"PYTHONPATH": paths})
-        weights = replace(restorer.weights, denoiser=copy.deepcopy(restorer.weights.denoiser).cpu())
-        # as many threads as here: on CPUs sums depend on it
-        self.tell(pickle.dumps((weights, device, restorer.config, torch.get_num_threads())))
 
     def __enter__(self) -> Worker:
         return self

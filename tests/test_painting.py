@@ -190,7 +190,7 @@ def test_what_a_process_raises_is_raised_here_and_an_interrupt_ends_them_all(png
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for a process in /proc")
 def test_a_process_ends_when_its_parent_was_killed(tmp_path):
-    script = ("import os, test_painting as t; w = t.workers.Worker(t.restorer('cpu'), 'cpu'); "
+    script = ("import os, test_painting as t; w = t.workers.Worker('cpu'); "
               "print(w._process.pid, flush=True); os._exit(9)")
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False,
