@@ -74,7 +74,7 @@ def adapt(
             line.update(progress.images - line.n)
     adapted = load_weights(run_dir / "weights")
     tiles = [tile.pixels.shape for tile in read_shard(shard)]
-    return Restorer(adapted, device, restorer.config), {
+    return Restorer(adapted, ",".join(map(str, restorer.devices)), restorer.config), {
         "weights": {"name": adapted.name, "sha256": adapted.sha256},
         "adaptation": {
             "from": {"name": weights.name, "sha256": weights.sha256},

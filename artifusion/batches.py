@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from artifusion.ahead import ahead
 from artifusion.config import TrainConfig
 from artifusion.corpus import Corpus, cut_crop
 from artifusion.diffusion.targets import noise_levels
@@ -50,13 +51,10 @@ def batches(
     `done`: crops seen -> finished share of the run. Process `rank` of `ranks` gets its slice of every batch.
     """
     size = config.batch_size // ranks
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
-        def begin() -> Future[Batch]:
-            start = first + rank * size
-            return thread.submit(draw_batch, corpus, config, range(start, start + size), done(first))
+    numbered = ((start, done(start)) for start in count(first, config.batch_size))
 
-        coming = begin()
-        while True:
-            batch, first = coming.result(), first + config.batch_size
-            coming = begin()
-            yield batch
+    def draw(item: tuple[int, float]) -> Batch:
+        start = item[0] + rank * size
+        return draw_batch(corpus, config, range(start, start + size), item[1])
+
+    return ahead(draw, numbered, waiting=1)

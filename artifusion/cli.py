@@ -61,7 +61,8 @@ def main() -> None:
 @click.option("-o", "--output", type=PATH, help="Default: NAME.restored.SUFFIX beside the slide.")
 @click.option("--weights", default="he-small", show_default=True, metavar="NAME|DIR|HUB_ID", help="The model.")
 @click.option("--config", metavar="FILE|NAME", help="Restoration settings as TOML.")
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:0,cuda:1",
+              help="Where to paint; several GPUs share the canvases and paint the same.  [auto: every GPU]")
 @click.option("--steps", type=click.IntRange(1, 1000), help="Evaluations per canvas.  [default: 10]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other tissue.")
 @click.option("--mpp", type=SCALE, help="um per pixel, where the slide does not tell.")

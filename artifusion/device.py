@@ -33,6 +33,26 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def resolve_devices(names: str) -> tuple[torch.device, ...]:
+    """The devices of a comma list such as "cuda:0,cuda:1"; "auto": every visible GPU like the first, or the CPU.
+
+    Raises:
+        DeviceError: as `resolve_device`, and for devices that are not alike, which would not paint alike.
+    """
+    if names == "auto" and torch.cuda.is_available():
+        gpus = tuple(torch.device("cuda", number) for number in range(torch.cuda.device_count()))
+        return tuple(gpu for gpu in gpus if model(gpu) == model(gpus[0]))
+    devices = tuple(resolve_device(name.strip()) for name in names.split(","))
+    if len({model(device) for device in devices}) > 1:
+        raise DeviceError(f"{names}: these are not alike and would paint different pixels; name devices of one model")
+    return devices
+
+
+def model(device: torch.device) -> str:
+    """What a device is: devices of one model round alike."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def fast_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 on CUDA and on CPUs with AMX; elsewhere float32.
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from tqdm import tqdm
 
 from artifusion import __version__
 from artifusion.config import RestoreConfig
 from artifusion.errors import ConfigError, OutputError
+from artifusion.painting import paint
 from artifusion.picture import check_picture_name, draw_comparison
 from artifusion.provenance import geojson, note, sidecar
 from artifusion.slide.classes import CLASSES
@@ -26,7 +26,7 @@ from artifusion.slide.maskformats import MaskFormat, fingerprint
 from artifusion.slide.masks import Mask
 from artifusion.slide.patches import Patches
 from artifusion.slide.reader import Slide, file_state, open_slide, sha256
-from artifusion.slide.regions import Canvas, Region, batches, find_regions, plan_canvases
+from artifusion.slide.regions import Canvas, Region, find_regions, plan_canvases
 from artifusion.slide.verify import verify_slide
 from artifusion.slide.writer import synced, write_slide
 from artifusion.workspace import bar, beside, check_outputs, finished, publish, published, sweep, workspace, write_json
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 Polarity = Literal["restore", "keep"]
 
 REPAINTED = tuple(name for name in CLASSES if name != "blur")     # of what is detected: blur still carries information
-SAMPLE_PX = 512          # per side of a canvas: pixels that tell the colours around a region
 
 
 @dataclass(frozen=True)
@@ -202,9 +201,10 @@ def restore_slide(
                                         minutes=adapt_minutes, crops=adapt_crops, quiet=quiet)
                 declared_job = job | facts
             patches = Patches(work / "patches", slide, plan.mask)
-            for _ in tqdm(paint(plan, patches, restorer, spacing_um, seed), desc="painting", unit="canvas",
-                          total=len(plan.canvases), disable=quiet or None):
-                pass
+            with closing(paint(plan.canvases, patches, restorer, spacing_um, seed)) as painting:
+                for _ in tqdm(painting, desc="painting", unit="canvas", total=len(plan.canvases),
+                              disable=quiet or None):
+                    pass
             text = note(regions=len(plan.regions), share=plan.area_px / (slide.size.width * slide.size.height),
                         weights=restorer.weights.name, weights_sha256=restorer.weights.sha256,
                         sampler=f"{config.sampler} {config.evaluations} evaluations", seed=seed, version=__version__)
@@ -229,35 +229,3 @@ def restore_slide(
                 files[Path(preview)] = picture
             publish(work, job, {**files, target: report.path})
     return content
-
-
-def paint(plan: Plan, patches: Patches, restorer: Restorer, mpp: float, seed: int) -> Iterator[Canvas]:
-    """Paint every canvas that is not painted yet, batch by batch; yields each when it is on disk.
-
-    A canvas sees what earlier waves painted as known tissue, and everything else that is masked as a hole. All canvases
-    of a region are expressed relative to the same colours.
-    """
-    canvases = {region: list(members) for region, members in groupby(plan.canvases, key=lambda canvas: canvas.region)}
-    surroundings: dict[int, np.ndarray] = {}
-    for batch in batches(plan.canvases, restorer.config.batch_size):
-        if not all(patches.done(canvas) for canvas in batch):
-            for region in {canvas.region for canvas in batch} - surroundings.keys():
-                surroundings[region] = known_around(canvases[region], patches)
-            images = [patches.read(canvas.l0_box, before_wave=canvas.wave) for canvas in batch]
-            masks = [patches.remaining(canvas.l0_box, before_wave=canvas.wave) for canvas in batch]
-            keys = [(canvas.l0_box.x, canvas.l0_box.y) for canvas in batch]
-            painted = restorer.restore_batch(images, masks, seed=seed, mpp=mpp, keys=keys,
-                                             surroundings=[surroundings[canvas.region] for canvas in batch])
-            for canvas, image in zip(batch, painted, strict=True):
-                patches.add(canvas, image)
-        yield from batch
-
-
-def known_around(canvases: Sequence[Canvas], patches: Patches) -> np.ndarray:
-    """Known pixels around a region as scanned, uint8 (N, 3), from at most SAMPLE_PX**2 pixels of each canvas."""
-    known = []
-    for canvas in canvases:
-        step = -(-max(canvas.size) // SAMPLE_PX)
-        pixels = patches.read(canvas.l0_box, before_wave=0)[::step, ::step]
-        known.append(pixels[~patches.remaining(canvas.l0_box, before_wave=0)[::step, ::step]])
-    return np.concatenate(known)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import RestoreConfig
-from artifusion.device import autocast, keep_freed_memory, resolve_device
+from artifusion.device import autocast, keep_freed_memory, resolve_devices
 from artifusion.diffusion.frame import MIN_KNOWN, Frame
 from artifusion.diffusion.inpainting import CleanKnown, NoisedKnown
 from artifusion.diffusion.reuse import EverySecondStep
@@ -33,11 +33,13 @@ class Restorer:
 
     Kept pixels come back exactly; masked pixels are generated from noise and never see what lay under the mask.
     The noise of an image depends on (seed, key) and its size alone, so neither batch size nor order changes it.
+    Images are painted on `device`; slides (`restore_slide`) on all `devices`, of which it is the first.
     """
 
     def __init__(self, weights: Weights, device: str = "auto", config: RestoreConfig | None = None) -> None:
         self.weights = weights
-        self.device = resolve_device(device)
+        self.devices = resolve_devices(device)
+        self.device = self.devices[0]
         if self.device.type == "cpu":
             keep_freed_memory()
         self.config = config or RestoreConfig()

@@ -14,6 +14,7 @@ class Painter:
 
     multiple = 64
     device = SimpleNamespace(type="cpu")
+    devices = (device,)
     weights = SimpleNamespace(name="stand-in", sha256="0" * 64)
 
     def __init__(self, **config):

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "artifusion"
-FLOOR = {"errors", "geometry", "config"}
+FLOOR = {"errors", "geometry", "config", "ahead"}
 MAY = {                                                 # room -> the rooms it may import; everyone may use the floor
-    "errors": set(), "geometry": set(), "config": set(),
+    "errors": set(), "geometry": set(), "config": set(), "ahead": set(),
     "slide": set(),
     "diffusion": set(),
     "pixels": set(), "device": set(), "muon": {"device"},
@@ -28,7 +28,9 @@ MAY = {                                                 # room -> the rooms it m
                  "trainer"},
     "adaptation": {"slide", "checkpoint", "restorer", "shards", "tiles", "trainer", "training",
                    "workspace"},
-    "restoration": {"adaptation", "detection", "slide", "restorer", "provenance", "workspace",
+    "workers": {"restorer"},
+    "painting": {"slide", "restorer", "workers"},
+    "restoration": {"adaptation", "detection", "slide", "restorer", "painting", "provenance", "workspace",
                     "picture"},
     "damaging": {"slide", "provenance", "workspace"},
     "picture": {"slide"},
@@ -42,7 +44,8 @@ MAY = {                                                 # room -> the rooms it m
     "__init__": set(), "__main__": {"cli"},
 }
 TORCHLESS = ("slide", "pretrained", "tiles", "shards", "corpus", "curves", "provenance", "workspace", "damaging",
-             "picture", "outlines", "commands", "errors", "geometry", "config")
+             "picture", "outlines", "commands", "errors", "geometry", "config",
+             "ahead", "painting")
 
 
 def imports(path):

@@ -24,6 +24,7 @@ class FlatPainter:
 
     multiple = 64
     device = torch.device("cpu")
+    devices = (device,)
     weights = SimpleNamespace(name="flat", sha256="0" * 64)
 
     def __init__(self, fail_after=None, **config):

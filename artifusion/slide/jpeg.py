@@ -96,8 +96,8 @@ def encode(pixels: np.ndarray, like: bytes, tables: bytes, photometric: int, tou
     data = fresh[written.end :]
     if not reached.all():
         taken = np.repeat(reached.ravel(), len(header.layout.components))
-        blocks = scan.splice(scan.read(like[header.end :], header.layout), scan.read(data, written.layout), taken)
-        data = scan.write(blocks, written.huffman)
+        known = scan.read(like[header.end :], header.layout, written.huffman)
+        data = scan.write(scan.splice(known, scan.read(data, written.layout), taken), written.huffman)
     head = _without_restarts(like[: header.end])
     if header.huffman != written.huffman:                   # only where the segment brings its own: see why_not
         head = _with_huffman(head, fresh[: written.end])

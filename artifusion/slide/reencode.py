@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import struct
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +16,7 @@ import imagecodecs
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from artifusion.ahead import ahead
 from artifusion.geometry import Box, Size
 from artifusion.slide import tiff
 from artifusion.slide.tiff import Tag
@@ -151,14 +151,7 @@ def halved(pixels: np.ndarray) -> np.ndarray:
 
 def encoded(tiles: Iterable[np.ndarray], lossless: bool) -> Iterator[bytes]:
     """The tiles' compressed bytes, in order; encoded on all cores, AHEAD of them in memory."""
-    waiting: deque[Future[bytes]] = deque()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for pixels in tiles:
-            waiting.append(pool.submit(encode_tile, pixels, lossless))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    return ahead(partial(encode_tile, lossless=lossless), tiles, AHEAD, os.cpu_count() or 1)
 
 
 def encode_tile(pixels: np.ndarray, lossless: bool) -> bytes:

@@ -2,14 +2,15 @@
 
 A block's coefficients are Huffman symbols, each with the bits that follow it. Only the first of them depends on another
 block, since DC coefficients are stored as differences. So blocks of two scans can be mixed exactly: nothing is
-transformed or rounded, symbols are copied and DC differences are taken anew.
+transformed or rounded, the bits of AC coefficients are copied and DC differences are taken anew.
 """
 
 from __future__ import annotations
 
 import re
 from array import array
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +19,8 @@ from artifusion.errors import SlideError
 
 RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 END = b"\xff\xd9"
+LAST, UNKNOWN = 128, 255                                    # in place of coefficients: the block's end, no code
+MOST = 48                                                   # coefficients after which a leap takes in no more symbols
 
 Huffman = tuple[tuple[bytes, bytes], ...]                   # DC and AC table per component: counts, then symbols
 
@@ -34,134 +37,206 @@ class Layout:
 
 @dataclass(frozen=True)
 class Scan:
-    """Blocks in their order."""
+    """Blocks in their order; each begins with its DC difference."""
 
     components: np.ndarray                                  # (blocks,)
-    lengths: np.ndarray                                     # (blocks,) symbols of each; the first is for DC
-    dc: np.ndarray                                          # (blocks,) the coefficients, not their differences
-    symbols: np.ndarray                                     # (symbols,) zeros before a coefficient * 16 + its bits
-    extras: np.ndarray                                      # (symbols,) those bits
+    dc: np.ndarray                                          # (blocks,) the coefficients
+    differences: np.ndarray                                 # (blocks,) as they are coded in `bits`
+    bits: np.ndarray                                        # (bits,) uint8, 0 or 1
+    begins: np.ndarray                                      # (blocks,) where in `bits` each block begins,
+    ac: np.ndarray                                          # the codes of its AC coefficients begin,
+    ends: np.ndarray                                        # and it ends
 
 
-def read(data: bytes, layout: Layout) -> Scan:
-    """Take a scan apart.
+def read(data: bytes, layout: Layout, huffman: Huffman | None = None) -> Scan:
+    """Take a scan apart, with its bits in the codes of these tables (default: its own).
 
     Args:
         data: from the first entropy-coded byte on.
 
     Raises:
-        SlideError: it ends too early, or holds a code that no table knows.
+        SlideError: it ends too early, holds a code that no table knows, or the tables lack one of its symbols.
     """
     end = data.find(END)
     pieces = [piece.replace(b"\xff\0", b"\xff") for piece in RESTART.split(data[: end if end >= 0 else len(data)])]
-    at, starts = _walk(pieces, layout)
+    joined = np.frombuffer(b"".join(pieces), np.uint8)
+    windows = _windows(joined)
+    huffman = huffman or layout.huffman
+    positions, again = array("q"), huffman != layout.huffman
+    known = array("H", windows[:-16].tobytes())             # an array is indexed many times faster than numpy's
+    walk = _steps_walk(known, layout, positions) if again else _leaps_walk(known, layout)
+    begins, ends = _walk(walk, [8 * len(piece) for piece in pieces], layout)
     components = np.tile(np.array(layout.components), layout.mcus)
-    lengths = np.diff(starts, append=len(at))
-    padded = np.frombuffer(b"".join(pieces) + bytes(5), np.uint8).astype(np.uint64)
-    bits = sum(padded[(at >> 3) + i] << np.uint64(32 - 8 * i) for i in range(5))                   # 40 of them
-    bits = (bits >> (8 - (at & 7)).astype(np.uint64)).astype(np.int64) & 0xFFFFFFFF
-    entry = _rows(components, lengths) << 16 | bits >> 16
-    symbols, codes = (table.take(entry).astype(np.int64) for table in _decoder(layout.huffman))
-    if not codes.all():
-        raise SlideError("a Huffman code that no table holds")
-    size = symbols & 15
-    extras = bits >> (32 - codes - size) & ((1 << size) - 1)
-    extra, size = extras[starts], size[starts]
-    difference = np.where(extra >= (1 << size) >> 1, extra, extra - (1 << size) + 1)               # T.81, F.2.2.1
-    dc = np.empty_like(difference)
-    interval = np.arange(layout.mcus).repeat(len(layout.components)) // (layout.restart or layout.mcus)
+    size, extra, ac = _decoded(windows, begins, 2 * components, layout.huffman)
+    differences = np.where(extra >= (1 << size) >> 1, extra, extra - (1 << size) + 1)              # T.81, F.2.2.1
+    dc = np.empty_like(differences)
     for component in range(len(layout.huffman)):
         own = components == component
-        total = np.cumsum(difference[own])
-        first = np.unique(interval[own], return_index=True)[1]
-        dc[own] = total - (total - difference[own])[first][interval[own]]                          # restarts at zero
-    return Scan(components, lengths, dc, symbols, extras)
+        total = np.cumsum(differences[own])
+        count = layout.components.count(component) * (layout.restart or layout.mcus)
+        first = np.arange(len(total)) // count * count
+        dc[own] = total - (total - differences[own])[first]                                        # restarts at zero
+    found = Scan(components, dc, differences, np.unpackbits(joined), begins, ac, ends)
+    return _coded_anew(found, windows, np.array(positions), layout.huffman, huffman) if again else found
+
+
+def _coded_anew(scan: Scan, windows: np.ndarray, at: np.ndarray, before: Huffman, huffman: Huffman) -> Scan:
+    """A scan with its bits in the codes of other tables; `at`: where in `windows` its symbols are."""
+    counts = np.diff(np.searchsorted(at, scan.begins), append=len(at))
+    first = np.cumsum(counts) - counts
+    row = np.repeat(2 * scan.components + 1, counts)
+    row[first] -= 1                                         # a block's first symbol is for DC
+    symbols, extras, _ = _decoded(windows, at, row, before)
+    values, lengths = _coded(symbols, extras, row, huffman)
+    stops = np.cumsum(lengths)
+    return replace(scan, bits=_bits(values, lengths), begins=(stops - lengths)[first], ac=stops[first],
+                   ends=stops[first + counts - 1])
 
 
 def splice(old: Scan, new: Scan, taken: np.ndarray) -> Scan:
     """The old scan with its `taken` blocks, bool (blocks,), replaced by the blocks of the new one, one by one."""
     order = np.arange(len(old.dc))
     order[taken] = len(old.dc) + np.arange(np.count_nonzero(taken))
-    lengths, symbols, extras, dc = (np.concatenate([getattr(old, name), getattr(new, name)])
-                                    for name in ("lengths", "symbols", "extras", "dc"))
-    first, picked = (np.cumsum(lengths) - lengths)[order], lengths[order]
-    at = np.repeat(first - (np.cumsum(picked) - picked), picked) + np.arange(picked.sum())
-    return Scan(old.components, picked, dc[order], symbols[at], extras[at])
+    dc, differences, begins, ac, ends = (
+        np.concatenate([getattr(old, name), getattr(new, name) + behind])[order] for name, behind in
+        (("dc", 0), ("differences", 0), ("begins", len(old.bits)), ("ac", len(old.bits)), ("ends", len(old.bits))))
+    return Scan(old.components, dc, differences, np.concatenate([old.bits, new.bits]), begins, ac, ends)
 
 
 def write(scan: Scan, huffman: Huffman) -> bytes:
-    """A scan as entropy-coded data without restart markers, and the end marker.
+    """A scan as entropy-coded data without restart markers, and the end marker; in the tables it was read with.
 
     Raises:
-        SlideError: the tables have no code for one of its symbols.
+        SlideError: the tables have no code for one of its DC differences.
     """
-    difference = np.empty_like(scan.dc)
+    differences = np.empty_like(scan.dc)
     for component in range(len(huffman)):
         own = scan.components == component
-        difference[own] = np.diff(scan.dc[own], prepend=0)
+        differences[own] = np.diff(scan.dc[own], prepend=0)
+    anew = np.flatnonzero(differences != scan.differences)
+    difference = differences[anew]
     size = np.frexp(np.abs(difference))[1].astype(np.int64)                   # bits of the magnitude
-    first = np.cumsum(scan.lengths) - scan.lengths
-    symbols, extras = scan.symbols.copy(), scan.extras.copy()
-    symbols[first] = size
-    extras[first] = np.where(difference < 0, difference + (1 << size) - 1, difference)
-    row = _rows(scan.components, scan.lengths)
-    codes, lengths = (table[row, symbols] for table in _encoder(huffman))
-    if not lengths.all():
-        raise SlideError("the Huffman tables lack a symbol")
-    size = symbols & 15
-    return _packed(codes << size | extras, lengths + size).replace(b"\xff", b"\xff\0") + END
+    extras = np.where(difference < 0, difference + (1 << size) - 1, difference)
+    values, lengths = _coded(size, extras, 2 * scan.components[anew], huffman)
+    bits, stops = np.concatenate([scan.bits, _bits(values, lengths)]), len(scan.bits) + np.cumsum(lengths)
+    kept = scan.begins.copy()
+    kept[anew] = scan.ac[anew]
+    begins, ends = np.insert(kept, anew, stops - lengths), np.insert(scan.ends, anew, stops)
+    first = np.flatnonzero(np.append(True, begins[1:] != ends[:-1]))          # blocks in a row are copied as one
+    last = np.append(first[1:], len(ends)) - 1
+    runs = [bits[start:stop] for start, stop in zip(begins[first].tolist(), ends[last].tolist(), strict=True)]
+    written = np.concatenate([*runs, np.ones(-(ends - begins).sum() % 8, np.uint8)])
+    return np.packbits(written).tobytes().replace(b"\xff", b"\xff\0") + END
 
 
-def _walk(pieces: list[bytes], layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """Bit positions of all symbols in the pieces' bytes, and which of them begin a block.
-
-    The only loop over symbols: what the bits at each position mean is looked up for all positions beforehand.
-    """
-    interval = layout.restart or layout.mcus
-    if len(pieces) != -(-layout.mcus // interval):
-        raise SlideError(f"{len(pieces)} restart intervals for {layout.mcus} MCUs")
-    padded = np.frombuffer(b"".join(pieces) + bytes(2), np.uint8).astype(np.uint32)
+def _windows(data: np.ndarray) -> np.ndarray:
+    """The 16 bits from each bit of some bytes on, and from 16 more."""
+    padded = np.pad(data, (0, 4)).astype(np.uint32)
     bits = padded[:-2] << 16 | padded[1:-1] << 8 | padded[2:]
-    windows = np.empty((len(bits), 8), np.uint16)            # the 16 bits from each position on
+    windows = np.empty((len(bits), 8), np.uint16)
     for bit in range(8):
-        windows[:, bit] = bits >> 8 - bit & 0xFFFF
-    steps = {table: [step.take(windows.ravel()).tobytes() for step in _steps(table)]
-             for table in {table for tables in layout.huffman for table in tables}}
-    blocks = [(steps[layout.huffman[c][0]][0], *steps[layout.huffman[c][1]]) for c in layout.components]
-    at, starts, end = array("q"), array("q"), 0
+        windows[:, bit] = bits >> 8 - bit
+    return windows.ravel()
+
+
+Walk = Callable[[int, int], list[int]]                      # (first bit, MCUs) -> where each of their blocks ends
+
+
+def _walk(walk: Walk, lengths: list[int], layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """Where each block begins and ends, in pieces of so many bits."""
+    interval = layout.restart or layout.mcus
+    if len(lengths) != -(-layout.mcus // interval):
+        raise SlideError(f"{len(lengths)} restart intervals for {layout.mcus} MCUs")
+    begins, ends, start = list[int](), list[int](), 0
     try:
-        for number, piece in enumerate(pieces):
-            position, end = end, end + 8 * len(piece)
-            for _ in range(min(interval, layout.mcus - number * interval)):
-                for dc_bits, ac_bits, ac_coefficients in blocks:
-                    starts.append(len(at))
-                    at.append(position)
-                    position += dc_bits[position]
-                    done = 1
-                    while done < 64:
-                        at.append(position)
-                        done += ac_coefficients[position]
-                        position += ac_bits[position]
-            if position > end:
+        for number, length in enumerate(lengths):
+            found = walk(start, min(interval, layout.mcus - number * interval))
+            begins += [start, *found[:-1]]
+            ends += found
+            start += length
+            if found[-1] > start:
                 raise IndexError
     except IndexError:
         raise SlideError("entropy-coded data ends too early") from None
-    return np.frombuffer(at, np.int64), np.frombuffer(starts, np.int64)
+    return np.array(begins), np.array(ends)
 
 
-def _rows(components: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """(symbols,) the table of each: 2 * component, and one more for AC."""
-    row = np.repeat(2 * components + 1, lengths)
-    row[np.cumsum(lengths) - lengths] -= 1
-    return row
+def _leaps_walk(windows: array, layout: Layout) -> Walk:
+    """A walk in leaps, each over all symbols that 16 bits tell of."""
+    tables = [(*_leaps(dc, ac, True), *_leaps(ac, ac)) for dc, ac in layout.huffman]
+    blocks = [(*tables[component], _steps_walk(windows, replace(layout, components=(component,)), array("q")))
+              for component in layout.components]
+
+    def walk(at: int, mcus: int) -> list[int]:
+        ends = []
+        for _ in range(mcus):
+            for first_bits, first_coefficients, bits, coefficients, singly in blocks:
+                begin, window = at, windows[at]
+                at += first_bits[window]
+                done = first_coefficients[window]
+                while done < 64:
+                    window = windows[at]
+                    at += bits[window]
+                    done += coefficients[window]
+                if not LAST < done < LAST + 64:             # full, with no symbol for its end: a leap may go beyond it
+                    (at,) = singly(begin, 1)
+                ends.append(at)
+        return ends
+
+    return walk
 
 
-def _packed(values: np.ndarray, lengths: np.ndarray) -> bytes:
-    """Numbers as bits, one behind the other, filled up with ones."""
+def _steps_walk(windows: array, layout: Layout, positions: array) -> Walk:
+    """A walk symbol by symbol, whose positions it appends."""
+    tables = [(_steps(dc, True)[0], *_steps(ac)) for dc, ac in layout.huffman]
+    blocks = [tables[component] for component in layout.components]
+
+    def walk(at: int, mcus: int) -> list[int]:
+        ends = []
+        for _ in range(mcus):
+            for first_bits, bits, coefficients in blocks:
+                positions.append(at)
+                at += first_bits[windows[at]]
+                done = 1
+                while done < 64:
+                    positions.append(at)
+                    window = windows[at]
+                    at += bits[window]
+                    done += coefficients[window]
+                    if done > UNKNOWN:
+                        raise SlideError("a Huffman code that no table holds")
+                ends.append(at)
+        return ends
+
+    return walk
+
+
+def _decoded(windows: np.ndarray, at: np.ndarray, row: np.ndarray, huffman: Huffman
+             ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Symbols at these bits, each by its row of tables, the bits that follow it as a number, and where they end."""
+    entry = row << 16 | windows[at]
+    symbols, codes = (table.take(entry).astype(np.int64) for table in _decoder(huffman))
+    if not codes.all():
+        raise SlideError("a Huffman code that no table holds")
+    size = symbols & 15
+    bits = windows[at].astype(np.int64) << 16 | windows[at + 16]
+    return symbols, bits >> 32 - codes - size & (1 << size) - 1, at + codes + size
+
+
+def _coded(symbols: np.ndarray, extras: np.ndarray, row: np.ndarray, huffman: Huffman
+           ) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of symbols with the bits that follow them, and how many bits these are together."""
+    codes, lengths = (table[row, symbols] for table in _encoder(huffman))
+    if not lengths.all():
+        raise SlideError("the Huffman tables lack a symbol")
+    return codes << (symbols & 15) | extras, lengths + (symbols & 15)
+
+
+def _bits(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Numbers as bits, one behind the other: uint8, 0 or 1."""
     ends = np.cumsum(lengths, dtype=np.uint32)
-    shift = np.repeat(ends, lengths) - np.arange(ends[-1], dtype=np.uint32) - np.uint32(1)
-    bits = (np.repeat(values.astype(np.uint32), lengths) >> shift).astype(np.uint8) & 1
-    return np.packbits(np.pad(bits, (0, -len(bits) % 8), constant_values=1)).tobytes()
+    shift = np.repeat(ends, lengths) - np.arange(lengths.sum(), dtype=np.uint32) - np.uint32(1)
+    return (np.repeat(values.astype(np.uint32), lengths) >> shift).astype(np.uint8) & 1
 
 
 def _codes(table: bytes) -> list[tuple[int, int, int]]:
@@ -186,12 +261,30 @@ def _lookup(table: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=16)
-def _steps(table: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """By the next 16 bits, uint8: bits to the next symbol, and coefficients that this one stands for."""
+def _steps(table: bytes, dc: bool = False) -> tuple[bytes, bytes]:
+    """By the next 16 bits: bits to the next symbol, and coefficients that this one stands for."""
     symbols, lengths = _lookup(table)
     run, size = symbols >> 4, symbols & 15
-    coefficients = np.where((lengths == 0) | ((size == 0) & (run < 15)), 64, run + 1)              # end of block
-    return (lengths + size).astype(np.uint8), coefficients.astype(np.uint8)
+    coefficients = np.ones_like(run) if dc else np.where((size == 0) & (run < 15), LAST, run + 1).astype(np.uint8)
+    return (lengths + size).tobytes(), np.where(lengths, coefficients, np.uint8(UNKNOWN)).tobytes()
+
+
+@lru_cache(maxsize=16)
+def _leaps(first: bytes, then: bytes, dc: bool = False) -> tuple[bytes, bytes]:
+    """By the next 16 bits: the bits of all symbols whose codes lie within them, and the coefficients these stand for.
+
+    Up to the end of the block, which counts for LAST besides, or some MOST coefficients.
+    """
+    bits, coefficients = (np.frombuffer(values, np.uint8).copy() for values in _steps(first, dc))
+    more_bits, more_coefficients = (np.frombuffer(values, np.uint8) for values in _steps(then))
+    codes, window = _lookup(then)[1], np.arange(1 << 16)
+    while len(window):
+        rest = window << bits[window] & 0xFFFF
+        known = (codes[rest] > 0) & (codes[rest] + bits[window] <= 16) & (coefficients[window] < MOST)
+        window, rest = window[known], rest[known]
+        bits[window] += more_bits[rest]
+        coefficients[window] += more_coefficients[rest]
+    return bits.tobytes(), coefficients.tobytes()
 
 
 @lru_cache(maxsize=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -9,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from scipy.sparse import csr_array
 
+from artifusion.ahead import ahead
 from artifusion.geometry import Box, Size
 from artifusion.slide import tiff
 from artifusion.slide.codecs import Codec
@@ -16,6 +18,7 @@ from artifusion.slide.masks import Mask, blocks, footprint, footprint_edges, lev
 from artifusion.slide.patches import Patches
 
 BLOCK_PX = 1024                     # level-0 pixels, per side, that are averaged in one go
+AHEAD = 8                           # touched segments in work while those before them are written
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,13 @@ class PixelChange:
         self.largest = max(self.largest, int(difference.max(initial=0)))
         self.total += int(difference.sum(dtype=np.int64))
 
+    def include(self, other: PixelChange) -> None:
+        """Count another one's pixels in."""
+        self.px += other.px
+        self.changed_px += other.changed_px
+        self.largest = max(self.largest, other.largest)
+        self.total += other.total
+
     @property
     def share(self) -> float:
         return self.changed_px / self.px if self.px else 0.0
@@ -102,6 +112,12 @@ class Change:
     whole: int = 0                    # of them, such as could not be taken apart into blocks and were encoded whole
     outside: PixelChange = field(default_factory=PixelChange)
 
+    def include(self, other: Change) -> None:
+        """Count another one's segments in."""
+        self.touched += other.touched
+        self.whole += other.whole
+        self.outside.include(other.outside)
+
 
 def restored_segments(file: BinaryIO, page: tiff.Page, codec: Codec, mask: Mask, patches: Patches, change: Change
                       ) -> Iterable[tuple[int, bytes]]:
@@ -110,13 +126,13 @@ def restored_segments(file: BinaryIO, page: tiff.Page, codec: Codec, mask: Mask,
     Level-0 pixels under the mask come from the patches; on other levels a pixel that the mask's footprint touches
     becomes the mean of the painted level 0 over its own footprint. Every other pixel stays as it was decoded, and
     comes back so where it shares no block with one of these.
-    Sparse segments stay sparse: nothing was scanned there. Memory: one segment and one block.
+    Sparse segments stay sparse: nothing was scanned there. Threads work on up to AHEAD segments before they are asked
+    for. Memory: for each of these its pixels, four times, and one block.
     """
     grid = Grid.of(page)
-    for index in grid.touched(mask):
-        old = tiff.read_segment(file, page, index)
-        if not old:
-            continue
+
+    def restored(segment: tuple[int, bytes]) -> tuple[int, bytes, Change]:
+        index, old = segment
         before = codec.decode(old)
         box = grid.box(index)
         inside = box.intersection(Box(0, 0, *grid.size))
@@ -128,9 +144,13 @@ def restored_segments(file: BinaryIO, page: tiff.Page, codec: Codec, mask: Mask,
         pixels[shown][touched[shown]] = codec.samples(colours)[touched[shown]]
         new = codec.encode(pixels, old, touched)
         after = codec.decode(new)
-        change.touched += 1
-        change.whole += bool((before != after)[~codec.reach(touched, old)].any())
-        change.outside.add(before[shown], after[shown], ~touched[shown])
+        own = Change(1, int((before != after)[~codec.reach(touched, old)].any()))
+        own.outside.add(before[shown], after[shown], ~touched[shown])
+        return index, new, own
+
+    there = ((index, old) for index in grid.touched(mask) if (old := tiff.read_segment(file, page, index)))
+    for index, new, own in ahead(restored, there, AHEAD, os.cpu_count() or 1):
+        change.include(own)
         yield index, new
 
 

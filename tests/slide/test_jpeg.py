@@ -100,6 +100,25 @@ def test_a_scan_taken_apart_is_written_to_the_same_bytes(subsampling, rgb):
         assert scan.write(scan.read(data[header.end :], header.layout), header.huffman) == data[header.end :]
 
 
+@pytest.mark.parametrize("quality", [30, 80, 100])
+def test_blocks_are_found_in_leaps_as_they_are_symbol_by_symbol(quality):
+    """Of noise at quality 100 every block is full and has no symbol for its end, which a leap may go beyond."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
+    for pixels in (tissue(121, 77), noise):
+        forms = []
+        for optimize in (True, False):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=2, optimize=optimize)
+            header = jpeg.parse(buffer.getvalue(), b"")
+            forms.append((buffer.getvalue()[header.end :], header.layout))
+        (own, layout), (standard, known) = forms
+        leaps = scan.read(own, layout)
+        steps = scan.read(own, layout, known.huffman)        # into other tables: every symbol is looked at
+        assert np.array_equal(leaps.dc, steps.dc)
+        assert scan.write(leaps, layout.huffman) == own and scan.write(steps, known.huffman) == standard
+        assert scan.write(scan.read(standard, known, layout.huffman), layout.huffman) == own
+
+
 def test_the_header_stays_and_nothing_changes_where_nothing_is_touched():
     old, photometric = segment((128, 128), 2, quality=80)
     known, nothing = jpeg.decode(old, b"", photometric), np.zeros((128, 128), bool)
@@ -128,7 +147,7 @@ def test_a_damaged_scan_is_encoded_whole_or_refused():
     with pytest.raises(SlideError, match="too many codes"):
         scan.write(scan.read(old[header.end :], header.layout), ((bytes([3] + [0] * 15 + [1] * 3),) * 2,) * 3)
     with pytest.raises(SlideError, match="lack a symbol"):
-        scan.write(scan.read(old[header.end :], header.layout), ((bytes([0, 1] + [0] * 14 + [1]),) * 2,) * 3)
+        scan.read(old[header.end :], header.layout, ((bytes([0, 1] + [0] * 14 + [1]),) * 2,) * 3)
 
 
 def discs(size, seed=0):
