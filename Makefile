@@ -1,11 +1,12 @@
 # make demo: sets everything up and restores a damaged slide.   make test: sets everything up and runs the tests.
+# make bench [TISSUE=FOLDER]: sets everything up, measures this machine and draws docs/performance.md; some ten minutes.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(INSTALLED)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
@@ -16,6 +17,10 @@ test: lint
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/bench.py $(if $(TISSUE),--tissue "$(TISSUE)")
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "artifusion needs Python 3.11 or newer: make PYTHON=python3.11")'

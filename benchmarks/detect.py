@@ -22,11 +22,8 @@ import io
 import json
 import os
 import platform
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,9 +31,10 @@ from typing import Any
 import numpy as np
 import shapely
 import tifffile
-from copy_slide import DESCRIPTION, TILE_PX, tissue_tiles
+from memory import run
 from PIL import Image
 from scipy import ndimage
+from synthetic import DESCRIPTION, TILE_PX, tissue_tiles
 
 from artifusion.config import DEFAULT_SPACING_UM
 from artifusion.detection import DEFAULT_SOURCES, SOURCES, detect
@@ -289,14 +287,11 @@ def large(data: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "slide.svs"
         make_pyramid(source, data / "train/osteosarcoma")
-        begin = time.monotonic()
-        command = [sys.executable, "-m", "artifusion", "detect", source, "-o", Path(folder) / "m.png", "-q"]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        seconds = time.monotonic() - begin
-    peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        mask = Path(folder) / "m.png"
+        said, seconds, peak_mb = run([sys.executable, "-m", "artifusion", "detect", source, "-o", mask, "-q"])
     return {"px": [SLIDE_PX, SLIDE_PX], "mpp": 0.5, "tissue": TISSUE_SHARE, "seconds": round(seconds, 1),
             "peak_mb": round(peak_mb), "threads": os.environ.get("OMP_NUM_THREADS", "all"),
-            "load": round(os.getloadavg()[0], 1), "said": done.stdout.strip().split(": ", 1)[1]}
+            "load": round(os.getloadavg()[0], 1), "said": said.strip().split(": ", 1)[1]}
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 import torch
+from memory import peak_mb
 from PIL import Image
 
 from artifusion import Restorer
@@ -73,10 +73,6 @@ def paint(folder: Path, side: int) -> dict[str, float]:
             "seam": round(float(np.mean(joints) / np.mean(lines)), 4) if joints else float("nan"),
             "largest_seam": round(float(np.max(joints) / np.mean(lines)), 4) if joints else float("nan"),
             "largest_line": round(float(np.max(lines) / np.mean(lines)), 4)}
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:

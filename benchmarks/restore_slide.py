@@ -13,23 +13,19 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from memory import run
 
 from artifusion.slide import default_output, open_slide, read_mask
 
 
-def run(*command: str | Path) -> tuple[float, float]:
-    """Seconds that an artifusion command took, and the peak resident memory of its process in MB."""
-    begin = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "artifusion", *map(str, command)])
-    _, status, usage = os.wait4(process.pid, 0)
-    if os.waitstatus_to_exitcode(status):
-        sys.exit(f"artifusion {' '.join(map(str, command))} failed")
-    return time.monotonic() - begin, usage.ru_maxrss / 1024
+def timed(*command: str | Path) -> tuple[float, float]:
+    """Seconds that an artifusion command took, and the peak memory of its processes in MB."""
+    _, seconds, peak_mb = run([sys.executable, "-m", "artifusion", *map(str, command)])
+    return seconds, peak_mb
 
 
 def main() -> None:
@@ -49,13 +45,13 @@ def main() -> None:
             pixels = opened.size.width * opened.size.height
         if mask is None:
             slide = Path(folder) / f"damaged{suffix}"
-            run("damage", given.slide, slide, "--share", given.share, "--quiet", *scale)
+            timed("damage", given.slide, slide, "--share", given.share, "--quiet", *scale)
             mask = slide.with_name(slide.name + ".mask.png")
         with open_slide(slide) as opened:
             share = read_mask(mask, opened).area_px / pixels
         out = Path(folder) / f"restored{suffix}"
         command = ("restore", slide, "--mask", mask, "-o", out, "--overwrite", "--quiet", "--device", "cpu", *scale)
-        runs = [run(*command) for _ in range(given.repeats)]
+        runs = [timed(*command) for _ in range(given.repeats)]
         content = json.loads(out.with_name(out.name + ".json").read_text())
     result = {
         "slide": given.slide.name,

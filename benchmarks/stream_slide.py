@@ -12,14 +12,14 @@ import argparse
 import json
 import os
 import platform
-import resource
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import openslide
-from copy_slide import COLOUR, TILE_PX, spots, tissue_tiles
+from memory import peak_mb
+from synthetic import COLOUR, TILE_PX, spots, tissue_tiles
 
 from artifusion.geometry import Box, Size
 from artifusion.slide import Patches, Slide, find_regions, jpeg, plan_canvases, write_slide
@@ -70,7 +70,7 @@ def main() -> None:
     result = {"gigapixels": slide.size.width**2 / 1e9, "lossless": given.lossless, "container": report.container,
               "levels": levels, "output_mb": round(megabytes), "seconds": round(seconds, 1),
               "megapixels_per_second": round(slide.size.width**2 / 1e6 / seconds, 1),
-              "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+              "peak_rss_mb": round(peak_mb()),
               "machine": {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}}
     print(json.dumps(result, indent=2))
     if given.json:

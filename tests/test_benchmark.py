@@ -1,0 +1,58 @@
+"""The benchmark runs end to end on its smallest sizes, draws its report, and leaves nothing behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+TEMPORARY = "artifusion-bench-*"
+QUICK = (sys.executable, BENCHMARKS / "bench.py", "--quick")
+
+
+def test_the_benchmark_measures_everything_and_draws_its_report(tmp_path):
+    path, docs = tmp_path / "results/machine.json", tmp_path / "docs"
+    subprocess.run([*QUICK, "--json", path, "--docs", docs], check=True, capture_output=True,
+                   env={**os.environ, "TMPDIR": str(tmp_path)})
+    result = json.loads(path.read_text())
+    (slide,) = result["parts"]["slides"]["figures"]
+    assert slide["work_s"] > slide["stages_s"]["encode"] > 0 and slide["denoise_s"] > 0 and slide["reencode_s"] > 0
+    assert abs(sum(slide["stages_s"].values()) - slide["work_s"]) < 0.01
+    assert slide["identical"] == slide["segments"] - slide["touched"] and slide["peak_mb"] > 100
+    seconds = result["parts"]["tile"]["figures"]["seconds"]
+    assert {"float32", "bfloat16"} == set(seconds) and result["parts"]["commands"]["figures"]["help"]["seconds"] > 0
+    page = (docs / "performance.md").read_text()
+    assert "A quick run" in page and "| **no** |" in page and "| yes |" in page
+    pictures = list((docs / "pictures").iterdir())
+    assert len(pictures) == 2 and all(f"(pictures/{picture.name})" in page for picture in pictures)
+    assert sum(picture.stat().st_size for picture in pictures) < 150_000
+    assert not list(tmp_path.glob(TEMPORARY))
+
+
+def test_an_interrupted_benchmark_leaves_no_temporary_files(tmp_path):
+    command = [*QUICK, "--parts", "slides", "--json", tmp_path / "never.json", "--docs", tmp_path / "docs"]
+    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob(f"{TEMPORARY}/out.svs.partial")):              # a slide is being restored
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM and not list(tmp_path.glob(TEMPORARY))
+
+
+def test_a_commands_peak_memory_is_its_own_and_its_childrens(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from memory import run
+
+    grow = "held = bytearray({} << 20); held[::4096] = bytes(len(held[::4096]))"
+    held = bytearray(400 << 20)                                 # ru_maxrss of a child would begin with this
+    held[::4096] = bytes(len(held[::4096]))
+    *_, small_mb = run([sys.executable, "-c", grow.format(20)])
+    child = f"{grow.format(200)}; import time; time.sleep(0.3)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '{child}'])"
+    *_, large_mb = run([sys.executable, "-c", parent])
+    assert small_mb < 100 and 200 < large_mb < 350
