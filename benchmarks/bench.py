@@ -6,7 +6,7 @@
 `make bench` installs what it needs and runs it: some ten minutes on two cores, a few GB of temporary files. Results go
 to benchmarks/results/<version>/<machine>.json, and docs/performance.md is drawn from that file. --parts measures these
 alone and keeps what the file holds of the others; without a name it only draws. --quick runs everything once, on the
-smallest sizes, to see that it runs: its figures mean nothing.
+smallest sizes, to see that it runs, and writes to build/bench: its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -113,16 +113,17 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs")
+    parser.add_argument("--docs", type=Path, help="where performance.md and pictures/ lie")
     given = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):                   # ends like Ctrl-C: temporary files go
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     extent, facts = QUICK if given.quick else Extent(), machine(given.device)
-    path = given.json or ROOT / "benchmarks/results" / __version__ / file_name(facts)
+    results, docs = ("build/bench/results", "build/bench/docs") if given.quick else ("benchmarks/results", "docs")
+    path = given.json or ROOT / results / __version__ / file_name(facts)
     result: dict[str, Any] = {"version": __version__, "quick": given.quick, "parts": {}}
     if path.exists() and (before := json.loads(path.read_text()))["quick"] == given.quick:
         result = before
-    tiles = tissue_tiles(given.tissue)
+    tiles, tissue = tissue_tiles(given.tissue), given.tissue.name if given.tissue else "scikit-image's"
     with tempfile.TemporaryDirectory(prefix="artifusion-bench-") as name:
         folder = Path(name)
         parts: dict[str, Callable[[], Any]] = {
@@ -139,10 +140,10 @@ def main() -> None:
             measured = parts[part]()
             took = time.monotonic() - begin
             print(f"{part}: {took:.0f} s", file=sys.stderr, flush=True)
-            result["parts"][part] = rounded({"took_s": took, "machine": facts, "figures": measured})
+            result["parts"][part] = rounded({"took_s": took, "tissue": tissue, "machine": facts, "figures": measured})
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(result, indent=1) + "\n")
-    print(report.write(result, given.docs))
+    print(report.write(result, given.docs or ROOT / docs))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def write(result: dict[str, Any], docs: Path) -> Path:
         sections.append(denoiser(parts["denoiser"]))
     if "slides" in parts:
         draw_slides(parts["slides"], docs / "pictures/performance-slides.jpg")
-        sections.append(slides(parts["slides"]))
+        sections.append(slides(parts["slides"], result["parts"]["slides"]["tissue"]))
     if "commands" in parts:
         sections.append(commands(parts["commands"]))
     page = docs / "performance.md"
@@ -44,7 +44,7 @@ def write(result: dict[str, Any], docs: Path) -> Path:
 
 def filled(section: str) -> str:
     """Markdown with its prose in lines of 120."""
-    blocks = [block if block.startswith(("#", "|", "!")) else textwrap.fill(block, 120)
+    blocks = [block if block.startswith(("#", "|", "!")) else textwrap.fill(block, 120, break_on_hyphens=False)
               for block in section.strip("\n").split("\n\n")]
     return "\n\n".join(blocks) + "\n"
 
@@ -166,11 +166,12 @@ Evaluations per second, in brackets the share of the matrix-multiply peak measur
 """
 
 
-def slides(found: list[dict[str, Any]]) -> str:
+def slides(found: list[dict[str, Any]], tissue: str) -> str:
     def row(what: str, *values: object) -> tuple[object, ...]:
         return what, *("not run" if value is None else value for value in values)
 
     middle, growth = found[len(found) // 2], found[-1]["gigapixels"] / found[0]["gigapixels"]
+    touched_s = middle["stages_s"]["encode"] + middle["parts_s"]["compare_touched"]
     rows = [row("file, MB", *(slide["megabytes"] for slide in found)),
             row("masked", *(f"{slide['masked_share']:.2%}" for slide in found)),
             row("canvases (denoised in the sample)",
@@ -196,18 +197,19 @@ def slides(found: list[dict[str, Any]]) -> str:
     ]
     return f"""## Whole slides
 
-Aperio-like pyramids (JPEG 4:2:0, tiles of 256 px cut from tissue, three levels), 1 % masked in discs, in the page
-cache. `restore_slide` as it is, in a process of its own. **Denoising is not run to its end**: the painter denoises the
-first batch of canvases, timed, and its seconds per pixel times all canvas pixels are the row "denoise"; all other
-canvases get one flat colour at once. Everything else really happens, verification included. Interpreter start and
-imports are not in it (see the commands below). A re-encode paints nothing: it decodes and encodes the pyramid.
+Aperio-like pyramids (JPEG 4:2:0, tiles of 256 px cut from tissue ({tissue}), three levels), 1 % masked in discs, in
+the page cache. `restore_slide` as it is, in a process of its own. **Denoising is not run to its end**: the painter
+denoises the first batch of canvases, timed, and its seconds per pixel times all canvas pixels are the row "denoise";
+all other canvases get one flat colour at once. Everything else really happens, verification included. Interpreter start
+and imports are not in it (see the commands below). A re-encode paints nothing: it decodes and encodes the pyramid.
 
 {table(("", *(f"{figure(slide['gigapixels'])} Gpx" for slide in found)), rows)}
 From the smallest to the largest, {figure(growth)} times the pixels, all but denoising takes
 {figure(found[-1]["work_s"] / found[0]["work_s"])} times as long and memory is
 {figure(found[-1]["peak_mb"] / found[0]["peak_mb"])} times as much. At {figure(middle["gigapixels"])} Gpx the touched
-tiles take {(middle["stages_s"]["encode"] + middle["parts_s"]["compare_touched"]) / middle["work_s"]:.0%} of it,
-painted and verified.
+tiles, painted and verified, take {touched_s / middle["work_s"]:.0%} of it; the rest is
+{figure(middle["reencode_s"] / (middle["work_s"] - touched_s))} times faster than the re-encode and takes
+{figure((middle["work_s"] - touched_s) / middle["copy_s"])} times as long as a plain copy.
 
 ![stages and memory](pictures/performance-slides.jpg)
 """
@@ -233,7 +235,7 @@ def draw_denoiser(found: dict[str, Any], picture: Path) -> None:
                     [f"{row['canvas_px']} px\nx {row['batch']}" for row in rows])
     axes.axhline(40, color="black", linestyle="--", linewidth=1, label="aim")
     axes.set(ylabel="% of the format's peak", title="denoiser by canvas and batch")
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     save(plot, picture)
 
 
@@ -249,7 +251,8 @@ def draw_slides(found: list[dict[str, Any]], picture: Path) -> None:
     left.plot(names, [slide["copy_s"] / slide["gigapixels"] for slide in found], "k_", markersize=40,
               label="plain copy")
     left.set(ylabel="seconds per Gpx", title="all but denoising")
-    left.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    left.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5),
+                markerscale=0.4)
     right.bar(names, [slide["peak_mb"] for slide in found], 0.6)
     right.axhline(2000, color="black", linestyle="--", linewidth=1)
     right.set(ylabel="MB", title="peak memory of the process tree")

@@ -44,6 +44,18 @@ def test_an_interrupted_benchmark_leaves_no_temporary_files(tmp_path):
     assert process.returncode == 128 + signal.SIGTERM and not list(tmp_path.glob(TEMPORARY))
 
 
+def test_the_benchmark_forces_the_format_in_which_the_denoiser_computes(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import torch
+    from throughput import FORMATS, in_format
+
+    from artifusion.device import autocast
+
+    for dtype in FORMATS:
+        with in_format(dtype), autocast(torch.device("cpu")):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
 def test_a_commands_peak_memory_is_its_own_and_its_childrens(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     from memory import run
