@@ -19,7 +19,6 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/bench.py $(if $(TISSUE),--tissue "$(TISSUE)")
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
