@@ -15,8 +15,9 @@ PARTS = ("tile", "denoiser", "slides", "commands")
 STAGES = {
     "read": "read: open, hash, pixels of the canvases", "plan": "plan: mask, regions, canvases",
     "denoise": "denoise (from a sample)", "encode": "encode: touched tiles found, decoded, painted, encoded",
-    "write": "write: everything else into a fresh file, fsync; finished canvases kept",
-    "verify": "verify: every segment compared, output hashed", "rest": "rest: declaration, publishing",
+    "write": "write: everything else into a fresh file; finished canvases kept",
+    "verify": "verify: every segment compared, output hashed; fsync meanwhile",
+    "rest": "rest: what fsync takes longer, declaration, publishing",
 }
 REACHED = {True: "yes", False: "**no**"}
 QUICK = "\n**A quick run, to see that everything runs: its figures mean nothing.**\n"
