@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-SAMPLE_S = 0.02
+SAMPLE_S = 0.1
 
 
 def peak_mb(pid: int | str = "self") -> float:

@@ -64,7 +64,7 @@ def test_a_commands_peak_memory_is_its_own_and_its_childrens(monkeypatch):
     held = bytearray(400 << 20)                                 # ru_maxrss of a child would begin with this
     held[::4096] = bytes(len(held[::4096]))
     *_, small_mb = run([sys.executable, "-c", grow.format(20)])
-    child = f"{grow.format(200)}; import time; time.sleep(0.3)"
+    child = f"{grow.format(200)}; import time; time.sleep(0.5)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '{child}'])"
     *_, large_mb = run([sys.executable, "-c", parent])
     assert small_mb < 100 and 200 < large_mb < 350
