@@ -129,8 +129,8 @@ def main() -> None:
         parts: dict[str, Callable[[], Any]] = {
             "tile": lambda: tile.measure(jpeg.decode(tiles[0], b"", jpeg.YCBCR), given.device, extent.turns,
                                          extent.walk, extent.steps),
-            "denoiser": lambda: throughput.measure(given.device, extent.seconds, extent.canvases, extent.runs,
-                                                   extent.crops, extent.products),
+            "denoiser": lambda: throughput.measure("he-small", given.device, extent.seconds, extent.canvases,
+                                                   extent.runs, extent.crops, extent.products),
             "slides": lambda: [whole_slide.measure(folder, tiles, *slide, extent.disc_px, extent.steps, given.device)
                                for slide in extent.slides],
             "commands": lambda: commands(folder, tiles, extent),

@@ -35,9 +35,8 @@ def test_the_benchmark_measures_everything_and_draws_its_report(tmp_path):
 def test_an_interrupted_benchmark_leaves_no_temporary_files(tmp_path):
     command = [*QUICK, "--parts", "slides", "--json", tmp_path / "never.json", "--docs", tmp_path / "docs"]
     with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 120
         while not list(tmp_path.glob(f"{TEMPORARY}/out.svs.partial")):              # a slide is being restored
-            assert process.poll() is None and time.monotonic() < deadline
+            assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         process.communicate()
