@@ -13,9 +13,9 @@ from PIL import Image
 
 PARTS = ("tile", "denoiser", "slides", "commands")
 STAGES = {
-    "read": "read: open, hash, pixels of the canvases", "plan": "plan: mask, regions, canvases",
+    "read": "read: open, hash, canvases; finished canvases kept", "plan": "plan: mask, regions, canvases",
     "denoise": "denoise (from a sample)", "encode": "encode: touched tiles found, decoded, painted, encoded",
-    "write": "write: everything else into a fresh file; finished canvases kept",
+    "write": "write: everything else into a fresh file",
     "verify": "verify: every segment compared, output hashed; fsync meanwhile",
     "rest": "rest: what fsync takes longer, declaration, publishing",
 }

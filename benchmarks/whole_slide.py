@@ -85,9 +85,9 @@ def restore(source: Path, mask: Path, painter: SampledPainter) -> dict[str, Any]
     masked = sum(region["area_px"] for region in content["regions"])
     work = whole - seconds["seam"]
     stages = {
-        "read": seconds["open"] + seconds["hash"] + seconds["paint"] - seconds["seam"] - seconds["keep"],
+        "read": seconds["open"] + seconds["hash"] + seconds["paint"] - seconds["seam"],
         "plan": seconds["plan"], "encode": seconds["touched"],
-        "write": seconds["write_slide"] - seconds["touched"] + seconds["keep"], "verify": seconds["verify"],
+        "write": seconds["write_slide"] - seconds["touched"], "verify": seconds["verify"],
     }
     return {"work_s": work, "stages_s": stages | {"rest": work - sum(stages.values())},
             "parts_s": {name: seconds[name] for name in ("hash", "keep", "compare_touched", "codec")},
