@@ -17,8 +17,8 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from artifusion.batches import draw_batch
 from artifusion.config import TrainConfig, load_config
 from artifusion.corpus import Corpus
-from artifusion.device import autocast, fast_dtype, resolve_device
+from artifusion.device import autocast, fast_dtype, keep_freed_memory, resolve_device
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.distributed import Group
 from artifusion.tiles import TILE_PX, Tile
@@ -78,11 +78,17 @@ def inputs(side: int, batch: int, device: torch.device) -> tuple[torch.Tensor, .
     return torch.randn(batch, 3, side, side, device=device), half, hole, half
 
 
-def flop_of(denoiser: torch.nn.Module, side: int) -> int:
-    """FLOP of one evaluation: matrix products, attention's among them, and convolutions, as torch counts them."""
-    device = next(denoiser.parameters()).device
+@contextmanager
+def counted() -> Iterator[FlopCounterMode]:
+    """Counts FLOP: matrix products, attention's among them, and convolutions."""
     # torch does not count attention that is fused on the CPU
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        yield counter
+
+
+def flop_of(denoiser: torch.nn.Module, side: int, device: torch.device) -> int:
+    """FLOP of one evaluation that recalls nothing."""
+    with counted() as counter:
         denoiser(*inputs(side, 1, device))
     return counter.get_total_flops()
 
@@ -97,8 +103,10 @@ def measure(config_name: str, device_name: str, seconds: float, canvases: Sequen
     """
     config, device = load_config(TrainConfig, "train", config_name), resolve_device(device_name)
     config = config.model_copy(update={"batch_size": crops or config.batch_size})
+    if device.type == "cpu":
+        keep_freed_memory()                                          # as painting does
     denoiser = SwinDenoiser(config.denoiser).to(device).eval().requires_grad_(False)
-    flop = flop_of(denoiser, 256)
+    flop = flop_of(denoiser, 256, device)
     peaks = {dtype: peak(device, dtype, products) for dtype in FORMATS}
     rows = []
     for side, batch in canvases:

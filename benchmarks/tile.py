@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from throughput import FORMATS, flop_of, in_format, name_of
+from throughput import FORMATS, counted, in_format, name_of
 
 from artifusion import Restorer
 from artifusion.checkpoint import Weights
@@ -44,6 +44,13 @@ def timed(restorer: Restorer, tile: np.ndarray, mask: np.ndarray, dtype: torch.d
     return seconds, len(counted)
 
 
+def flop_of_restoring(restorer: Restorer, tile: np.ndarray, mask: np.ndarray) -> int:
+    """FLOP of restoring the tile: some evaluations recall a part of the one before, so they differ."""
+    with counted() as counter:
+        restorer.restore(tile, mask)
+    return counter.get_total_flops()
+
+
 def measure(tile: np.ndarray, device: str, turns: int, walk: tuple[int, int, int], steps: int) -> dict[str, Any]:
     """Evaluations, GFLOP and seconds of both, in every format, in turn; ratios per turn, medians of the turns.
 
@@ -64,12 +71,14 @@ def measure(tile: np.ndarray, device: str, turns: int, walk: tuple[int, int, int
             if turn >= 0:
                 taken[name_of(dtype)].append(
                     {"ours_s": ours_s, "published_s": published_s, "ratio": published_s / ours_s})
-    flop = [flop_of(restorer.denoiser, SIDE_PX) for restorer in (ours, theirs)]
+    flop = {"ours": flop_of_restoring(ours, tile, mask),
+            "published": flop_of_restoring(theirs, tile, mask) / count * whole}
+    evaluations = {"ours": ours_count, "published": whole}
     return {
         "side_px": SIDE_PX, "hole_share": HOLE_PX**2 / SIDE_PX**2, "weights": ours.weights.name, "turns": turns,
-        "sampled_evaluations": count, "evaluations": {"ours": ours_count, "published": whole},
-        "gflop_per_evaluation": {"ours": flop[0] / 1e9, "published": flop[1] / 1e9},
-        "gflop": {"ours": ours_count * flop[0] / 1e9, "published": whole * flop[1] / 1e9},
+        "sampled_evaluations": count, "evaluations": evaluations,
+        "gflop_per_evaluation": {who: flop[who] / evaluations[who] / 1e9 for who in flop},
+        "gflop": {who: count / 1e9 for who, count in flop.items()},
         "seconds": {name: {key: statistics.median(turn[key] for turn in found) for key in found[0]}
                     | {"all_ratios": [turn["ratio"] for turn in found]} for name, found in taken.items()},
     }
