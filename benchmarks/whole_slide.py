@@ -46,6 +46,7 @@ class SampledPainter:
 
             self.restorer = Restorer.from_pretrained(device=device, config=self.config)
             self.weights, self.device = self.restorer.weights, self.restorer.device
+        self.devices = (self.device,)
 
     def restore_batch(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray], **given: Any
                       ) -> list[np.ndarray]:
