@@ -21,7 +21,7 @@ def kills(aperio_slide, tmp_path_factory):
         mask[y : y + 60, x : x + 60] = 255
     Image.fromarray(mask).save(folder / "mask.png")
     out = folder / "out"
-    command = [sys.executable, ROOT / "tests" / "kills.py", out, "--every", "6", "--limits", "1,3000,60000", "--",
+    command = [sys.executable, ROOT / "tests" / "kills.py", out, "--every", "3", "--limits", "1,3000,60000", "--",
                aperio_slide, "--mask", folder / "mask.png", "-o", out / "x.svs", "--preview", out / "look.png", "-q"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True,
                           env=os.environ | {"PYTHONPATH": str(ROOT)})
@@ -29,8 +29,8 @@ def kills(aperio_slide, tmp_path_factory):
 
 
 def test_a_kill_leaves_no_output_or_a_whole_one(kills):
-    killed = [kill for kill in kills if kill["kill_at"]]
-    assert len(killed) > 12 and all(kill["status"] == -9 for kill in killed)
+    killed = [kill for kill in kills if kill["status"] == -9]              # threads may do one operation less
+    assert len(killed) > 12 and all(kill["whole"] for kill in kills if kill["status"] == 0)
     assert all(kill["whole"] == kill["out"] for kill in killed)
     assert {kill["out"] for kill in killed} == {True, False}                # before its publication, and after
 
