@@ -20,6 +20,7 @@ LOW: Mapping[str, float] = {"pen": 0.45, "black": 0.4, "fold": 0.65, "blur": 0.6
 FEWEST_PX = 400             # tissue pixels from which a slide's own look is taken; with fewer a common H&E's serves
 SMALLEST_SIGMA_PX = 0.5
 BLUR_UM = 2.0               # per pixel; where they are larger, nothing is sharp
+MIRRORED = 1.9              # quartile distances, of logarithms, from the median to the denser tenth (a Gaussian's)
 DARK_SHARE, BROWN_SHARE, FOREIGN_SHARE = 0.5, 0.12, 0.8
 
 
@@ -79,7 +80,16 @@ def look_of(samples: Iterable[np.ndarray], mpp: float, any_stain: bool = False) 
         red=float(max(0.0, np.percentile(reds, 85))),
         cyan=float(np.clip(np.percentile(cyans, 90) + 0.06, 0.0, 0.25)),
         blue=float(min(0.36, 0.85 * np.percentile(tissue[:, 2] / np.maximum(tissue[:, 0], 0.1), 10))),
-        thick=float(max(1.0, np.percentile(times, 90))), detail=float(np.median(contrast)) if len(contrast) else 0.1)
+        thick=thick_of(times), detail=float(np.median(contrast)) if len(contrast) else 0.1)
+
+
+def thick_of(times: np.ndarray) -> float:
+    """How many times denser than the median the denser tenth of clean tissue is.
+
+    A fold on more than a tenth of a small picture would raise that: then the lighter half tells how much it strays.
+    """
+    lighter, median, denser = np.percentile(times, (25, 50, 90))
+    return float(max(1.0, min(denser, median * (median / max(lighter, 0.05)) ** MIRRORED)))
 
 
 def check_stain(tissue: np.ndarray) -> None:

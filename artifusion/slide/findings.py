@@ -28,7 +28,9 @@ STREAK_UM = 4.0             # between streaks of ink
 SOLID_UM = 4.0              # per pixel; in a coarser picture the inside of a ring of ink is tissue, and stays
 SLENDER = 1.7               # black ink is longer than wide by this much; a dark spot is not
 FOLD_WIDTH_UM = 8.0
-FOLD_ENOUGH = 2.2           # times denser than the slide's tissue, in its unit, by times denser than what is beside it
+FOLD_LEVELS = (1.7, 1.35, 1.1, 0.85, LOW["fold"])
+FOLD_TIMES = 1.2            # area, in squares of its width: a fold is long, a nest of cells is round
+FOLD_ENOUGH = 1.9           # times denser than the slide's tissue, in its unit, by times denser than what is beside it
 FOLD_STEP = 1.18            # how many times denser than its surroundings a fold is, at least
 STEP_UM = 12.0
 GLASS_STEP = 13             # of the density map; what is lighter beside a fold is glass, against which all is dense
@@ -164,10 +166,28 @@ def pen(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterato
 
 
 def fold(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterator[Finding]:
-    """Tissue laid double: denser than the slide's in every colour, with an edge, and neither ink nor black."""
+    """Tissue laid double, outlined at the level of evidence where it stands out most from what is beside it.
+
+    No one level fits: above a high one a fold falls to pieces, above a low one it runs into dense tissue.
+    """
+    candidates = [both for level in FOLD_LEVELS for both in doubled(level, maps, free, mpp)]
+    taken = np.zeros(free.shape, bool)
+    for _, finding in sorted(candidates, key=lambda both: -both[0]):
+        here = taken[finding.box.slices()]
+        if not here[finding.covered].any():
+            here |= finding.covered
+            yield finding
+
+
+def doubled(
+    level: float, maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float,
+) -> Iterator[tuple[float, Finding]]:
+    """Places above a level of evidence that are long and denser than the tissue beside, and how far they stand out."""
     whole = whole_of(free)
-    for box, covered in components(maps["fold"] * free, LOW["fold"], 1, SMALLEST_UM2["fold"] / mpp**2):
-        if 2 * mpp * ndimage.distance_transform_edt(np.pad(covered, 1)).max() < FOLD_WIDTH_UM:
+    for box, covered in components(maps["fold"] * free, level, level, SMALLEST_UM2["fold"] / mpp**2):
+        peak = float(np.percentile(maps["fold"][box.slices()][covered], 75)) / UNIT
+        width_um = 2 * mpp * float(ndimage.distance_transform_edt(np.pad(covered, 1)).max())
+        if width_um < FOLD_WIDTH_UM or np.count_nonzero(covered) * mpp**2 < FOLD_TIMES * width_um**2:
             continue
         near = box.expanded(round(STEP_UM / mpp) + 1).intersection(whole)
         placed = np.zeros((near.height, near.width), bool)
@@ -175,10 +195,10 @@ def fold(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterat
         around = grown(placed, STEP_UM / mpp) & ~grown(placed, 3 / mpp)
         density = maps["density"][near.slices()]
         around &= density > GLASS_STEP
-        step = density[placed].mean() / max(1.0, density[around].mean()) if around.any() else 1.0
+        step = float(density[placed].mean() / max(1.0, density[around].mean())) if around.any() else 1.0
         if step >= FOLD_STEP:
-            peak = float(np.percentile(maps["fold"][box.slices()][covered], 75)) / UNIT
-            yield Finding("fold", "fold", score_of(peak * step / FOLD_ENOUGH), box, covered)
+            out = (step - 1) * np.count_nonzero(covered) ** (1 / 3)      # pieces step no less than the whole
+            yield out, Finding("fold", "fold", score_of(peak * step / FOLD_ENOUGH), box, covered)
 
 
 def blur(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterator[Finding]:
