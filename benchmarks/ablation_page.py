@@ -34,7 +34,7 @@ all are worse, no sign: they overlap. With two seeds each, a choice that changes
 TAIL = """
 ## What such short runs can and cannot tell
 
-A run sees some ten thousand crops; `he-small` has seen many times as many and was still learning, and a finished model
+A run sees some thousand crops; `he-small` has seen many times as many and was still learning, and a finished model
 wants a million. So these rows tell **how fast a design learns at first**, on a CPU. They can tell that a choice does
 not work at all, that it costs more time per crop than it returns, or that it does in minutes what another needs an hour
 for.

@@ -135,7 +135,7 @@ def aims(figures: Figures) -> list[str]:
         reached = "reached" if aim.low <= value <= aim.high else "**not reached**"
         verdict = "not measured" if np.isnan(value) else reached
         rows.append([MEASURES[aim.measure].title, aim.words, figures.cell(aim.measure, figures.ours or ""), verdict])
-    return [f"Of *{figures.ours}*, for weights trained on CPUs. Reasons for what was not reached: docs/evaluation.md.",
+    return [f"Of *{figures.ours}*, for weights trained on CPUs. Reasons for what was not reached: docs/failures.md.",
             "", *table(["what", "aim", "measured", ""], rows)]
 
 
