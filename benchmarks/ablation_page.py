@@ -15,7 +15,7 @@ NO_ERROR = 100.0            # from here on it is none: noise prediction says not
 
 HEAD = """# Ablations: what the choices are worth
 
-Runs of {minutes:g} minutes of processor time each, {threads} thread(s), one after the other:
+Runs of {minutes:g} min of processor time each, {threads} thread(s), one after the other:
 `python benchmarks/ablations.py TRAIN_FOLDER --minutes {minutes:g} --docs docs/ablations.md`. "Ours, reduced" is the
 design of `he-small` at a quarter of its parameters, trained on crops of 64 px in batches of 16; every other row differs
 from it in one choice. Other crops come in batches of about as many pixels. GFLOP are for one evaluation of 256 x 256

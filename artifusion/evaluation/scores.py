@@ -127,7 +127,8 @@ def by_tile(above: str, below: str) -> Value:
 
     def value(board: Board, method: str, at: np.ndarray) -> float:
         columns = board[method].columns
-        return float(np.abs(columns[above] - columns[below])[at].sum() / max(columns[below][at].sum(), 1e-9))
+        true = columns[below][at].sum()
+        return float(np.abs(columns[above] - columns[below])[at].sum() / true) if true else np.nan
 
     return value
 

@@ -1,10 +1,13 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from artifusion.evaluation import scores as scoring
 from artifusion.evaluation.probe import auc, detectability, kid, kid_spread, out_of_fold, right_answers
-from artifusion.evaluation.scores import MEASURES, Scores, interval
+from artifusion.evaluation.report import Figures
+from artifusion.evaluation.scores import MEASURES, Scores, by_tile, interval
 
 RNG = np.random.default_rng(0)
 
@@ -81,3 +84,20 @@ def test_the_interval_is_that_of_a_mean_over_pairs():
     assert (low, high) == interval("psnr", figures, "ours", np.arange(400) // 2)[1:]
     assert np.isnan(interval("psnr", figures, "ours", np.zeros(400, int))[1])
     assert scoring.RESAMPLES >= 1000
+
+
+def test_real_tissue_ties_with_the_first_where_its_interval_holds_the_ideal():
+    known = {"real": (1.01, 0.99, 1.04), "ours-20": (1.0, 0.97, 1.03), "telea": (0.2, 0.1, 0.3), "mean": (0, 0, 0)}
+    board = {name: SimpleNamespace(tiles=np.arange(2)) for name in known}
+    figures = Figures([SimpleNamespace(group=0)] * 2, board)
+    figures._known = {("texture", name): interval for name, interval in known.items()}
+    assert figures.places("texture")[1]
+    figures._known["texture", "real"] = (1.03, 1.02, 1.04)
+    assert not figures.places("texture")[1]
+
+
+def test_an_error_by_tile_is_not_told_where_there_is_nothing_to_find():
+    columns = {"nuclei": np.array([2.0, 1.0]), "true_nuclei": np.array([0.0, 2.0])}
+    value = by_tile("nuclei", "true_nuclei")
+    assert np.isnan(value({"ours": SimpleNamespace(columns=columns)}, "ours", np.array([0])))
+    assert value({"ours": SimpleNamespace(columns=columns)}, "ours", np.array([1])) == 0.5
