@@ -12,8 +12,14 @@ from artifusion.diffusion.swin import SwinBlock, unwindow
 
 
 class Nothing(nn.Module):
-    def forward(self, time: Tensor) -> Tensor:
-        return time.new_zeros(())
+    """Zeros in place of what a linear layer makes of `out_features` channels."""
+
+    def __init__(self, out_features: int) -> None:
+        super().__init__()
+        self.out_features = out_features
+
+    def forward(self, embedding: Tensor) -> Tensor:                                   # (B, K, T) -> (B, K, C)
+        return embedding.new_zeros(*embedding.shape[:-1], self.out_features)
 
 
 class LevelHidden(nn.Module):
@@ -30,7 +36,7 @@ class TokenAlone(SwinDenoiser):
         super().__init__(config)
         self.stem = nn.Sequential(LevelHidden(), *self.stem)
         for stage in stages(self):
-            stage.patch_level = Nothing()
+            stage.patch_level = Nothing(stage.patch_level.out_features)
 
 
 class AdaptiveNorm(nn.LayerNorm):
