@@ -64,6 +64,7 @@ def painters_on(restorer: Restorer, most: int) -> Iterator[Painters]:
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(str(device))) for device in devices]
         for worker in workers:                              # by now all are starting
+            # pickled here: a channel would pass on tensors as shared memory, which must outlive the sending
             worker.tell(pickle.dumps((weights, worker.device, *settings)))
         yield Workers(workers)
 
