@@ -212,3 +212,5 @@ def test_devices_are_a_list_of_one_model(monkeypatch):
     for wrong in ("cuda:0,cuda:2", "cpu,cuda:0", "cuda:0,cuda:7", "cuda:0,", "tpu"):
         with pytest.raises(DeviceError):
             resolve_devices(wrong)
+    with pytest.raises(DeviceError, match="an empty name: unknown device"):
+        resolve_devices("cpu,")
