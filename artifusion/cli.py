@@ -114,7 +114,7 @@ def restore(
             if adapt_minutes or adapt_crops:
                 length = f"about {adapt_minutes:g} minutes" if adapt_minutes else f"{adapt_crops:,} crops"
                 click.echo(f"first {weights} learns from this slide's clean tissue: {length}")
-            say_plan(opened, mask, output, settings, weights, lossless, selection, quiet)
+            say_plan(opened, mask, output, settings, weights, lossless, same_size, selection, quiet)
             return
 
     from artifusion.restoration import restore_slide
@@ -140,16 +140,19 @@ def say_scale(slide: Any, assumed_um: float) -> None:
 
 
 def say_plan(
-    slide: Any, mask: Path, output: Path | None, settings: Any, weights: str, lossless: bool,
+    slide: Any, mask: Path, output: Path | None, settings: Any, weights: str, lossless: bool, same_size: bool,
     selection: dict[str, Any], quiet: bool,
 ) -> None:
     """What a restoration will do: regions, canvases, evaluations, and the file it will write."""
     from artifusion.pretrained import canvas_multiple
     from artifusion.restoration import plan_restoration
     from artifusion.slide import default_output
+    from artifusion.slide.container import check_same_size
     from artifusion.slide.forecast import forecast
 
     out = output or default_output(slide.path, slide)
+    if same_size:
+        check_same_size(slide, out)
     expected = forecast(slide, out, lossless)
     plan = plan_restoration(slide, mask, settings, canvas_multiple(weights), **selection)
     if not quiet:

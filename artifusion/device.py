@@ -25,7 +25,7 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise DeviceError(f"{name}: unknown device; use auto, cpu or cuda") from None
+        raise DeviceError(f"{name or 'an empty name'}: unknown device; use auto, cpu or cuda") from None
     if device.type not in ("cpu", "cuda"):
         raise DeviceError(f"{name}: unsupported device; use auto, cpu or cuda")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

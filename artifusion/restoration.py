@@ -20,7 +20,7 @@ from artifusion.painting import paint
 from artifusion.picture import check_picture_name, draw_comparison
 from artifusion.provenance import geojson, note, sidecar
 from artifusion.slide.classes import CLASSES
-from artifusion.slide.container import container_of, default_output, is_jpeg_2000
+from artifusion.slide.container import check_same_size, container_of, default_output
 from artifusion.slide.maskfiles import read_mask, vocabulary
 from artifusion.slide.maskformats import MaskFormat, fingerprint
 from artifusion.slide.masks import Mask
@@ -153,10 +153,9 @@ def restore_slide(
         check_outputs(inputs, outputs, overwrite, published(target))     # tell it before the mask is outlined
         if preview:
             check_picture_name(Path(preview))
-        container, _ = container_of(slide, target)
-        if same_size and not (container == "copied" and is_jpeg_2000(slide)):
-            raise ConfigError(f"{source}: same size is for slides that are copied as JPEG 2000, and this one is not; "
-                              "leave --same-size away")
+        container_of(slide, target)
+        if same_size:
+            check_same_size(slide, target)
         if mask is None:
             from artifusion.detection import detect_mask
 

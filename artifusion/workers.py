@@ -64,6 +64,7 @@ def painters_on(restorer: Restorer, most: int) -> Iterator[Painters]:
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(str(device))) for device in devices]
         for worker in workers:                              # by now all are starting
+            # pickled here: a channel would pass on tensors as shared memory, which must outlive the sending
             worker.tell(pickle.dumps((weights, worker.device, *settings)))
         yield Workers(workers)
 
@@ -117,7 +118,7 @@ class Worker:
     def __init__(self, device: str) -> None:
         self.device = device
         self.channel, theirs = Pipe()
-        paths = os.pathsep.join(filter(None, sys.path))     # it finds what this process finds
+        paths = os.pathsep.join(path or os.curdir for path in sys.path)     # it finds what this process finds
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "artifusion.workers", str(theirs.fileno())],
@@ -140,7 +141,7 @@ class Worker:
     def hear(self) -> list[np.ndarray]:
         try:
             answer = self.channel.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):                         # OSError: it ended amid an answer
             raise self._death() from None
         if isinstance(answer, Exception):
             raise answer
@@ -159,7 +160,7 @@ def serve(channel: Connection) -> None:
 
     from artifusion.restorer import Restorer
 
-    with suppress(EOFError, ConnectionError):
+    with suppress(EOFError, OSError):
         weights, device, config, threads = pickle.loads(channel.recv())
         torch.set_num_threads(threads)
         restorer = None

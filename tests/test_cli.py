@@ -80,6 +80,12 @@ def test_a_dry_run_says_that_the_weights_will_learn_first(aperio_slide, tmp_path
     assert told.exit_code == 0 and "clean tissue: about 2.5 minutes" in told.output
 
 
+def test_a_dry_run_refuses_what_the_restoration_will(aperio_slide, tmp_path):
+    Image.fromarray(np.pad(np.full((60, 60), 255, np.uint8), ((100, 543), (100, 741)))).save(tmp_path / "mask.png")
+    told = invoke("restore", aperio_slide, "--mask", tmp_path / "mask.png", "--same-size", "--dry-run")
+    assert told.exit_code == 1 and "leave --same-size away" in told.output
+
+
 @pytest.mark.parametrize("name", ["out.tiff", "out.png", "out.jpg"])
 @pytest.mark.parametrize("lossless", [False, True])
 def test_a_dry_run_foretells_the_bytes(png_image, tmp_path, monkeypatch, name, lossless):

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -202,6 +203,24 @@ def test_a_process_ends_when_its_parent_was_killed(tmp_path):
     assert told.stdout and (not process.exists() or process.read_text().split()[2] == "Z"), told.stderr
 
 
+def test_a_process_that_ends_amid_an_answer_is_told_as_such(monkeypatch):
+    def killed(command, pass_fds, **_):
+        os.write(pass_fds[0], b"\0\0\xff\0part")               # of an answer of 65,280 bytes
+        return SimpleNamespace(wait=lambda: -9, kill=lambda: None)
+
+    monkeypatch.setattr(workers.subprocess, "Popen", killed)
+    with workers.Worker("cuda:1") as worker, pytest.raises(DeviceError, match=r"cuda:1: .* has ended \(SIGKILL"):
+        worker.hear()
+
+
+def test_a_process_finds_what_is_found_in_the_folder_of_work(monkeypatch):
+    told = {}
+    monkeypatch.setattr(workers.subprocess, "Popen", lambda *_, **options: told.update(options) or SimpleNamespace())
+    monkeypatch.setattr(sys, "path", ["", "/elsewhere"])
+    workers.Worker("cpu").channel.close()
+    assert told["env"]["PYTHONPATH"] == os.pathsep.join([os.curdir, "/elsewhere"])
+
+
 def test_devices_are_a_list_of_one_model(monkeypatch):
     assert [device.type for device in resolve_devices("cpu, cpu")] == ["cpu", "cpu"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -212,3 +231,5 @@ def test_devices_are_a_list_of_one_model(monkeypatch):
     for wrong in ("cuda:0,cuda:2", "cpu,cuda:0", "cuda:0,cuda:7", "cuda:0,", "tpu"):
         with pytest.raises(DeviceError):
             resolve_devices(wrong)
+    with pytest.raises(DeviceError, match="an empty name: unknown device"):
+        resolve_devices("cpu,")

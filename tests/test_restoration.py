@@ -15,6 +15,7 @@ from artifusion.errors import ConfigError, MaskError, OutputError
 from artifusion.geometry import Box
 from artifusion.restoration import restore_slide
 from artifusion.slide import open_slide, read_mask, tiff, verify_slide
+from artifusion.slide.codecs import codec_of
 
 PINK = (230, 120, 180)
 
@@ -209,10 +210,25 @@ def test_jpeg_2000_keeps_its_size_on_request(kind, tmp_path):
     assert any("JPEG 2000" in problem or "encoding explains" in problem for problem in problems), problems
 
 
+def test_jpeg_2000_beside_lossy_levels_must_be_exact_unless_the_same_size_was_asked_for(tmp_path):
+    slide, out = MAKERS["jpeg2000"](tmp_path), tmp_path / "out.svs"
+    content = restore_slide(slide, mask_file(tmp_path, slide, [(100, 100, 60)]), out, restorer=FlatPainter())
+    content["written"]["lossless"] = False                    # as where another level is JPEG
+    page, old = tiff.read_tiff(out).pages[0], codec_of(tiff.read_tiff(slide).pages[0], same_size=True)
+    with slide.open("rb") as source, out.open("rb+") as file:
+        like, new = tiff.read_segment(source, tiff.read_tiff(slide).pages[0], 0), tiff.read_segment(file, page, 0)
+        lossy = old.encode(old.decode(new), like, np.zeros(1, bool))
+        file.seek(int(page.offsets[0]))
+        file.write(lossy.ljust(len(new), b"\0"))
+    assert any("keeps every pixel" in problem for problem in verify_slide(slide, out, content).problems)
+
+
 def test_the_same_size_is_refused_where_nothing_is_jpeg_2000(aperio_slide, png_image, tmp_path):
-    for source in (aperio_slide, png_image):
+    jpeg_2000 = MAKERS["jpeg2000"](tmp_path)
+    for source, out in ((aperio_slide, None), (png_image, None), (jpeg_2000, tmp_path / "out.tiff")):
+        mask = mask_file(tmp_path, source, [(100, 100, 60)])
         with pytest.raises(ConfigError, match="leave --same-size away"):
-            restore_slide(source, mask_file(tmp_path, source, [(100, 100, 60)]), restorer=FlatPainter(), same_size=True)
+            restore_slide(source, mask, out, restorer=FlatPainter(), same_size=True)
 
 
 def test_a_given_scale_goes_into_the_pyramid_and_is_verified(aperio_slide, tmp_path):

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from artifusion.errors import OutputError, SlideError
+from artifusion.errors import ConfigError, OutputError, SlideError
 from artifusion.geometry import Box, Size
 from artifusion.slide import tiff
 from artifusion.slide.codecs import Jpeg2000Codec, codec_of
@@ -68,12 +68,6 @@ def source_levels(slide: Slide) -> SourceLevels:
         reasons = [segment_reason(file, source.pages[number], slide if not level else None)
                    for level, number in enumerate(pages)]
     return SourceLevels(source, tuple(pages), tuple(reasons))
-
-
-def is_jpeg_2000(slide: Slide) -> bool:
-    """Whether level 0 of a slide that can be copied is JPEG 2000."""
-    levels = source_levels(slide)
-    return isinstance(codec_of(levels.file.pages[levels.pages[0]]), Jpeg2000Codec)
 
 
 def level_pages(source: tiff.Tiff, slide: Slide) -> list[int] | None:
@@ -194,6 +188,14 @@ def container_of(slide: Slide, out: Path) -> tuple[str, str]:
         raise OutputError(f"{out}: this slide cannot be copied as it is ({reason}); name the output .tiff or .tif")
     raise OutputError(f"{out}: this slide is written as {own} (same container, copied), or as .tiff or .tif "
                       "(generic pyramid); choose one of these")
+
+
+def check_same_size(slide: Slide, out: Path) -> None:
+    """Raise ConfigError unless writing `out` copies a slide whose level 0 is JPEG 2000."""
+    container, _ = container_of(slide, out)
+    if container != "copied" or not isinstance(codec_of(source_levels(slide).page(0)), Jpeg2000Codec):
+        raise ConfigError(f"{slide.path}: same size is for slides that are copied as JPEG 2000, and to {out.name} this "
+                          "one is not; leave --same-size away")
 
 
 def own_suffix(slide: Slide) -> str:

@@ -39,7 +39,7 @@ class Slide:
         associated: names of the label, macro and thumbnail images.
         bounds_offset: level-0 Point at which QuPath starts counting (openslide.bounds-x, -y).
 
-    One handle belongs to one worker: an error leaves OpenSlide's handle unusable.
+    Threads may share one, and end before it is closed; after an error OpenSlide's handle is of no more use to any.
     """
 
     kind = "slide"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -120,14 +121,15 @@ class Change:
 
 
 def restored_segments(file: BinaryIO, page: tiff.Page, codec: Codec, mask: Mask, patches: Patches, change: Change
-                      ) -> Iterable[tuple[int, bytes]]:
+                      ) -> Generator[tuple[int, bytes], None, None]:
     """Yield (index, new bytes) of every segment the mask touches, decoded, painted and encoded like the old one.
 
     Level-0 pixels under the mask come from the patches; on other levels a pixel that the mask's footprint touches
     becomes the mean of the painted level 0 over its own footprint. Every other pixel stays as it was decoded, and
     comes back so where it shares no block with one of these.
     Sparse segments stay sparse: nothing was scanned there. Threads work on up to AHEAD segments before they are asked
-    for. Memory: for each of these its pixels, four times, and one block.
+    for, and read the slide: close the generator before it. Memory: for each of these its pixels, four times, and one
+    block.
     """
     grid = Grid.of(page)
 
@@ -149,9 +151,10 @@ def restored_segments(file: BinaryIO, page: tiff.Page, codec: Codec, mask: Mask,
         return index, new, own
 
     there = ((index, old) for index in grid.touched(mask) if (old := tiff.read_segment(file, page, index)))
-    for index, new, own in ahead(restored, there, AHEAD, os.cpu_count() or 1):
-        change.include(own)
-        yield index, new
+    with closing(ahead(restored, there, AHEAD, os.cpu_count() or 1)) as segments:
+        for index, new, own in segments:
+            change.include(own)
+            yield index, new
 
 
 def painted(mask: Mask, patches: Patches, lv_size: Size, lv_box: Box, touched: np.ndarray) -> np.ndarray:

@@ -83,13 +83,14 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
         painted_px = sum(int(region["area_px"]) for region in facts.get("regions", ()))
         given_mpp = float(facts["mpp"]) if facts.get("mpp_from") == "argument" else None
         told = isinstance(sidecar, Mapping) or (output_sha and painted_px)
+        same_size = facts.get("same_size") is True
         by_block = all("encoded_whole" in level for level in facts["written"].get("levels", ()))
         if container not in CONTAINERS or not isinstance(lossless, bool) or not told:
             raise ValueError(container)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         raise OutputError(f"{restored}: its sidecar is not one that artifusion wrote; restore the slide "
                           "again") from None
-    report, problems = VerifyReport(container, Comparison(by_block, not lossless)), list[str]()
+    report, problems = VerifyReport(container, Comparison(by_block, same_size)), list[str]()
     with open_slide(source) as before, open_slide(restored) as after, ThreadPoolExecutor(2) as pool:
         output_found = pool.submit(sha256, restored)          # while the segments are compared
         source_found = None if source_sha256 else pool.submit(sha256, source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,11 +133,12 @@ def _copy(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, rea
         if number not in names or (number == thumbnail and stale):
             return ()
         page = source.pages[number]
-        return restored_segments(file, page, codec_of(page, same_size), mask, patches, changes[number])
+        return begun.enter_context(closing(
+            restored_segments(file, page, codec_of(page, same_size), mask, patches, changes[number])))
 
     description = described(source.pages[0].text(tiff.DESCRIPTION), note, slide.vendor).encode(
         errors="surrogateescape")
-    with slide.path.open("rb") as file:
+    with slide.path.open("rb") as file, ExitStack() as begun:    # no thread reads on after a failure
         try:
             copy_tiff(source, path, replaced, description, source.big, _bytes_done(slide, progress))
         except OverflowError:                                 # the restored classic TIFF grew over 4 GiB
@@ -157,9 +158,10 @@ def _generic(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, 
 
     def replaced(number: int) -> Iterable[tuple[int, bytes]]:
         page = source.pages[number]
-        return restored_segments(file, page, codec_of(page), mask, patches, changes[number])
+        return begun.enter_context(closing(
+            restored_segments(file, page, codec_of(page), mask, patches, changes[number])))
 
-    with slide.path.open("rb") as file:
+    with slide.path.open("rb") as file, ExitStack() as begun:
         # The source's own description stays out: a generic file that calls itself Aperio would be opened as one.
         write_generic(path, source, plan, replaced, mpp=slide.mpp, icc=slide.icc, lossless=lossless,
                       description=described("", note, "generic-tiff"), progress=_bytes_done(slide, progress))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import numpy as np
 import openslide
@@ -296,3 +297,14 @@ def test_a_full_disk_is_an_output_error(aperio_slide, tmp_path, monkeypatch):
     monkeypatch.setattr(tiffwriter, "copy_bytes", full)
     with pytest.raises(OutputError, match="No space left"):
         restore(aperio_slide, tmp_path / "out.svs", tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".svs", ".tiff"])
+def test_no_thread_reads_the_slide_after_writing_failed(suffix, aperio_slide, tmp_path):
+    def interrupted(done, total):
+        raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt) as kept:            # its traceback keeps alive what was at work
+        restore(aperio_slide, tmp_path / f"out{suffix}", tmp_path, progress=interrupted)
+    assert kept.tb and threading.active_count() == before
