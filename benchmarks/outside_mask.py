@@ -75,7 +75,7 @@ def painted(source: Path, folder: Path, same_size: bool = False) -> dict[str, An
         report = write_slide(slide, mask, patches, folder / f"out{source.suffix}", note="flat",
                              work=folder / "work", same_size=same_size)
     digest = sha256(source)
-    facts = {"source": {"sha256": digest}, "output": {}, "written": report.to_dict()}
+    facts = {"source": {"sha256": digest}, "output": {}, "written": report.to_dict(), "same_size": same_size}
     verified = verify_slide(source, report.path, facts, geojson(mask, regions, digest))
     assert verified.ok, verified.problems
     level = report.levels[0]
