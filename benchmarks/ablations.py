@@ -37,6 +37,7 @@ import torch
 from ablation_networks import AdaptiveNorms, ConvolutionalUNet, TokenAlone
 from ablation_page import Run, page
 
+from artifusion import __version__
 from artifusion.batches import batches
 from artifusion.checkpoint import Weights
 from artifusion.config import DenoiserConfig, TargetConfig, TrainConfig, load_config
@@ -189,7 +190,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3.5)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAMES")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/ablations.json"))
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results") / __version__ / "ablations.json")
     parser.add_argument("--docs", type=Path)
     given = parser.parse_args()
     conditions = {"minutes": given.minutes, "threads": torch.get_num_threads()}

@@ -34,14 +34,14 @@ def published(device: str, walk: tuple[int, int, int]) -> Restorer:
 
 def timed(restorer: Restorer, tile: np.ndarray, mask: np.ndarray, dtype: torch.dtype) -> tuple[float, int]:
     """Seconds of restoring the tile, and the evaluations of the denoiser that were counted meanwhile."""
-    counted: list[None] = []
-    hook = restorer.denoiser.register_forward_hook(lambda *_: counted.append(None))
+    evaluated: list[None] = []
+    hook = restorer.denoiser.register_forward_hook(lambda *_: evaluated.append(None))
     begin = time.monotonic()
     with in_format(dtype):
         restorer.restore(tile, mask)
     seconds = time.monotonic() - begin
     hook.remove()
-    return seconds, len(counted)
+    return seconds, len(evaluated)
 
 
 def flop_of_restoring(restorer: Restorer, tile: np.ndarray, mask: np.ndarray) -> int:

@@ -81,10 +81,10 @@ class SwinStage(nn.Module):
         told = levels.which.flatten(1, 2) @ self.patch_level(levels.embedding)        # (B, H * W, C)
         x = x + told.view(x.shape)
         size, few = self.window_size, min(x.shape[1:3]) <= self.window_size
-        shifts = [0, 0 if few else size // 2][: len(self.blocks)]
+        shifts = [0] if few or len(self.blocks) == 1 else [0, size // 2]
         times = [levels.of_windows(size, shift) for shift in shifts]
         for index, block in enumerate(self.blocks):
-            x = block(x, times[index % 2])
+            x = block(x, times[index % len(times)])
         return x
 
 

@@ -161,9 +161,10 @@ def against_published(figures: Figures) -> list[str]:
         theirs, mine = figures.value(key, "published"), measure.value(board, figures.ours, at)
         rows.append([measure.title, written(key, theirs), written(key, mine),
                      "yes" if measure.distance(mine) <= measure.distance(theirs) else "**no**"])
+    tiles = "tile" if number == 1 else "tiles"
     few = " Too few for a probe or KID." if number < 20 else ""
     return ["## Against the published procedure, same weights", "",
-            f"Tiles that both painted: {number}; {calls[0]:.0f} evaluations each against {calls[1]:.0f}.{few}", "",
+            f"On {number} {tiles} that both painted; {calls[0]:.0f} evaluations each against {calls[1]:.0f}.{few}", "",
              *table(["what", "published", figures.ours, "better or equal"], rows)]
 
 

@@ -194,14 +194,23 @@ def _encoded_whole(codec: JpegCodec, known: np.ndarray, old: bytes, touched: np.
 
 def _encoded_anew(shift: np.ndarray, touched: np.ndarray, inside: Box) -> str:
     """Where a second lossy encoding does not explain the change beside the mask, if anywhere."""
+    worst, at = worst_block(shift, touched, inside)
+    if worst <= BLOCK_LIMIT:
+        return ""
+    return (f"pixels beside the regions moved by {worst:.1f} grey levels on average in the {BLOCK_PX}-px block "
+            f"at {at}; encoding explains {BLOCK_LIMIT}")
+
+
+def worst_block(shift: np.ndarray, touched: np.ndarray, inside: Box) -> tuple[float, tuple[int, int]]:
+    """Grey levels by which the BLOCK_PX block that moved most did on average, and its corner.
+
+    Args:
+        shift: int16 (H, W, 3), of the pixels of the box `inside`; those under `touched`, bool (H, W), do not count.
+    """
     moved = np.where(touched[..., None], 0, np.abs(shift)).sum(axis=2)
     means = per_block(np.add, moved, BLOCK_PX, BLOCK_PX) / (3 * BLOCK_PX * BLOCK_PX)
-    if means.max() <= BLOCK_LIMIT:
-        return ""
     row, column = np.unravel_index(int(means.argmax()), means.shape)
-    at = (inside.x + int(column) * BLOCK_PX, inside.y + int(row) * BLOCK_PX)
-    return (f"pixels beside the regions moved by {means.max():.1f} grey levels on average in the {BLOCK_PX}-px block "
-            f"at {at}; encoding explains {BLOCK_LIMIT}")
+    return float(means.max()), (inside.x + int(column) * BLOCK_PX, inside.y + int(row) * BLOCK_PX)
 
 
 def _moved(shift: np.ndarray, inside: Box, what: str) -> str:

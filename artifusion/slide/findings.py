@@ -170,7 +170,8 @@ def fold(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterat
 
     No one level fits: above a high one a fold falls to pieces, above a low one it runs into dense tissue.
     """
-    candidates = [both for level in FOLD_LEVELS for both in doubled(level, maps, free, mpp)]
+    evidence = maps["fold"] * free
+    candidates = [both for level in FOLD_LEVELS for both in doubled(level, evidence, maps, mpp)]
     taken = np.zeros(free.shape, bool)
     for _, finding in sorted(candidates, key=lambda both: -both[0]):
         here = taken[finding.box.slices()]
@@ -180,12 +181,11 @@ def fold(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterat
 
 
 def doubled(
-    level: float, maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float,
+    level: float, evidence: np.ndarray, maps: Mapping[str, np.ndarray], mpp: float,
 ) -> Iterator[tuple[float, Finding]]:
     """Places above a level of evidence that are long and denser than the tissue beside, and how far they stand out."""
-    whole = whole_of(free)
-    for box, covered in components(maps["fold"] * free, level, level, SMALLEST_UM2["fold"] / mpp**2):
-        peak = float(np.percentile(maps["fold"][box.slices()][covered], 75)) / UNIT
+    whole = whole_of(evidence)
+    for box, covered in components(evidence, level, level, SMALLEST_UM2["fold"] / mpp**2):
         width_um = 2 * mpp * float(ndimage.distance_transform_edt(np.pad(covered, 1)).max())
         if width_um < FOLD_WIDTH_UM or np.count_nonzero(covered) * mpp**2 < FOLD_TIMES * width_um**2:
             continue
@@ -197,6 +197,7 @@ def doubled(
         around &= density > GLASS_STEP
         step = float(density[placed].mean() / max(1.0, density[around].mean())) if around.any() else 1.0
         if step >= FOLD_STEP:
+            peak = float(np.percentile(maps["fold"][box.slices()][covered], 75)) / UNIT
             out = (step - 1) * np.count_nonzero(covered) ** (1 / 3)      # pieces step no less than the whole
             yield out, Finding("fold", "fold", score_of(peak * step / FOLD_ENOUGH), box, covered)
 

@@ -15,8 +15,7 @@ import openslide
 from artifusion.errors import OutputError
 from artifusion.geometry import Box
 from artifusion.slide.annotations import geojson_polygons
-from artifusion.slide.blocks import per_block
-from artifusion.slide.compare import BLOCK_LIMIT, BLOCK_PX, Comparison, compare_copied, compare_generic
+from artifusion.slide.compare import BLOCK_LIMIT, BLOCK_PX, Comparison, compare_copied, compare_generic, worst_block
 from artifusion.slide.masks import Mask
 from artifusion.slide.reader import Slide, open_slide, sha256
 from artifusion.slide.segments import PixelChange
@@ -176,11 +175,9 @@ def _pixels(before: Slide, after: Slide, mask: Mask, lossless: bool, outside: Pi
             box = Box(x, y, READ_PX, READ_PX).intersection(Box(0, 0, *size))
             old, new, masked = before.read(box), after.read(box), mask.read(box)
             outside.add(old, new, ~masked)
-            difference = np.where(masked[..., None], 0, np.abs(old.astype(np.int16) - new))
-            means = per_block(np.add, difference.sum(axis=2), BLOCK_PX, BLOCK_PX) / (3 * BLOCK_PX * BLOCK_PX)
-            if means.max() > worst:
-                row, column = np.unravel_index(int(means.argmax()), means.shape)
-                worst, place = float(means.max()), (x + int(column) * BLOCK_PX, y + int(row) * BLOCK_PX)
+            moved, corner = worst_block(old.astype(np.int16) - new, masked, box)
+            if moved > worst:
+                worst, place = moved, corner
     found = outside.to_dict()
     if lossless and outside.changed_px:
         problems.append(f"{outside.changed_px} pixels outside the declared regions changed, near {place}; this "
