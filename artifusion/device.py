@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import platform
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -54,13 +56,23 @@ def model(device: torch.device) -> str:
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on CUDA and on CPUs with AMX; elsewhere float32.
+    """bfloat16 on CUDA, on CPUs with AMX and on AMD's with AVX-512 BF16; elsewhere float32.
 
-    AVX-512 BF16 alone is no gain: on an Emerald Rapids without AMX, products of matrices reach 80 GFLOP/s in bfloat16
-    and 160 in float32, and the denoiser takes 14 % longer.
+    AVX-512 BF16 says little by itself: products of matrices reach 213 GFLOP/s in bfloat16 and 97 in float32 on a Zen 4,
+    80 and 160 on an Emerald Rapids whose AMX is hidden, where the denoiser would take 14 % longer.
     """
-    fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+    fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported() or (
+        torch.cpu._is_avx512_bf16_supported() and made_by_amd())
     return torch.bfloat16 if fast else torch.float32
+
+
+@cache
+def made_by_amd() -> bool:
+    """Whether Linux says so of the CPU; False where nobody tells."""
+    try:
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def autocast(device: torch.device) -> AbstractContextManager:
