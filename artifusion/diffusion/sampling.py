@@ -14,7 +14,8 @@ from torch import Tensor
 
 from artifusion.diffusion.schedule import Schedule
 
-HALF_LOG_SNR = (-3.8, 3.5)              # log(alpha / sigma) between which the levels of `log_snr_levels` lie
+HALF_LOG_SNR = (-4.6, 3.0)              # log(alpha / sigma) between which the levels of `log_snr_levels` lie
+ORDER = 3                               # of the multistep solver
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x (B, C, H, W), level (B, 1, H, W) of every pixel) -> predicted x0 (B, C, H, W)."""
@@ -27,8 +28,8 @@ Noise = Callable[[int], Tensor]
 class Move:
     """One step of the loop: x at `level` becomes x at the lower `next_level`.
 
-    `x0` is what the denoiser predicted from x; `before` the level and prediction of the step before, where the
-    levels fell without a jump; `noise` gives fresh noise to the steps that want some.
+    `x0` is what the denoiser predicted from x; `before` the levels and predictions of the steps before, the last one
+    first, back to the last jump and at most ORDER - 1; `noise` gives fresh noise to the steps that want some.
     """
 
     schedule: Schedule
@@ -36,7 +37,7 @@ class Move:
     x0: Tensor
     level: float
     next_level: float
-    before: tuple[float, Tensor] | None
+    before: tuple[tuple[float, Tensor], ...]
     noise: Callable[[], Tensor]
 
     @property
@@ -67,15 +68,16 @@ def sample(
     for numbers 2 i (the steps) and 2 i + 1 (the known pixels) of move i; number 0 is the start.
     The last x holds the sample where nothing is known; pasting the known pixels back is the caller's.
     """
-    x, before = noise(0), None
+    x = noise(0)
+    before: tuple[tuple[float, Tensor], ...] = ()
     for number, (level, next_level) in enumerate(pairwise(times), 1):
         fresh = _numbered(noise, 2 * number)
         if next_level > level:
-            x, before = renoise(schedule, x, level, next_level, fresh()), None
+            x, before = renoise(schedule, x, level, next_level, fresh()), ()
         else:
             x0 = denoise(*condition.enter(x, level, _numbered(noise, 2 * number + 1)))
             x = step(Move(schedule, x, x0, level, next_level, before, fresh))
-            before = level, x0
+            before = ((level, x0), *before)[: ORDER - 1]
         yield x
 
 
@@ -121,7 +123,7 @@ def evaluations(times: Sequence[float]) -> int:
 
 def renoise(schedule: Schedule, x: Tensor, level: float, next_level: float, noise: Tensor) -> Tensor:
     """x at `level` noised on to the higher `next_level`  (Ho et al. 2020, eq. 2, over several steps)."""
-    alpha, _, next_alpha, _ = Move(schedule, x, x, level, next_level, None, lambda: noise).coefficients
+    alpha, _, next_alpha, _ = Move(schedule, x, x, level, next_level, (), lambda: noise).coefficients
     keep = next_alpha / alpha
     return keep * x + (1 - keep**2) ** 0.5 * noise
 
@@ -145,21 +147,35 @@ def ancestral_step(move: Move) -> Tensor:
 
 
 def dpm_step(move: Move) -> Tensor:
-    """Second-order multistep solver DPM-Solver++(2M)  (Lu et al. 2022, algorithm 2).
+    """Third-order multistep solver DPM-Solver++(3M)  (Lu et al. 2022; unequal steps as in diffusers).
 
-    First order where there is no step before, and for the last one, whose log-SNR is infinite.
+    Of a lower order where there are not two steps before; first order for the last step, whose log-SNR is infinite.
     """
     alpha, sigma, next_alpha, next_sigma = move.coefficients
-    x0 = move.x0
-    if move.before is not None and next_sigma > 0:
-        level_before, x0_before = move.before
-        alpha_before, sigma_before = (float(c) for c in move.schedule.alpha_sigma(torch.tensor(level_before).double()))
-        now, then, before = (_half_log_snr(*pair) for pair in
-                             ((alpha, sigma), (next_alpha, next_sigma), (alpha_before, sigma_before)))
-        ratio = (then - now) / (2 * (now - before))
-        x0 = (1 + ratio) * x0 - ratio * x0_before
-    # (sigma'/sigma) x - alpha' (e^-h - 1) x0 with e^-h = sigma' alpha / (alpha' sigma)
-    return next_sigma / sigma * move.x + (next_alpha - next_sigma * alpha / sigma) * x0
+    straight = next_sigma / sigma * move.x + (next_alpha - next_sigma * alpha / sigma) * move.x0
+    if not move.before or not next_sigma:
+        return straight
+    here = _half_log_snr(alpha, sigma)
+    h = _half_log_snr(next_alpha, next_sigma) - here
+    decay = next_sigma * alpha / (next_alpha * sigma)                     # e^-h
+    (last, x0_last), *earlier = _by_log_snr(move)
+    r0 = (here - last) / h
+    slope = (move.x0 - x0_last) / r0                                      # D1 of the paper, per h
+    if not earlier:
+        return straight + next_alpha * (1 - decay) / 2 * slope
+    (first, x0_first), = earlier
+    r1 = (last - first) / h
+    bend = (slope - (x0_last - x0_first) / r1) / (r0 + r1)                # D2, per h^2
+    slope = slope + r0 * bend
+    return straight + next_alpha * ((1 - (1 - decay) / h) * slope + (0.5 - (decay - 1 + h) / h**2) * bend)
+
+
+def _by_log_snr(move: Move) -> list[tuple[float, Tensor]]:
+    """The steps before as (log(alpha / sigma), prediction)."""
+    levels = torch.tensor([level for level, _ in move.before]).double()
+    pairs = zip(*move.schedule.alpha_sigma(levels), strict=True)
+    return [(_half_log_snr(float(alpha), float(sigma)), x0)
+            for (alpha, sigma), (_, x0) in zip(pairs, move.before, strict=True)]
 
 
 def _half_log_snr(alpha: float, sigma: float) -> float:
