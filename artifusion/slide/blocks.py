@@ -17,6 +17,20 @@ def per_pixel(values: np.ndarray, width: int, height: int, shape: tuple[int, int
     return values.repeat(height, axis=0).repeat(width, axis=1)[: shape[0], : shape[1]]
 
 
+def grown(where: np.ndarray, across: bool, down: bool) -> np.ndarray:
+    """bool (H, W) with the neighbours to the left and right, above and below, and both: one pixel more."""
+    if across:
+        where = where | np.pad(where, ((0, 0), (1, 0)))[:, :-1] | np.pad(where, ((0, 0), (0, 1)))[:, 1:]
+    if down:
+        where = where | np.pad(where, ((1, 0), (0, 0)))[:-1] | np.pad(where, ((0, 1), (0, 0)))[1:]
+    return where
+
+
+def lay(pixels: np.ndarray, over: np.ndarray, where: np.ndarray) -> None:
+    """pixels[where] = over[where] for (H, W, 3) and bool (H, W), eight times as fast as a boolean index."""
+    np.copyto(pixels, over, where=where.repeat(3, axis=1).reshape(pixels.shape))
+
+
 def split(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     """(H, W, 3) -> (rows, columns, height, width, 3); blocks that stick out repeat the last pixels."""
     across, down = -pixels.shape[1] % width, -pixels.shape[0] % height

@@ -15,11 +15,10 @@ from functools import lru_cache
 import imagecodecs
 import numpy as np
 from PIL import Image
-from scipy.ndimage import binary_dilation
 
 from artifusion.errors import SlideError
 from artifusion.slide import scan
-from artifusion.slide.blocks import join, per_block, per_pixel, split
+from artifusion.slide.blocks import grown, join, per_block, per_pixel, split
 
 SOF, DHT, SOS, DQT, EOI, DRI = 0xC0, 0xC4, 0xDA, 0xDB, 0xD9, 0xDD
 FRAMES = set(range(0xC0, 0xD0)) - {DHT, 0xC8, 0xCC}
@@ -111,7 +110,7 @@ def reach(touched: np.ndarray, like: bytes, tables: bytes) -> np.ndarray:
     """
     header = parse(like, tables)
     reached = per_pixel(per_block(np.logical_or, touched, *header.mcu), *header.mcu, touched.shape)
-    return binary_dilation(reached, np.ones([3 if factor > 1 else 1 for factor in header.sampling[::-1]]))
+    return grown(reached, *(factor > 1 for factor in header.sampling))
 
 
 def _encoded(pixels: np.ndarray, header: Header, photometric: int) -> bytes:

@@ -10,6 +10,7 @@ import numpy as np
 
 from artifusion.errors import OutputError
 from artifusion.geometry import Box
+from artifusion.slide.blocks import lay
 from artifusion.slide.masks import Mask
 from artifusion.slide.reader import Slide
 from artifusion.slide.regions import Canvas
@@ -69,14 +70,16 @@ class Patches:
         With before_wave only what earlier waves painted: a canvas then sees the same whatever shared its batch.
         """
         pixels = self.slide.read(l0_box)
-        near = self._near(l0_box, before_wave)
-        if near:
-            masked = self.mask.read(l0_box)
-            for target in near:
-                part = target.intersection(l0_box)
-                where = masked[part.slices(l0_box)]
-                pixels[part.slices(l0_box)][where] = self._load(self._targets[target][1])[part.slices(target)][where]
+        if self._near(l0_box, before_wave):
+            self.paint(pixels, l0_box, self.mask.read(l0_box), before_wave)
         return pixels
+
+    def paint(self, pixels: np.ndarray, l0_box: Box, masked: np.ndarray, before_wave: int | None = None) -> None:
+        """Lay what is painted over a box's pixels, uint8 (H, W, 3), where the mask, bool (H, W), is set there."""
+        for target in self._near(l0_box, before_wave):
+            part = target.intersection(l0_box)
+            here = part.slices(l0_box)
+            lay(pixels[here], self._load(self._targets[target][1])[part.slices(target)], masked[here])
 
     def remaining(self, l0_box: Box, before_wave: int | None = None) -> np.ndarray:
         """Return bool (H, W): masked pixels that no finished canvas (of the waves before) painted yet."""

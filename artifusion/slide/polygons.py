@@ -56,10 +56,15 @@ def crossings(edge_list: np.ndarray, top: int, bottom: int) -> tuple[np.ndarray,
 
 def draw(edge_list: np.ndarray, box: Box) -> np.ndarray:
     """Which pixels of a box the polygon of these edges holds: bool (H, W). Work: edges + pixels."""
+    drawn = np.zeros((box.height, box.width), bool)
     _, rows, columns, _ = crossings(edge_list, box.y, box.bottom)
-    toggles = np.zeros((box.height, box.width + 1), np.uint8)      # only their parity counts, so they may wrap
-    np.add.at(toggles, (rows - box.y, np.clip(columns - box.x, 0, box.width)), 1)
-    return (np.cumsum(toggles[:, :-1], axis=1, dtype=np.uint8) & 1).astype(bool)
+    if not len(rows):
+        return drawn
+    top, bottom = int(rows.min()), int(rows.max()) + 1             # no other row holds anything
+    toggles = np.zeros((bottom - top, box.width + 1), np.uint8)    # only their parity counts, so they may wrap
+    np.add.at(toggles, (rows - top, np.clip(columns - box.x, 0, box.width)), 1)
+    drawn[top - box.y : bottom - box.y] = np.cumsum(toggles[:, :-1], axis=1, dtype=np.uint8) & 1
+    return drawn
 
 
 def pixel_counts(edge_list: np.ndarray, begins: np.ndarray) -> np.ndarray:

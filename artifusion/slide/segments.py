@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from artifusion.ahead import ahead
 from artifusion.geometry import Box, Size
 from artifusion.slide import tiff
+from artifusion.slide.blocks import lay
 from artifusion.slide.codecs import Codec
 from artifusion.slide.masks import Mask, blocks, footprint, footprint_edges, level_box
 from artifusion.slide.patches import Patches
@@ -83,9 +84,11 @@ class PixelChange:
 
         A pixel changed where any channel did; means are over channels.
         """
-        difference = np.where(where[..., None], np.maximum(before, after) - np.minimum(before, after), np.uint8(0))
+        same = before == after
+        changed = where & ~(same[..., 0] & same[..., 1] & same[..., 2])
+        difference = np.abs(before[changed].astype(np.int16) - after[changed])                    # (changed, 3)
         self.px += int(np.count_nonzero(where))
-        self.changed_px += int(np.count_nonzero(difference[..., 0] | difference[..., 1] | difference[..., 2]))
+        self.changed_px += len(difference)
         self.largest = max(self.largest, int(difference.max(initial=0)))
         self.total += int(difference.sum(dtype=np.int64))
 
@@ -142,11 +145,15 @@ def restored_segments(file: BinaryIO, page: tiff.Page, codec: Codec, mask: Mask,
         touched = np.zeros(before.shape[:2], bool)
         touched[shown] = mask.coverage(grid.size, inside)
         pixels = before.copy()
-        colours = painted(mask, patches, grid.size, inside, touched[shown])
-        pixels[shown][touched[shown]] = codec.samples(colours)[touched[shown]]
+        if grid.size == mask.l0_size:
+            colours = codec.rgb(before[shown]).copy()
+            patches.paint(colours, inside, touched[shown])
+        else:
+            colours = painted_means(mask, patches, grid.size, inside, touched[shown])
+        lay(pixels[shown], codec.samples(colours), touched[shown])
         new = codec.encode(pixels, old, touched)
         after = codec.decode(new)
-        own = Change(1, int((before != after)[~codec.reach(touched, old)].any()))
+        own = Change(1, int(((before != after) & ~codec.reach(touched, old)[..., None]).any()))
         own.outside.add(before[shown], after[shown], ~touched[shown])
         return index, new, own
 
@@ -157,10 +164,8 @@ def restored_segments(file: BinaryIO, page: tiff.Page, codec: Codec, mask: Mask,
             yield index, new
 
 
-def painted(mask: Mask, patches: Patches, lv_size: Size, lv_box: Box, touched: np.ndarray) -> np.ndarray:
-    """The painted slide on a level, uint8 (H, W, 3); where `touched` is not set the values mean nothing."""
-    if lv_size == mask.l0_size:
-        return patches.read(lv_box)
+def painted_means(mask: Mask, patches: Patches, lv_size: Size, lv_box: Box, touched: np.ndarray) -> np.ndarray:
+    """The painted level 0 averaged on a lower level, uint8 (H, W, 3), where `touched` is set; else without meaning."""
     pixels = np.zeros((lv_box.height, lv_box.width, 3), np.uint8)
     for block in blocks(lv_box, lv_size, mask.l0_size, BLOCK_PX):
         rows, columns = np.nonzero(touched[block.slices(lv_box)])
