@@ -92,6 +92,13 @@ class DataConfig(Frozen):
     stain_jitter: float = Field(0.07, ge=0)              # spread of the optical density gain per channel
 
 
+class DistillConfig(Frozen):
+    """A student learns to do in `steps` steps of DDIM what its teacher, the weights it begins from, needs more for."""
+
+    steps: int = Field(4, ge=1, le=100)                 # of the student, from noise to clean
+    substeps: int = Field(3, ge=2, le=100)              # of the teacher, for each of them
+
+
 class TrainConfig(Frozen):
     """One training run; `images` counts crops."""
 
@@ -99,6 +106,7 @@ class TrainConfig(Frozen):
     denoiser: DenoiserConfig = DenoiserConfig()
     targets: TargetConfig = TargetConfig()
     data: DataConfig = DataConfig()
+    distill: DistillConfig | None = None
     images: PositiveInt = 1_000_000
     batch_size: PositiveInt = 16
     learning_rate: PositiveFloat = 2e-3
@@ -114,6 +122,8 @@ class TrainConfig(Frozen):
     def _crops_fit_the_windows(self) -> TrainConfig:
         if self.data.crop_px % self.denoiser.multiple:
             raise ValueError(f"data.crop_px must be a multiple of {self.denoiser.multiple} for these window_sizes")
+        if self.distill and self.targets.blocks:
+            raise ValueError("a student has one level in each crop: distill asks for targets.blocks = 0")
         return self
 
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from artifusion.batches import Batch
 from artifusion.checkpoint import Weights, save_tensors, save_weights
-from artifusion.config import TrainConfig
+from artifusion.config import RestoreConfig, TrainConfig
 from artifusion.device import autocast
 from artifusion.diffusion.denoiser import SwinDenoiser
+from artifusion.diffusion.distillation import Teacher
 from artifusion.diffusion.frame import Frame
 from artifusion.diffusion.loss import prediction_loss
 from artifusion.diffusion.schedule import Schedule
@@ -44,13 +45,14 @@ class Record:
     minutes: float = 0.0                # in the loop, this run
     data: str = ""                      # digest of the tiles it learns from
     init: dict[str, Any] | None = None  # name, sha256 and record of the weights it began from
+    distilled: dict[str, Any] | None = None  # the teacher's name and sha256, and in how many steps the student paints
 
     def total(self) -> dict[str, Any]:
         earlier = (self.init or {}).get("training", {})
         return {
             "images": self.images + earlier.get("images", 0),
             "minutes": round(self.minutes + earlier.get("minutes", 0), 1),
-        }
+        } | ({"distilled": self.distilled} if self.distilled else {})
 
 
 class Trainer:
@@ -67,9 +69,12 @@ class Trainer:
                 raise ConfigError(f"{init.name}: these weights have another architecture than {config.name}")
             self.denoiser.load_state_dict(init.denoiser.state_dict())
             self.record.init = {"name": init.name, "sha256": init.sha256, "training": init.training}
+            if config.distill:
+                self.record.distilled = {"teacher": init.name, "sha256": init.sha256, "steps": config.distill.steps}
         self.ema = SwinDenoiser(config.denoiser).to(self.device).requires_grad_(False)
         self.ema.load_state_dict(self.denoiser.state_dict())
         self.optimizers = optimizers(self.denoiser, config)
+        self.teacher = self._teacher(init) if config.distill else None
         if (run_dir / STATE).is_file():
             self._load()
         self.parallel = group.parallel(self.denoiser)
@@ -83,13 +88,18 @@ class Trainer:
             ArtifusionError: the loss or its gradient is no longer a number; nothing of it has been learned.
         """
         level, noise, spacing = (x.to(self.device) for x in (batch.level, batch.noise, batch.spacing_um))
+        if self.teacher:
+            level = self.teacher.student_level(level)
         x0 = self._enter(batch.pixels, level)
+        x = self.schedule.add_noise(x0, level, noise)
+        if self.teacher:
+            x0, noise = self.teacher.answer(x0, level, noise, spacing)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * self.config.learning_rate
             optimizer.zero_grad(set_to_none=True)
         with autocast(self.device):
-            predicted = self.parallel(self.schedule.add_noise(x0, level, noise), level, (level > 0).float(), spacing)
+            predicted = self.parallel(x, level, (level > 0).float(), spacing)
         loss = prediction_loss(predicted, x0, level, noise, self.schedule, self.config.targets.max_snr_weight)
         noisy = (level > 0).sum().clamp(min=1).float()  # a slice counts by its share of the batch's noisy pixels
         loss = loss * (noisy / self.group.mean(noisy))
@@ -107,6 +117,20 @@ class Trainer:
         self.record.images += crops
         self._average(crops)
         return value
+
+    def _teacher(self, init: Weights | None) -> Teacher:
+        """The weights that the student begins from."""
+        if init is None or self.config.distill is None:
+            raise ConfigError(f"{self.config.name}: a student needs a teacher; give its weights with --init")
+        denoiser = SwinDenoiser(self.config.denoiser).to(self.device).eval().requires_grad_(False)
+        denoiser.load_state_dict(init.denoiser.state_dict())
+
+        def predict(x: Tensor, level: Tensor, hole: Tensor, spacing_um: Tensor) -> Tensor:
+            with autocast(self.device):
+                predicted: Tensor = denoiser(x, level, hole, spacing_um)
+            return predicted
+
+        return Teacher(predict, self.schedule, self.config.distill)
 
     @torch.no_grad()
     def _average(self, crops: int) -> None:
@@ -155,7 +179,9 @@ class Trainer:
         side = pixels.shape[1]
         rows, columns = np.mgrid[:side, :side] / side - 0.5
         mask = np.hypot(rows, columns) < 0.33
-        restorer = Restorer(Weights(self.ema, self.config.name, "", {}), str(self.device))
+        student = self.config.distill
+        how = RestoreConfig(sampler="ddim", steps=student.steps, reuse=False) if student else RestoreConfig()
+        restorer = Restorer(Weights(self.ema, self.config.name, "", {}), str(self.device), how)
         strips = []
         for image, spacing in list(zip(pixels, spacing_um, strict=True))[:PREVIEWS]:
             hole = np.where(mask[..., None], np.uint8(255), image)

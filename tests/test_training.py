@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from artifusion.batches import draw_batch
-from artifusion.config import DataConfig, DenoiserConfig, TargetConfig, TrainConfig
+from artifusion.config import DataConfig, DenoiserConfig, DistillConfig, TargetConfig, TrainConfig
 from artifusion.corpus import Corpus
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.diffusion.loss import prediction_loss
@@ -111,6 +111,33 @@ def test_going_on_from_weights_adds_their_record_up(tissue, tmp_path):
     from artifusion.checkpoint import load_weights
 
     assert load_weights(tmp_path / "two/weights").training["images"] == 64
+
+
+def test_a_student_is_resumed_bit_for_bit_and_its_weights_tell_the_teacher(tissue, tmp_path):
+    from artifusion.checkpoint import load_weights
+
+    teacher = tmp_path / "teacher/weights"
+    for _ in train(tiny_config(), [tissue], teacher.parent, device="cpu", quiet=True):
+        pass
+    config = tiny_config(distill=DistillConfig(steps=2, substeps=2), targets=TargetConfig(blocks=0))
+    for _ in train(config, [tissue], tmp_path / "straight", init=teacher, device="cpu", quiet=True):
+        pass
+    run = train(config, [tissue], tmp_path / "resumed", init=teacher, device="cpu", quiet=True)
+    for _ in range(4):
+        next(run)
+    run.close()
+    for _ in train(config, [tissue], tmp_path / "resumed", init=teacher, device="cpu", quiet=True):
+        pass
+    straight, resumed = final(tmp_path / "straight"), final(tmp_path / "resumed")
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+    record = load_weights(tmp_path / "resumed/weights").training
+    assert record["distilled"] == {"teacher": "tiny", "sha256": load_weights(teacher).sha256, "steps": 2}
+
+
+def test_a_student_without_a_teacher_is_refused(tissue, tmp_path):
+    config = tiny_config(distill=DistillConfig(), targets=TargetConfig(blocks=0))
+    with pytest.raises(ConfigError, match="--init"):
+        next(train(config, [tissue], tmp_path / "run", device="cpu", quiet=True))
 
 
 def test_validation_images_are_never_trained_on(tissue, tmp_path):

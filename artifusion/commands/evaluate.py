@@ -29,6 +29,7 @@ def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
               help="A clean slide, an image, or a folder of them; repeat for more.")
 @click.option("-o", "--output", required=True, type=PATH, metavar="DIR", help="Where results go.")
 @click.option("--weights", default="he-small", show_default=True, metavar="NAME|DIR|HUB_ID", help="The model.")
+@click.option("--config", metavar="FILE|NAME", help="How ours paints, as for restore.")
 @click.option("--methods", callback=words, metavar="A,B",
               help="Any of mean, telea, navier-stokes, biharmonic, exemplar, refined, published, ours.  [default: all]")
 @click.option("--steps", callback=numbers, metavar="N,N", help="Evaluations of ours.  [default: 2,4,6,10,20,50]")
@@ -43,9 +44,9 @@ def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
               help="Also write the report, without pictures, here.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def evaluate(
-    data: tuple[Path, ...], output: Path, weights: str, methods: tuple[str, ...] | None, steps: tuple[int, ...] | None,
-    tiles: int, published_tiles: int, seed: int, mpp: float | None, validation: bool, device: str, docs: Path | None,
-    quiet: bool,
+    data: tuple[Path, ...], output: Path, weights: str, config: str | None, methods: tuple[str, ...] | None,
+    steps: tuple[int, ...] | None, tiles: int, published_tiles: int, seed: int, mpp: float | None, validation: bool,
+    device: str, docs: Path | None, quiet: bool,
 ) -> None:
     """Measure how true painted tissue is, against other methods, on tiles whose truth is known.
 
@@ -56,9 +57,9 @@ def evaluate(
     from artifusion.evaluation.methods import NAMES, STEPS
     from artifusion.evaluation.run import evaluate as run
 
-    report = run(data, output, weights=weights, methods=NAMES if methods is None else methods, steps=steps or STEPS,
-                 tiles=tiles, published_tiles=published_tiles, seed=seed, mpp=mpp, validation=validation, device=device,
-                 docs=docs, quiet=quiet, command=spoken(sys.argv[1:]))
+    report = run(data, output, weights=weights, config=config, methods=NAMES if methods is None else methods,
+                 steps=steps or STEPS, tiles=tiles, published_tiles=published_tiles, seed=seed, mpp=mpp,
+                 validation=validation, device=device, docs=docs, quiet=quiet, command=spoken(sys.argv[1:]))
     click.echo(report)
 
 

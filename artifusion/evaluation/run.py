@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from artifusion import __version__
+from artifusion.config import RestoreConfig, load_config
 from artifusion.errors import ArtifusionError, ConfigError, OutputError
 from artifusion.evaluation.features import NetworkSpace
 from artifusion.evaluation.measures import measure
@@ -30,6 +31,7 @@ def evaluate(
     out: str | Path,
     *,
     weights: str | Path = "he-small",
+    config: str | Path | None = None,
     methods: Sequence[str] = NAMES,
     steps: Sequence[int] = STEPS,
     tiles: int = 40,
@@ -48,6 +50,8 @@ def evaluate(
     `docs`: the report once more, without pictures. The same call goes on where an earlier one stopped.
 
     Args:
+        config: how "ours" and "refined" paint, but for the number of steps: a TOML file or a shipped name; default:
+            as `restore` does.
         methods: of NAMES; "ours" is our restoration once for each of `steps`.
         tiles: at least 2; how many, spread evenly over the images.
         published_tiles: how many of them the published procedure paints, which takes minutes for each.
@@ -56,7 +60,7 @@ def evaluate(
 
     Raises:
         DataError: no images or not so many clean tiles. OutputError: the folder belongs to something else.
-        ConfigError: an unknown method. WeightsError, DeviceError: as for a restoration.
+        ConfigError: an unknown method, or a `config` that is none. WeightsError, DeviceError: as for a restoration.
     """
     check_request(methods, steps, tiles)
     out, docs = Path(out), Path(docs) if docs else None
@@ -65,10 +69,12 @@ def evaluate(
     check_folder(out, asked)
     if docs and not docs.parent.is_dir():
         raise OutputError(f"{docs}: its folder does not exist; make {docs.parent} first")
-    restorer = Restorer.from_pretrained(weights, device) if set(methods) & set(OURS) else None
+    painting = load_config(RestoreConfig, "restore", config) if config else RestoreConfig()
+    restorer = Restorer.from_pretrained(weights, device, painting) if set(methods) & set(OURS) else None
     trials = plan_trials(data, tiles, seed, mpp, validation)
     job = asked | {
         "weights": f"{restorer.weights.name} {restorer.weights.sha256[:12]}" if restorer else "none",
+        "config": painting.model_dump(mode="json"),
         "device": restorer.device.type if restorer else "cpu", "trials": digest(trials), "command": command}
     fills = make_methods(methods, steps, trials, restorer, seed)
     with opened(out, {key: value for key, value in job.items() if key != "command"}) as records:

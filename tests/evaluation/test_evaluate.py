@@ -26,7 +26,7 @@ def _quick(monkeypatch, _cheap_artifacts):
     monkeypatch.setattr(measures, "MAX_WINDOWS", 2)
     torch.manual_seed(0)
     restorer = Restorer(Weights(SwinDenoiser(TINY), "tiny", "0" * 64, {}), "cpu")
-    monkeypatch.setattr(run.Restorer, "from_pretrained", lambda weights, device: restorer)
+    monkeypatch.setattr(run.Restorer, "from_pretrained", lambda weights, device, config: restorer)
 
 
 def invoke(*args):
