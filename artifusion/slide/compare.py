@@ -11,7 +11,7 @@ import numpy as np
 from artifusion.errors import SlideError
 from artifusion.geometry import Box
 from artifusion.slide import jpeg, tiff
-from artifusion.slide.blocks import per_block
+from artifusion.slide.blocks import cleared, grown, per_block
 from artifusion.slide.codecs import Jpeg2000Codec, JpegCodec, codec_of
 from artifusion.slide.container import generic_pyramid, level_pages, thumbnail_page
 from artifusion.slide.masks import Mask
@@ -166,7 +166,7 @@ def touched_reason(page: tiff.Page, fresh: tiff.Page, grid: Grid, index: int, ol
         found.outside.add(known[shown], samples[shown], ~touched)
         if found.same_size and isinstance(codec, Jpeg2000Codec):
             return _encoded_anew(shift, touched, inside)
-        beyond = np.where(codec.reach(touched, old)[..., None], 0, shift)
+        beyond = cleared(shift, codec.reach(touched, old))
         if not isinstance(codec, JpegCodec) or not isinstance(after, JpegCodec):
             return _moved(beyond, inside, f"{codec.name} keeps every pixel beside the regions, but one")
         from_again = shift
@@ -207,7 +207,7 @@ def worst_block(shift: np.ndarray, touched: np.ndarray, inside: Box) -> tuple[fl
     Args:
         shift: int16 (H, W, 3), of the pixels of the box `inside`; those under `touched`, bool (H, W), do not count.
     """
-    moved = np.where(touched[..., None], 0, np.abs(shift)).sum(axis=2)
+    moved = np.abs(cleared(shift, touched)).sum(axis=2)
     means = per_block(np.add, moved, BLOCK_PX, BLOCK_PX) / (3 * BLOCK_PX * BLOCK_PX)
     row, column = np.unravel_index(int(means.argmax()), means.shape)
     return float(means.max()), (inside.x + int(column) * BLOCK_PX, inside.y + int(row) * BLOCK_PX)
@@ -238,11 +238,9 @@ def jpeg_reason(headers: tuple[jpeg.Header, jpeg.Header], shift: np.ndarray, ree
     previous, header = headers
     if (header.quantisation, header.sampling) != (previous.quantisation, previous.sampling):
         return "its quantisation tables or sampling changed"
-    shift = np.where(touched[..., None], 0, shift)
+    shift = cleared(shift, touched)
     width, height = (8 * factor for factor in header.sampling)
-    near = per_block(np.logical_or, touched, width, height)
-    padded = np.pad(near, 1)
-    near = np.any([padded[y : y + near.shape[0], x : x + near.shape[1]] for y in range(3) for x in range(3)], axis=0)
+    near = grown(per_block(np.logical_or, touched, width, height), across=True, down=True)
     noise = max(float(np.sqrt(np.square(table).sum())) for table in map(np.array, header.quantisation)) / 2 / 8
     least = np.minimum(brightest(np.abs(reencoded)), brightest(np.abs(shift)))
     light = shift @ (np.array([0.299, 0.587, 0.114]) if photometric == jpeg.YCBCR else np.full(3, 1 / 3))

@@ -13,12 +13,12 @@ from shapely import Polygon
 
 from artifusion.geometry import Box, Size
 from artifusion.slide.classes import CLASSES, NOUNS, class_of
-from artifusion.slide.polygons import clipped, disjoint, draw, edge_table, pixel_counts, rectilinear
+from artifusion.slide.polygons import clipped, disjoint, draw, edge_table, pixel_counts, rectilinear, spans
 
 __all__ = ["DEFAULT_CLASS", "Mask", "rectilinear"]
 
 DEFAULT_CLASS = "other"
-BLOCK_PX = 2048                     # largest square of level-0 pixels that `coverage` looks at in one go
+BLOCK_PX = 2048                     # level-0 pixels, per side, that `coverage` looks at in one go
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Mask:
         """Which pixels of a level with size lv_size hold any masked level-0 pixel in their footprint: bool (H, W).
 
         A footprint spans the real ratio of the sizes, per axis; a level-0 pixel that it meets in part counts.
-        Memory: one block of BLOCK_PX squared level-0 pixels, however coarse the level.
+        Memory: the outlines in BLOCK_PX rows of level-0 pixels, however coarse the level; none of these is drawn.
         """
         touched = np.zeros((lv_box.height, lv_box.width), bool)
         inside = lv_box.intersection(Box(0, 0, *lv_size))
@@ -90,12 +90,12 @@ class Mask:
             touched[inside.slices(lv_box)] = self.read(inside)
             return touched
         edge_list, begins = self._edges
-        for index in self.near(footprint(inside, lv_size, self.l0_size)) if not inside.empty else ():
+        near = [] if inside.empty else self.near(footprint(inside, lv_size, self.l0_size))
+        for index in near:
             around = level_box(self.polygons[index].bounds, lv_size, self.l0_size).intersection(inside)
             for part in blocks(around, lv_size, self.l0_size, BLOCK_PX):
-                l0_box = footprint(part, lv_size, self.l0_size)
-                drawn = draw(edge_list[begins[index] : begins[index + 1]], l0_box)
-                touched[part.slices(lv_box)] |= any_in_footprints(drawn, l0_box, part, lv_size, self.l0_size)
+                found = spans(edge_list[begins[index] : begins[index + 1]], footprint(part, lv_size, self.l0_size))
+                touched[part.slices(lv_box)] |= met(*found, part, lv_size, self.l0_size)
         return touched
 
     @cached_property
@@ -136,12 +136,17 @@ def blocks(lv_box: Box, lv_size: Size, l0_size: Size, block_px: int) -> Iterable
             for y in range(lv_box.y, lv_box.bottom, step_y) for x in range(lv_box.x, lv_box.right, step_x))
 
 
-def any_in_footprints(masked: np.ndarray, l0_box: Box, lv_box: Box, lv_size: Size, l0_size: Size) -> np.ndarray:
-    """Which pixels of lv_box meet a set pixel of `masked` (bool, the level-0 pixels of l0_box)."""
-    if not masked.any():
-        return np.zeros((lv_box.height, lv_box.width), bool)
+def met(rows: np.ndarray, starts: np.ndarray, stops: np.ndarray, lv_box: Box, lv_size: Size, l0_size: Size
+        ) -> np.ndarray:
+    """Which pixels of lv_box have a footprint that holds a level-0 pixel of these spans: bool (H, W)."""
     left, right = footprint_edges(lv_box.x, lv_box.right, lv_size.width, l0_size.width)
     top, bottom = footprint_edges(lv_box.y, lv_box.bottom, lv_size.height, l0_size.height)
-    padded = np.pad(masked, ((0, 1), (0, 1)))             # reduceat takes no index behind the end
-    rows = np.logical_or.reduceat(padded, np.stack([top, bottom], axis=1).ravel() - l0_box.y, axis=0)[::2]
-    return np.logical_or.reduceat(rows, np.stack([left, right], axis=1).ravel() - l0_box.x, axis=1)[:, ::2]
+    first, after = np.searchsorted(right, starts, "right"), np.searchsorted(left, stops, "left")
+    row, last = np.searchsorted(bottom, rows, "right"), np.searchsorted(top, rows, "right") - 1
+    depths = np.zeros((lv_box.height, lv_box.width + 1), np.int32)
+    while len(row):                                       # a level-0 row may lie in the footprints of several
+        np.add.at(depths, (row, first), 1)
+        np.add.at(depths, (row, after), -1)
+        more = row < last
+        row, last, first, after = row[more] + 1, last[more], first[more], after[more]
+    return np.cumsum(depths[:, :-1], axis=1) > 0

@@ -67,6 +67,19 @@ def draw(edge_list: np.ndarray, box: Box) -> np.ndarray:
     return drawn
 
 
+def spans(edge_list: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pixels that `draw` would set, as runs: rows, first columns, and columns behind the last. Work: edges + rows.
+
+    A row's runs do not overlap and none is empty.
+    """
+    _, rows, columns, _ = crossings(edge_list, box.y, box.bottom)
+    order = np.lexsort((columns, rows))
+    rows, columns = rows[order][::2], np.clip(columns[order], box.x, box.right)
+    starts, stops = columns[::2], columns[1::2]
+    there = starts < stops
+    return rows[there], starts[there], stops[there]
+
+
 def pixel_counts(edge_list: np.ndarray, begins: np.ndarray) -> np.ndarray:
     """How many pixels `draw` would set for each polygon of an edge table, without drawing them: int64 (polygons,)."""
     counts = np.zeros(len(begins), np.int64)

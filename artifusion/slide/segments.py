@@ -85,8 +85,9 @@ class PixelChange:
         A pixel changed where any channel did; means are over channels.
         """
         same = before == after
-        changed = where & ~(same[..., 0] & same[..., 1] & same[..., 2])
-        difference = np.abs(before[changed].astype(np.int16) - after[changed])                    # (changed, 3)
+        changed = np.flatnonzero(where & ~(same[..., 0] & same[..., 1] & same[..., 2]))
+        old, new = (pixels.reshape(-1, 3).take(changed, axis=0) for pixels in (before, after))    # (changed, 3)
+        difference = np.abs(old.astype(np.int16) - new)
         self.px += int(np.count_nonzero(where))
         self.changed_px += len(difference)
         self.largest = max(self.largest, int(difference.max(initial=0)))
