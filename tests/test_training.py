@@ -359,9 +359,11 @@ def test_two_processes_learn_what_one_learns(tissue, tmp_path):
     alone, together = tmp_path / "alone", tmp_path / "together"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, *command, "--run-dir", str(alone)], check=True, env=environment)
-    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    result = subprocess.run([*ranks, *command, "--run-dir", str(together)], check=True, env=environment,
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1",
+             "--nproc-per-node", "2"]                       # by address: a machine's name is not always found
+    result = subprocess.run([*ranks, *command, "--run-dir", str(together)], env=environment,
                             capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
     assert result.stdout.count("crops seen") == 1
     one, two = final(alone), final(together)
     assert one.keys() == two.keys() and record(alone)["images"] == record(together)["images"] == 24
