@@ -96,7 +96,7 @@ class DistillConfig(Frozen):
     """A student learns to do in `steps` steps of DDIM what its teacher, the weights it begins from, needs more for."""
 
     steps: int = Field(4, ge=1, le=100)                 # of the student, from noise to clean
-    substeps: int = Field(3, ge=2, le=100)              # of the teacher, for each of them
+    substeps: int = Field(8, ge=2, le=100)              # of the teacher, for each of them
 
 
 class TrainConfig(Frozen):

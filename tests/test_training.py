@@ -31,6 +31,7 @@ from artifusion.errors import (
     SlideError,
     WeightsError,
 )
+from artifusion.pixels import tensor_from_images
 from artifusion.shards import read_tiles
 from artifusion.tiles import find_images
 from artifusion.trainer import Trainer, optimizers
@@ -132,6 +133,24 @@ def test_a_student_is_resumed_bit_for_bit_and_its_weights_tell_the_teacher(tissu
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
     record = load_weights(tmp_path / "resumed/weights").training
     assert record["distilled"] == {"teacher": "tiny", "sha256": load_weights(teacher).sha256, "steps": 2}
+
+
+def test_on_one_batch_a_tiny_student_halves_its_teachers_error_and_the_teacher_stays_as_it_was(tissue, tmp_path):
+    from artifusion.checkpoint import load_weights
+
+    for _ in train(tiny_config(), [tissue], tmp_path / "teacher", device="cpu", quiet=True):
+        pass
+    config = tiny_config(distill=DistillConfig(steps=2, substeps=3), targets=TargetConfig(blocks=0),
+                         learning_rate=5e-3)
+    trainer = Trainer(config, tmp_path, Group(0, 1, torch.device("cpu")), load_weights(tmp_path / "teacher/weights"))
+    batch = draw_batch(Corpus.of(list(read_tiles(find_images([tissue]))), config.data), config, range(4), 0.0)
+    x0 = tensor_from_images(batch.pixels)
+    level = trainer.teacher.student_level(batch.level)
+    before = trainer.teacher.answer(x0, level, batch.noise, batch.spacing_um)
+    losses = [trainer.step(batch, 1.0) for _ in range(80)]    # the first is the teacher's own
+    after = trainer.teacher.answer(x0, level, batch.noise, batch.spacing_um)
+    assert losses[-1] < losses[0] / 2
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
 
 
 def test_a_student_without_a_teacher_is_refused(tissue, tmp_path):
