@@ -59,7 +59,7 @@ MULTIPLE = 2 ** (len(CHANNELS) - 1)
 
 def seen(rgb: np.ndarray, look: Look) -> Tensor:
     """What the network is shown of pixels uint8 (H, W, 3): float32 (1, 3, H, W)."""
-    density = (optical_density(rgb) - np.float32(look.glass)) / np.float32(np.mean(look.density))
+    density = (optical_density(rgb) - np.array(look.glass, np.float32)) / np.mean(look.density, dtype=np.float32)
     return torch.from_numpy(density).permute(2, 0, 1)[None]
 
 
