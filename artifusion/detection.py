@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from artifusion.config import DEFAULT_SPACING_UM
 from artifusion.errors import OutputError, SlideError
+from artifusion.folds import folds
 from artifusion.geometry import Box
 from artifusion.outlines import draw_outlines
 from artifusion.picture import check_picture_name
@@ -100,11 +101,12 @@ def detect(
         look, samples = survey.look(tiles, any_stain)
     except SlideError as error:
         raise SlideError(f"{source.path}: {error}") from None
-    unlike = disagreement(restorer or Restorer.from_pretrained(), samples, survey.coarse_um) if (
-        "denoiser" in sources) else None
+    more = [folds(look, survey.coarse_um)] if "image" in sources else []
+    if "denoiser" in sources:
+        more.append(disagreement(restorer or Restorer.from_pretrained(), samples, survey.coarse_um))
     seen = tqdm(tiles, desc="looking", unit="tile", disable=quiet or None)
-    maps = survey.maps(seen, look, "image" in sources, unlike)
-    if unlike:
+    maps = survey.maps(seen, look, "image" in sources, more)
+    if "denoiser" in sources:
         maps["unlike"] = against_own(maps)
     found = [finding for finding in find(maps, survey.coarse_um) if finding.score >= threshold]
     ids, scores = survey.outline(found, look, partial(tqdm, desc="outlining", unit="tile", disable=quiet or None))

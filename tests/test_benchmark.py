@@ -8,6 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+from made_slides import he_like
+from PIL import Image
+from safetensors.torch import load_file
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TEMPORARY = "artifusion-bench-*"
 QUICK = (sys.executable, BENCHMARKS / "bench.py", "--quick")
@@ -67,3 +71,16 @@ def test_a_commands_peak_memory_is_its_own_and_its_childrens(monkeypatch):
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '{child}'])"
     *_, large_mb = run([sys.executable, "-c", parent])
     assert small_mb < 100 and 200 < large_mb < 350
+
+
+def test_the_network_that_sees_folds_learns_from_clean_tissue(tmp_path):
+    from artifusion.folds import FoldNet
+
+    for name in ("brecahad/a.png", "brecahad/10037.jpg", "osteosarcoma/a.png", "tnbc/a.png", "her2st/a.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(he_like(1000, 1000)).save(path)
+    done = subprocess.run([sys.executable, BENCHMARKS / "train_folds.py", tmp_path, tmp_path / "out.safetensors",
+                           "--steps", "2", "--samples", "4"], check=True, capture_output=True, text=True)
+    assert done.stdout.count("validation") == 3
+    FoldNet().load_state_dict(load_file(tmp_path / "out.safetensors"))

@@ -15,12 +15,11 @@ from scipy import ndimage
 from artifusion.errors import SlideError
 from artifusion.slide.tissue import GLASS_OD, optical_density
 
-KINDS = ("pen", "black", "fold", "blur")        # "black" becomes bubble, dark, dust, pen or other by its shape
-LOW: Mapping[str, float] = {"pen": 0.45, "black": 0.4, "fold": 0.65, "blur": 0.6}
+KINDS = ("pen", "black", "blur")        # "black" becomes bubble, dark, dust, pen or other by its shape
+LOW: Mapping[str, float] = {"pen": 0.45, "black": 0.4, "blur": 0.6}
 FEWEST_PX = 400             # tissue pixels from which a slide's own look is taken; with fewer a common H&E's serves
 SMALLEST_SIGMA_PX = 0.5
 BLUR_UM = 2.0               # per pixel; where they are larger, nothing is sharp
-MIRRORED = 1.9              # quartile distances, of logarithms, from the median to the denser tenth (a Gaussian's)
 DARK_SHARE, BROWN_SHARE, FOREIGN_SHARE = 0.5, 0.12, 0.8
 
 
@@ -31,7 +30,7 @@ class Look:
     glass, density: of bare glass and of median tissue; neutral, stray: median neutral density, and how far above it the
     densest tenth lies; red, cyan: the most of
     redness, and of red over green, per density; blue: the least of blue per red;
-    thick: how many times denser than the median the denser tenth of the tissue is; detail: median local contrast.
+    detail: median local contrast.
     """
 
     glass: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -41,7 +40,6 @@ class Look:
     red: float = 0.0
     cyan: float = 0.0
     blue: float = 0.36
-    thick: float = 1.2
     detail: float = 0.1
 
 
@@ -68,8 +66,6 @@ def look_of(samples: Iterable[np.ndarray], mpp: float, any_stain: bool = False) 
     blacks = np.concatenate([neutral(blurred(piece - glass, 1 / mpp))[od.mean(axis=2) > GLASS_OD]
                              for piece, od in zip(pieces, smooth, strict=True)])
     density = np.maximum(np.median(tissue, axis=0), 0.05)
-    times = np.concatenate([(od / density).min(axis=2)[od.mean(axis=2) > GLASS_OD]
-                            for od in (blurred(piece - glass, 6 / mpp) for piece in pieces)])
     contrast = np.concatenate([detail(piece - glass, mpp)[od.mean(axis=2) > 0.7 * density.mean()]
                                for piece, od in zip(pieces, smooth, strict=True)])
     reds = redness(tissue) / tissue.mean(axis=1)
@@ -80,16 +76,7 @@ def look_of(samples: Iterable[np.ndarray], mpp: float, any_stain: bool = False) 
         red=float(max(0.0, np.percentile(reds, 85))),
         cyan=float(np.clip(np.percentile(cyans, 90) + 0.06, 0.0, 0.25)),
         blue=float(min(0.36, 0.85 * np.percentile(tissue[:, 2] / np.maximum(tissue[:, 0], 0.1), 10))),
-        thick=thick_of(times), detail=float(np.median(contrast)) if len(contrast) else 0.1)
-
-
-def thick_of(times: np.ndarray) -> float:
-    """How many times denser than the median the denser tenth of clean tissue is.
-
-    A fold on more than a tenth of a small picture would raise that: then the lighter half tells how much it strays.
-    """
-    lighter, median, denser = np.percentile(times, (25, 50, 90))
-    return float(max(1.0, min(denser, median * (median / max(lighter, 0.05)) ** MIRRORED)))
+        detail=float(np.median(contrast)) if len(contrast) else 0.1)
 
 
 def check_stain(tissue: np.ndarray) -> None:
@@ -109,7 +96,7 @@ def check_stain(tissue: np.ndarray) -> None:
 def evidence(rgb: np.ndarray, mpp: float, look: Look) -> dict[str, np.ndarray]:
     """A float32 map (H, W) for each of KINDS, of pixels uint8 (H, W, 3) at mpp um per pixel."""
     od = optical_density(rgb) - np.array(look.glass, np.float32)
-    fine, broad, wide = (blurred(od, um / mpp) for um in (1.0, 2.5, 6.0))
+    fine, broad = (blurred(od, um / mpp) for um in (1.0, 2.5))
     red, green, blue = (broad[..., c] for c in range(3))
     inks = (
         (red - 1.02 * green - look.cyan * broad.mean(axis=2)) / 0.09,     # blue and green ink: red is absorbed most
@@ -117,14 +104,11 @@ def evidence(rgb: np.ndarray, mpp: float, look: Look) -> dict[str, np.ndarray]:
         # Red ink: as eosin, but blue is absorbed too; red cells and pigment absorb more of it.
         (redness(broad) - look.red * broad.mean(axis=2) - 0.02) / 0.12 * (blue < 0.98 * green),
     )
-    density = np.array(look.density, np.float32)
-    times = (wide / density).min(axis=2)                                  # doubled tissue is denser in every colour
     sharp = detail(od, mpp) / max(look.detail, 1e-3)
     covered = blurred((od.mean(axis=2) > GLASS_OD).astype(np.float32), 12 / mpp)
     return {
         "pen": np.maximum.reduce(inks),
         "black": (neutral(fine) - look.neutral) / max(0.30, 3.5 * look.stray),
-        "fold": (times - 1) / max(0.5, 2.2 * (look.thick - 1)),
         "blur": np.where((covered > 0.95) & (mpp <= BLUR_UM), (1 - sharp) / 0.7, 0),
     }
 

@@ -27,11 +27,9 @@ GAP_UM = 3.0                # in a bubble's rim
 STREAK_UM = 4.0             # between streaks of ink
 SOLID_UM = 4.0              # per pixel; in a coarser picture the inside of a ring of ink is tissue, and stays
 SLENDER = 1.7               # black ink is longer than wide by this much; a dark spot is not
-FOLD_WIDTH_UM = 8.0
-FOLD_LEVELS = (1.7, 1.35, 1.1, 0.85, LOW["fold"])
-FOLD_TIMES = 1.2            # area, in squares of its width: a fold is long, a nest of cells is round
-FOLD_ENOUGH = 1.9           # times denser than the slide's tissue, in its unit, by times denser than what is beside it
-FOLD_STEP = 1.18            # how many times denser than its surroundings a fold is, at least
+FOLD_LOW, FOLD_HIGH = 0.5, 0.98         # probability
+FOLD_ENOUGH = 0.85          # its mean over a fold, from which it counts
+FOLD_STEP = 1.35            # how many times denser than its surroundings a fold is, at least
 STEP_UM = 12.0
 GLASS_STEP = 13             # of the density map; what is lighter beside a fold is glass, against which all is dense
 UNEXPLAINED = 1.3           # of the denoiser's evidence, where no image evidence names the class
@@ -54,12 +52,12 @@ class Finding:
 def find(maps: Mapping[str, np.ndarray], mpp: float) -> Iterator[Finding]:
     """The artifacts in maps of evidence, uint8 (H, W) in UNIT, at mpp um per pixel; a place is found once.
 
-    `maps` holds the KINDS of `evidence`, "density" (mean optical density) and "unlike" (what the denoiser says); an
-    absent one counts as all zero. Memory: about 14 bytes a pixel.
+    `maps` holds the KINDS of `evidence`, "fold" (its probability) and "unlike" (what the denoiser says), of which an
+    absent one counts as all zero, and "density" (mean optical density). Memory: about 14 bytes a pixel.
     """
     free = np.ones(next(iter(maps.values())).shape, bool)
     unlike = maps.get("unlike")
-    for kind, where in (("black", bubble), ("black", black), ("pen", pen), ("fold", fold), ("blur", blur),
+    for kind, where in (("black", bubble), ("pen", pen), ("fold", fold), ("black", black), ("blur", blur),
                         ("unlike", unexplained)):
         if kind in maps:
             for finding in where(maps, free, mpp):
@@ -166,40 +164,16 @@ def pen(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterato
 
 
 def fold(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterator[Finding]:
-    """Tissue laid double, outlined at the level of evidence where it stands out most from what is beside it.
-
-    No one level fits: above a high one a fold falls to pieces, above a low one it runs into dense tissue.
-    """
-    evidence = maps["fold"] * free
-    candidates = [both for level in FOLD_LEVELS for both in doubled(level, evidence, maps, mpp)]
-    taken = np.zeros(free.shape, bool)
-    for _, finding in sorted(candidates, key=lambda both: -both[0]):
-        here = taken[finding.box.slices()]
-        if not here[finding.covered].any():
-            here |= finding.covered
-            yield finding
-
-
-def doubled(
-    level: float, evidence: np.ndarray, maps: Mapping[str, np.ndarray], mpp: float,
-) -> Iterator[tuple[float, Finding]]:
-    """Places above a level of evidence that are long and denser than the tissue beside, and how far they stand out."""
-    whole = whole_of(evidence)
-    for box, covered in components(evidence, level, level, SMALLEST_UM2["fold"] / mpp**2):
-        width_um = 2 * mpp * float(ndimage.distance_transform_edt(np.pad(covered, 1)).max())
-        if width_um < FOLD_WIDTH_UM or np.count_nonzero(covered) * mpp**2 < FOLD_TIMES * width_um**2:
-            continue
-        near = box.expanded(round(STEP_UM / mpp) + 1).intersection(whole)
+    """Tissue laid double: probably so, and denser than what is beside it."""
+    for box, covered in components(maps["fold"] * free, FOLD_LOW, FOLD_HIGH, SMALLEST_UM2["fold"] / mpp**2):
+        near = box.expanded(round(STEP_UM / mpp) + 1).intersection(whole_of(free))
         placed = np.zeros((near.height, near.width), bool)
         placed[box.slices(near)] = covered
-        around = grown(placed, STEP_UM / mpp) & ~grown(placed, 3 / mpp)
         density = maps["density"][near.slices()]
-        around &= density > GLASS_STEP
-        step = float(density[placed].mean() / max(1.0, density[around].mean())) if around.any() else 1.0
-        if step >= FOLD_STEP:
-            peak = float(np.percentile(maps["fold"][box.slices()][covered], 75)) / UNIT
-            out = (step - 1) * np.count_nonzero(covered) ** (1 / 3)      # pieces step no less than the whole
-            yield out, Finding("fold", "fold", score_of(peak * step / FOLD_ENOUGH), box, covered)
+        around = grown(placed, STEP_UM / mpp) & ~grown(placed, 3 / mpp) & (density > GLASS_STEP)
+        if around.any() and density[placed].mean() >= FOLD_STEP * density[around].mean():
+            mean = min(0.999, float(maps["fold"][box.slices()][covered].mean()) / UNIT)
+            yield Finding("fold", "fold", score_of(mean / (1 - mean) * (1 - FOLD_ENOUGH) / FOLD_ENOUGH), box, covered)
 
 
 def blur(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterator[Finding]:

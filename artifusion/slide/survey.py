@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -20,13 +20,17 @@ from artifusion.slide.tissue import optical_density
 COARSE_UM = (1.0, 2.0, 4.0, 8.0, 16.0)      # um per pixel at which a slide is looked over: the finest with few pixels
 COARSE_PX = 26_000_000
 FINEST_UM = 0.5
-TILE_PX, HALO_PX = 512, 64
+TILE_PX = 512
+HALO_PX, HALO_UM = 64, 128.0               # both at least: what the fold network looks at around a pixel
 OVERVIEW_PX = 1024
 SAMPLE_TILES = 12
 FULL_OD = 2.0                               # of the density map's 255
 REFINE_PX = 1024
 SOLID = ("bubble", "pen")                   # what lies inside their outline is theirs
 MARGIN_UM = {"pen": 2.0, "fold": 1.0, "dark": 4.0, "dust": 2.5, "other": 2.5, "blur": 0.0}
+
+Source = Callable[[np.ndarray, Box], dict[str, np.ndarray]]
+"""Pixels uint8 (H, W, 3) at the coarse scale and their box -> maps (H, W) >= 0 by name."""
 
 
 @dataclass(frozen=True)
@@ -73,26 +77,26 @@ class Survey:
         return look_of(samples, self.coarse_um, any_stain), samples
 
     def maps(
-        self, tiles: Iterable[Box], look: Look, image: bool = True,
-        unlike: Callable[[np.ndarray, Box], dict[str, np.ndarray]] | None = None,
+        self, tiles: Iterable[Box], look: Look, image: bool = True, more: Sequence[Source] = (),
     ) -> dict[str, np.ndarray]:
         """The maps that `find` takes, of the whole slide, from its tiles.
 
         Args:
             image: with the image evidence.
-            unlike: pixels uint8 (H, W, 3) at the coarse scale and their box -> more maps (H, W) >= 0 by name.
+            more: other sources of maps.
 
         Memory: the maps, seven bytes a coarse pixel, and one tile.
         """
         maps: dict[str, np.ndarray] = {}
+        halo = max(HALO_PX, round(HALO_UM / self.coarse_um))
         for box in tiles:
-            near = box.expanded(HALO_PX).intersection(Box(0, 0, *self.coarse))
+            near = box.expanded(halo).intersection(Box(0, 0, *self.coarse))
             rgb = self.read(near, self.coarse)
             found = evidence(rgb, self.coarse_um, look) if image else {}
             found = {kind: values * UNIT for kind, values in found.items()}
             found["density"] = (optical_density(rgb).mean(axis=2) - np.mean(look.glass)) * (255 / FULL_OD)
-            if unlike:
-                found |= {kind: values * UNIT for kind, values in unlike(rgb, near).items()}
+            for source in more:
+                found |= {kind: values * UNIT for kind, values in source(rgb, near).items()}
             for kind, values in found.items():
                 if kind not in maps:
                     maps[kind] = np.zeros(self.coarse[::-1], np.uint8)

@@ -5,7 +5,8 @@ import pytest
 from made_slides import he_like
 
 from artifusion.errors import SlideError
-from artifusion.geometry import Size
+from artifusion.folds import folds
+from artifusion.geometry import Box, Size
 from artifusion.slide.damage import paint
 from artifusion.slide.evidence import evidence, look_of
 from artifusion.slide.findings import UNIT, find
@@ -17,8 +18,9 @@ MPP = 1.0
 
 
 def found_in(pixels):
-    maps = {kind: np.clip(values * UNIT, 0, 255).astype(np.uint8)
-            for kind, values in evidence(pixels, MPP, look_of([pixels], MPP)).items()}
+    look = look_of([pixels], MPP)
+    values = evidence(pixels, MPP, look) | folds(look, MPP)(pixels, Box(0, 0, *pixels.shape[1::-1]))
+    maps = {kind: np.clip(value * UNIT, 0, 255).astype(np.uint8) for kind, value in values.items()}
     maps["density"] = np.clip(optical_density(pixels).mean(axis=2) * 127, 0, 255).astype(np.uint8)
     return [finding for finding in find(maps, MPP) if finding.score >= 0.5]
 
@@ -45,19 +47,6 @@ def test_a_painted_artifact_is_found_with_its_class(kind, size_px, least):
 def test_a_bubble_that_the_picture_cuts_is_filled_up_to_its_edge():
     damaged, truth = paint("bubble", he_like(), (0, 180), 110, np.random.default_rng(1))
     assert dice(found_in(damaged), "bubble", truth) > 0.7
-
-
-def doubled(pixels, rows, columns):
-    """The tissue of a strip laid upon itself: light passes twice, densities double."""
-    out, truth = pixels.copy(), np.zeros(pixels.shape[:2], bool)
-    out[rows, columns] = np.square(pixels[rows, columns] / 255) * 255
-    truth[rows, columns] = True
-    return out, truth
-
-
-def test_a_fold_on_a_sixth_of_the_tissue_does_not_pass_for_the_tissue_s_own_strays():
-    damaged, truth = doubled(he_like(), slice(150, 210), slice(0, 400))
-    assert dice(found_in(damaged), "fold", truth) > 0.55
 
 
 def test_fluorescence_and_brown_stains_are_refused_with_the_flag_that_overrides_it():
@@ -87,7 +76,9 @@ def test_maps_of_tiles_are_those_of_the_whole(tmp_path):
     tiles = survey.tiles()
     look, _ = survey.look(tiles, any_stain=False)
     assert len(tiles) > 1
-    whole = evidence(pixels, MPP, look)
-    for kind, map_ in survey.maps(tiles, look).items():
-        if kind in whole:
-            assert np.abs(map_ - np.clip(whole[kind] * UNIT, 0, 255)).max() <= 1, kind
+    seen = folds(look, MPP)
+    whole = evidence(pixels, MPP, look) | seen(pixels, Box(0, 0, *survey.coarse))
+    maps = survey.maps(tiles, look, more=[seen])
+    assert maps.keys() == whole.keys() | {"density"}
+    for kind, values in whole.items():
+        assert np.abs(maps[kind] - np.clip(values * UNIT, 0, 255)).max() <= 1, kind

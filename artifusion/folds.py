@@ -1,0 +1,100 @@
+"""Folds, as a small network sees them: tissue laid double, told from dense tissue by its outline and its texture.
+
+It has learned from clean tissue on which `artifusion.slide.artifacts` laid folds, and other artifacts that are none
+(weights/folds/README.md; benchmarks/train_folds.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from itertools import pairwise
+
+import numpy as np
+import torch
+from safetensors.torch import load
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from artifusion.geometry import Box
+from artifusion.slide.evidence import Look
+from artifusion.slide.tissue import optical_density
+
+CHANNELS = (12, 24, 36, 48)             # from the full resolution down
+FINEST_UM = 2.0                         # per pixel; it has learned at 1.7 to 9
+
+
+class FoldNet(nn.Module):
+    """A U-Net (Ronneberger et al. 2015) of 110,000 parameters.
+
+    Optical density over that of the slide's median tissue (B, 3, H, W), sides multiples of 8 -> logits (B, 1, H, W).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(nn.Sequential(_conv(i, o), _conv(o, o)) for i, o in
+                                  zip((3, *CHANNELS), CHANNELS, strict=False))
+        self.up = nn.ModuleList(_conv(high + low, high) for high, low in pairwise(CHANNELS))
+        self.out = nn.Conv2d(CHANNELS[0], 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = []
+        for number, level in enumerate(self.down):
+            x = level(F.avg_pool2d(x, 2) if number else x)
+            kept.append(x)
+        for level, skip in zip(reversed(self.up), reversed(kept[:-1]), strict=True):
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = level(torch.cat([x, skip], 1))
+        return self.out(x)
+
+
+def _conv(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs),
+                         nn.ReLU(inplace=True))
+
+
+MULTIPLE = 2 ** (len(CHANNELS) - 1)
+
+
+def seen(rgb: np.ndarray, look: Look) -> Tensor:
+    """What the network is shown of pixels uint8 (H, W, 3): float32 (1, 3, H, W)."""
+    density = (optical_density(rgb) - np.array(look.glass, np.float32)) / np.mean(look.density, dtype=np.float32)
+    return torch.from_numpy(density).permute(2, 0, 1)[None]
+
+
+@cache
+def network() -> FoldNet:
+    """The embedded network."""
+    net = FoldNet()
+    net.load_state_dict(load((files("artifusion") / "weights/folds/model.safetensors").read_bytes()))
+    return net.float().eval()
+
+
+def folds(look: Look, mpp: float) -> Callable[[np.ndarray, Box], dict[str, np.ndarray]]:
+    """Pixels uint8 (H, W, 3) at mpp um per pixel, and their box -> the map "fold": probabilities float32 (H, W).
+
+    The network runs on the CPU in float32, at 2 um per pixel where mpp is finer, and takes 28 kFLOP for a pixel.
+    """
+    @torch.inference_mode()
+    def probability(rgb: np.ndarray, box: Box) -> dict[str, np.ndarray]:
+        height, width = rgb.shape[:2]
+        shrunk = resized(rgb, min(1.0, mpp / FINEST_UM))
+        x = seen(shrunk, look)
+        rows, columns = x.shape[2:]
+        x = F.pad(x, (0, -columns % MULTIPLE, 0, -rows % MULTIPLE), mode="replicate")
+        logits = network()(x)[..., :rows, :columns]
+        logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+        return {"fold": torch.sigmoid(logits)[0, 0].numpy()}
+
+    return probability
+
+
+def resized(rgb: np.ndarray, scale: float) -> np.ndarray:
+    """Pixels uint8 (H, W, 3) made smaller, scale <= 1, each the mean of what it covers."""
+    if scale == 1:
+        return rgb
+    size = [max(1, round(side * scale)) for side in rgb.shape[:2]]
+    x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float()
+    x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
+    return x[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
