@@ -77,7 +77,7 @@ def detect(
         restorer: whose denoiser serves; by default the embedded one.
         any_stain: look even at what is not H&E.
 
-    Memory: some 20 bytes a pixel of the coarse scale (26 Mpx at most up to slides of 8 cm) and 2 of the fine one.
+    Memory: some 30 bytes a pixel of the coarse scale (26 Mpx at most up to slides of 8 cm) and 2 of the fine one.
 
     Raises:
         SlideError: cannot be read, or is not H&E.

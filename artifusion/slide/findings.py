@@ -53,7 +53,8 @@ def find(maps: Mapping[str, np.ndarray], mpp: float) -> Iterator[Finding]:
     """The artifacts in maps of evidence, uint8 (H, W) in UNIT, at mpp um per pixel; a place is found once.
 
     `maps` holds the KINDS of `evidence`, "fold" (its probability) and "unlike" (what the denoiser says), of which an
-    absent one counts as all zero, and "density" (mean optical density). Memory: about 14 bytes a pixel.
+    absent one counts as all zero, and "density" (mean optical density). Memory: about 25 bytes a pixel,
+    more for a very large finding.
     """
     free = np.ones(next(iter(maps.values())).shape, bool)
     unlike = maps.get("unlike")
@@ -170,7 +171,7 @@ def fold(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterat
         placed = np.zeros((near.height, near.width), bool)
         placed[box.slices(near)] = covered
         density = maps["density"][near.slices()]
-        around = grown(placed, STEP_UM / mpp) & ~grown(placed, 3 / mpp) & (density > GLASS_STEP)
+        around = grown(placed, max(1.5, STEP_UM / mpp)) & ~grown(placed, 3 / mpp) & (density > GLASS_STEP)
         if around.any() and density[placed].mean() >= FOLD_STEP * density[around].mean():
             mean = min(0.999, float(maps["fold"][box.slices()][covered].mean()) / UNIT)
             yield Finding("fold", "fold", score_of(mean / (1 - mean) * (1 - FOLD_ENOUGH) / FOLD_ENOUGH), box, covered)

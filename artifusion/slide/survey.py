@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -22,6 +23,7 @@ COARSE_PX = 26_000_000
 FINEST_UM = 0.5
 TILE_PX = 512
 HALO_PX, HALO_UM = 64, 128.0               # both at least: what the fold network looks at around a pixel
+HALO_STEP = 16                              # of its coarsest pixels, so that tiles show them alike
 OVERVIEW_PX = 1024
 SAMPLE_TILES = 12
 FULL_OD = 2.0                               # of the density map's 255
@@ -88,7 +90,7 @@ class Survey:
         Memory: the maps, seven bytes a coarse pixel, and one tile.
         """
         maps: dict[str, np.ndarray] = {}
-        halo = max(HALO_PX, round(HALO_UM / self.coarse_um))
+        halo = max(HALO_PX, math.ceil(HALO_UM / self.coarse_um / HALO_STEP) * HALO_STEP)
         for box in tiles:
             near = box.expanded(halo).intersection(Box(0, 0, *self.coarse))
             rgb = self.read(near, self.coarse)
