@@ -6,7 +6,6 @@ It has learned from clean tissue on which `artifusion.slide.artifacts` laid fold
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from itertools import pairwise
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 
 from artifusion.geometry import Box
 from artifusion.slide.evidence import Look
+from artifusion.slide.survey import Source
 from artifusion.slide.tissue import optical_density
 
 CHANNELS = (12, 24, 36, 48)             # from the full resolution down
@@ -71,7 +71,7 @@ def network() -> FoldNet:
     return net.float().eval()
 
 
-def folds(look: Look, mpp: float) -> Callable[[np.ndarray, Box], dict[str, np.ndarray]]:
+def folds(look: Look, mpp: float) -> Source:
     """Pixels uint8 (H, W, 3) at mpp um per pixel, and their box -> the map "fold": probabilities float32 (H, W).
 
     The network runs on the CPU in float32, on pixels twice as large where mpp is finer than FINEST_UM, and takes 28
