@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SAMPLE_PX = 512          # per side of a canvas: pixels that tell the colours around a region
 
 Batch = tuple[Canvas, ...]
+View = tuple[np.ndarray, np.ndarray]                        # uint8 (H, W, 3) and bool (H, W)
 
 
 def paint(canvases: Sequence[Canvas], patches: Patches, restorer: Restorer, mpp: float, seed: int
@@ -86,28 +87,39 @@ class Reader:
         self._colours: dict[int, np.ndarray] = {}
 
     def __call__(self, batch: Batch) -> Work:
+        views = {canvas: view(canvas, self._patches, canvas.wave) for canvas in batch}
+        images, masks = zip(*views.values(), strict=True)
         return {
-            "images": [self._patches.read(canvas.l0_box, before_wave=canvas.wave) for canvas in batch],
-            "masks": [self._patches.remaining(canvas.l0_box, before_wave=canvas.wave) for canvas in batch],
+            "images": list(images),
+            "masks": list(masks),
             "keys": [(canvas.l0_box.x, canvas.l0_box.y) for canvas in batch],
-            "surroundings": [self._surroundings(canvas.region) for canvas in batch],
+            "surroundings": [self._surroundings(canvas.region, views) for canvas in batch],
             "mpp": self._mpp,
             "seed": self._seed,
         }
 
-    def _surroundings(self, region: int) -> np.ndarray:
+    def _surroundings(self, region: int, views: Mapping[Canvas, View]) -> np.ndarray:
         """The colours around a region; forgotten when its last canvas asked."""
         if region not in self._colours:
-            self._colours[region] = known_around(self._members[region], self._patches)
+            self._colours[region] = known_around(self._members[region], self._patches, views)
         self._left[region] -= 1
         return self._colours[region] if self._left[region] else self._colours.pop(region)
 
 
-def known_around(canvases: Sequence[Canvas], patches: Patches) -> np.ndarray:
-    """Known pixels around a region as scanned, uint8 (N, 3), from at most SAMPLE_PX**2 pixels of each canvas."""
+def view(canvas: Canvas, patches: Patches, before_wave: int) -> View:
+    """A canvas with what earlier waves painted: its pixels, and which of them are still to be painted."""
+    return patches.read(canvas.l0_box, before_wave), patches.remaining(canvas.l0_box, before_wave)
+
+
+def known_around(canvases: Sequence[Canvas], patches: Patches, views: Mapping[Canvas, View]) -> np.ndarray:
+    """Known pixels around a region as scanned, uint8 (N, 3), from at most SAMPLE_PX**2 pixels of each canvas.
+
+    Views that are at hand serve, those of the first wave: nothing was painted before them.
+    """
     known = []
     for canvas in canvases:
         step = -(-max(canvas.size) // SAMPLE_PX)
-        pixels = patches.read(canvas.l0_box, before_wave=0)[::step, ::step]
-        known.append(pixels[~patches.remaining(canvas.l0_box, before_wave=0)[::step, ::step]])
+        at_hand = canvas.wave == 0 and canvas in views
+        pixels, hole = views[canvas] if at_hand else view(canvas, patches, before_wave=0)
+        known.append(pixels[::step, ::step][~hole[::step, ::step]])
     return np.concatenate(known)
