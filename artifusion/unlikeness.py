@@ -18,11 +18,11 @@ from artifusion.slide.findings import UNIT
 from artifusion.slide.survey import FULL_OD
 from artifusion.slide.tissue import GLASS_OD
 
-LEVEL = 0.8                  # of noise: tissue's palette and layout are still seen, its nuclei are not
+MIDDLE, ALMOST_NOISE = 0.65, 0.96      # levels: tissue's layout is still seen but not its nuclei; next to nothing is
 COARSEST_UM = 2.0            # um per pixel; the coarsest that the denoiser was trained on
-COLOUR_UM, GRAIN_UM = 10.0, 3.0                       # over which its errors are averaged
-STEPS = {"colour": 0.006, "grain": 0.01}              # disagreement of one step of the maps
-STRAY = {"colour": 7.0, "grain": 8.0}                 # quartile distances above the slide's median: evidence 1
+HUE_UM, GRAIN_UM, COLOUR_UM = 10.0, 3.0, 10.0         # over which its errors are averaged
+STEPS = {"hue": 0.003, "grain": 0.006, "colour": 0.012}   # disagreement of one step of the maps
+STRAY = {"hue": 6.6, "grain": 6.1, "colour": 6.25}    # quartile distances above the slide's median: evidence 1
 
 
 def disagreement(
@@ -30,7 +30,7 @@ def disagreement(
 ) -> Callable[[np.ndarray, Box], dict[str, np.ndarray]]:
     """How far the denoiser, trained on clean tissue alone, is from the scan: a function of pixels and their box.
 
-    A tile is noised to LEVEL and predicted back; colours and layout that no clean tissue has are not found again.
+    A tile is noised to two levels and predicted back; colours and layout that no clean tissue has are not found again.
     All tiles are relative to the same colours, those of the samples, so that a tile full of ink cannot hide its own.
     Its noise depends on the place alone.
     """
@@ -42,24 +42,30 @@ def disagreement(
     def unlike(rgb: np.ndarray, box: Box) -> dict[str, np.ndarray]:
         """uint8 (H, W, 3) at the coarse scale -> float32 (H, W) >= 0 for each of STEPS, in units of their maps.
 
-        "colour": how far hues are off over some cells; "grain": how much is off in detail, whatever way.
+        "hue": how far hues are off over some cells; "grain": how much is off in detail, whatever way; "colour": how
+        far the place is, hue and density, from what the slide's colours alone let expect.
         """
         height, width = rgb.shape[:2]
         pad = [(0, -side % restorer.multiple) for side in (height, width)]
         x0 = frame.enter(tensor_from_images(np.pad(rgb, (*pad, (0, 0)), mode="symmetric")[None]).to(restorer.device))
-        missed = (predicted(restorer, x0, (box.x, box.y), coarse_um) - x0)[0, :, :height, :width]   # (3, H, W)
-        off = missed.permute(1, 2, 0).float().cpu().numpy()                                        # (H, W, 3)
-        hue = off - off.mean(axis=2, keepdims=True)            # clean tissue is denser or lighter, never another hue
-        values = {"colour": np.linalg.norm(blurred(hue, COLOUR_UM / coarse_um), axis=2),
-                  "grain": blurred(np.linalg.norm(off, axis=2), GRAIN_UM / coarse_um)}
+
+        def missed(level: float) -> np.ndarray:                                                     # (H, W, 3)
+            off = (predicted(restorer, x0, level, (box.x, box.y), coarse_um) - x0)[0, :, :height, :width]
+            return off.permute(1, 2, 0).float().cpu().numpy()
+
+        middle, colour = missed(MIDDLE), missed(ALMOST_NOISE)
+        hue = middle - middle.mean(axis=2, keepdims=True)      # clean tissue is denser or lighter, never another hue
+        values = {"hue": np.linalg.norm(blurred(hue, HUE_UM / coarse_um), axis=2),
+                  "grain": blurred(np.linalg.norm(middle, axis=2), GRAIN_UM / coarse_um),
+                  "colour": np.linalg.norm(blurred(colour, COLOUR_UM / coarse_um), axis=2)}
         return {name: value / (STEPS[name] * UNIT) for name, value in values.items()}
 
     return unlike
 
 
-def predicted(restorer: Restorer, x0: Tensor, place: tuple[int, int], um: float) -> Tensor:
-    """What the denoiser makes of x0 (1, 3, H, W) noised to LEVEL: the same again, where it is clean tissue."""
-    level = torch.full_like(x0[:, :1], LEVEL)
+def predicted(restorer: Restorer, x0: Tensor, noise_level: float, place: tuple[int, int], um: float) -> Tensor:
+    """What the denoiser makes of x0 (1, 3, H, W) noised to a level: the same again, where it is clean tissue."""
+    level = torch.full_like(x0[:, :1], noise_level)
     noise = gaussian((0, *place), x0.shape[1:])[None].to(x0.device)
     x = restorer.schedule.add_noise(x0, level, noise)
     with autocast(restorer.device):

@@ -58,6 +58,23 @@ def test_each_source_of_evidence_works_alone(inked, tiny, sources):
     assert {region.kind for region in found.regions} <= ({"other"} if sources == ("denoiser",) else set(CLASSES))
 
 
+@pytest.fixture(scope="module")
+def embedded():
+    return Restorer.from_pretrained(device="cpu")
+
+
+@pytest.mark.parametrize(("kind", "size_px", "least"), [
+    ("pen", 160, 0.6), ("bubble", 110, 0.6), ("dark", 90, 0.6), ("dust", 80, 0.5)])
+def test_the_denoiser_alone_finds_what_no_clean_tissue_looks_like(embedded, kind, size_px, least):
+    damaged, truth = paint(kind, he_like(), (200, 180), size_px, np.random.default_rng(0))
+    found = detect(damaged, mpp=1.0, sources=("denoiser",), restorer=embedded).ids > 0
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > least
+
+
+def test_the_denoiser_alone_leaves_clean_tissue_alone(embedded):
+    assert not detect(he_like(), mpp=1.0, sources=("denoiser",), restorer=embedded).ids.any()
+
+
 def test_a_pen_stroke_is_found_where_it_is(inked, tiny):
     found = detect(inked[0], mpp=MPP, restorer=tiny)
     pen = found.ids == CLASSES["pen"]

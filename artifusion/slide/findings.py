@@ -32,7 +32,6 @@ FOLD_ENOUGH = 0.85          # its mean over a fold, from which it counts
 FOLD_STEP = 1.35            # how many times denser than its surroundings a fold is, at least
 STEP_UM = 12.0
 GLASS_STEP = 13             # of the density map; what is lighter beside a fold is glass, against which all is dense
-UNEXPLAINED = 1.3           # of the denoiser's evidence, where no image evidence names the class
 
 
 @dataclass(frozen=True)
@@ -188,7 +187,7 @@ def unexplained(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) ->
     """What the denoiser alone finds unlike clean tissue."""
     for box, covered in components(maps["unlike"] * free, 0.6, 1, 600 / mpp**2):
         peak = float(np.percentile(maps["unlike"][box.slices()][covered], 75)) / UNIT
-        yield Finding("other", "unlike", score_of(peak / UNEXPLAINED), box, covered)
+        yield Finding("other", "unlike", score_of(peak), box, ndimage.binary_fill_holes(covered))
 
 
 def whole_of(pixels: np.ndarray) -> Box:
