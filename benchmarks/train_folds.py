@@ -27,7 +27,8 @@ from tqdm import tqdm
 from artifusion.config import TrainConfig, load_config
 from artifusion.corpus import is_validation
 from artifusion.folds import MULTIPLE, FoldNet, seen
-from artifusion.slide.damage import GROW_PX, SIZES_UM, paint
+from artifusion.slide import artifacts
+from artifusion.slide.damage import GROW_PX, SIZES_UM, Strength, paint
 from artifusion.slide.evidence import Look, look_of
 from artifusion.slide.tissue import GLASS_OD, optical_density
 from artifusion.tiles import find_images
@@ -36,7 +37,12 @@ SIDE_UM = 256               # of a sample, at 1 um per pixel
 FOLDS_UM = (100, 360)       # longest sides; real ones are of all sizes
 OTHERS = ("pen", "pen", "pen", "bubble", "dark", "dust", "thread", "blur")
 WITH_OTHERS, WITHOUT_FOLD, WITH_TWO, WITH_GRAFT = 0.5, 0.3, 0.2, 0.6
+STRIPS = 0.35               # of the folds: plain strips of the tissue laid on itself, often across the whole square
+STRIPS_UM = (15, 90)        # wide
+LAYERS = (0.6, 1.3)         # of density added to that of the tissue below
+ALONE = 0.5                 # of the squares: seen as whole pictures, so that folds and lack of glass change their look
 DENSER = (0.8, 2.5)         # a graft than what it lies in
+BANDS = 0.4                 # of the grafts
 SCALES_UM = (1.7, 9.0)      # per pixel, before squares are cut to a MULTIPLE: 1.8 to 10.7
 TOLD_UM = (2.0, 4.0, 8.0)
 BATCH = 16
@@ -96,13 +102,35 @@ def piece(scenes: list[Scene], rng: np.random.Generator) -> tuple[np.ndarray, Lo
 
 
 def grafted(pixels: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The tissue with places of other tissue, mostly denser, behind an uneven border, sharp or soft."""
+    """The tissue with places of other tissue, or bands of it, mostly denser, behind an uneven border, sharp or soft."""
     field = ndimage.gaussian_filter(rng.standard_normal(pixels.shape[:2]), rng.uniform(8, 50))
+    field = -abs(field) if rng.random() < BANDS else field
     share = (field > np.quantile(field, rng.uniform(0.5, 0.85))).astype(np.float32)
     share = ndimage.gaussian_filter(share, rng.uniform(0.3, 4))[..., None]
     here, there = optical_density(pixels), optical_density(other)
     there = there * (rng.uniform(*DENSER) * here.mean() / max(0.05, there.mean()))
     return (255 * 10 ** -((1 - share) * here + share * there)).clip(0, 255).round().astype(np.uint8)
+
+
+def strip(
+    pixels: np.ndarray, at: np.ndarray, rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The tissue with a straight strip of it, through (row, column) `at`, laid double, and what shows: bool (S, S)."""
+    angle = rng.choice([0, np.pi / 2, rng.uniform(0, np.pi)])
+    y, x = np.mgrid[:SIDE_UM, :SIDE_UM] - at[:, None, None]
+    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    half = np.exp(rng.uniform(*np.log(STRIPS_UM))) / 2
+    reach = SIDE_UM if rng.random() < 0.6 else rng.uniform(1, 4) * half
+    ragged = ndimage.gaussian_filter1d(rng.standard_normal(2 * SIDE_UM), rng.uniform(2, 20), mode="wrap")
+    ragged *= rng.choice([0, rng.uniform(0, 0.3)]) * half / ragged.std()
+    covered = (abs(across + ragged[along.astype(int) % len(ragged)]) < half) & (abs(along) < reach)
+    here = optical_density(pixels)
+    above = (here - artifacts.GLASS_OD).clip(0)
+    if rng.random() < 0.5:
+        above = np.roll(above, rng.integers(-40, 41, 2), (0, 1))
+    here = here + covered[..., None] * rng.uniform(*LAYERS) * above
+    shows = covered & (ndimage.gaussian_filter(above.mean(axis=2), 6) > GLASS_OD)
+    return (255 * 10**-here).clip(0, 255).round().astype(np.uint8), shows
 
 
 def draw(scenes: list[Scene], rng: np.random.Generator) -> Sample:
@@ -114,16 +142,22 @@ def draw(scenes: list[Scene], rng: np.random.Generator) -> Sample:
     def add(kind: str, size_um: float) -> np.ndarray:
         nonlocal pixels
         row, column = tissue[rng.integers(len(tissue))]
-        strength = "strong" if rng.random() < 0.7 else "mild"
+        strength: Strength = "strong" if rng.random() < 0.7 else "mild"
         pixels, mask = paint(kind, pixels, (int(column), int(row)), round(size_um), rng, strength)
         return ndimage.binary_erosion(mask, iterations=GROW_PX, border_value=1)
 
     if rng.random() < WITH_OTHERS:
         kind = OTHERS[rng.integers(len(OTHERS))]
-        add(kind, rng.uniform(0.6, 1.3) * np.mean(SIZES_UM[kind]))
+        add(kind, rng.uniform(0.6, 1.3) * float(np.mean(SIZES_UM[kind])))
     if rng.random() >= WITHOUT_FOLD:
         for _ in range(2 if rng.random() < WITH_TWO else 1):
-            truth |= add("fold", rng.uniform(*FOLDS_UM))
+            if rng.random() < STRIPS:
+                pixels, shows = strip(pixels, tissue[rng.integers(len(tissue))], rng)
+                truth |= shows
+            else:
+                truth |= add("fold", rng.uniform(*FOLDS_UM))
+    if rng.random() < ALONE:
+        look = look_of([pixels], 1.0, any_stain=True)
     return Sample(pixels, truth, look)
 
 
