@@ -253,11 +253,11 @@ def pens(data: Path, restorer: Restorer) -> dict[str, Any]:
     return result | {"held out, ink": counts.dice()}
 
 
-def clean(data: Path, restorer: Restorer) -> dict[str, Any]:
+def clean(data: Path, restorer: Restorer, sources: tuple[str, ...] = DEFAULT_SOURCES) -> dict[str, Any]:
     shares: dict[str, Any] = {}
     sums: dict[str, list[float]] = {}
     for name, mpp, pixels, damaged in clean_images(data):
-        found = detect(pixels, mpp=mpp, restorer=restorer)
+        found = detect(pixels, mpp=mpp, restorer=restorer, sources=sources)
         small = tissue_mask(np.asarray(Image.fromarray(pixels).resize(
             [max(1, round(side * mpp / 2)) for side in pixels.shape[1::-1]], Image.Resampling.BOX)))
         tissue = at_scale(small, found.ids) & ~at_scale(damaged, found.ids)
@@ -328,7 +328,8 @@ def main() -> None:
             result[part] = clean(given.data, restorer)
         elif part == "ablation":
             result[part] = {" and ".join(sources): {
-                k: dice_of(painted(given.data, k, given.every), k, restorer, sources) for k in KINDS}
+                k: dice_of(painted(given.data, k, given.every), k, restorer, sources) for k in KINDS} | {
+                "clean": clean(given.data, restorer, sources)["flagged share of tissue"]}
                 for sources in (*((source,) for source in SOURCES), SOURCES)}
         else:
             result[part] = large(given.data)

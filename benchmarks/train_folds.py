@@ -38,7 +38,7 @@ FOLDS_UM = (100, 360)       # longest sides; real ones are of all sizes
 OTHERS = ("pen", "pen", "pen", "bubble", "dark", "dust", "thread", "blur")
 WITH_OTHERS, WITHOUT_FOLD, WITH_TWO, WITH_GRAFT = 0.5, 0.3, 0.2, 0.6
 STRIPS = 0.35               # of the folds: plain strips of the tissue laid on itself, often across the whole square
-STRIPS_UM = (15, 90)        # wide
+STRIPS_UM = (15, 170)       # wide
 LAYERS = (0.6, 1.3)         # of density added to that of the tissue below
 ALONE = 0.5                 # of the squares: seen as whole pictures, so that folds and lack of glass change their look
 DENSER = (0.8, 2.5)         # a graft than what it lies in
@@ -47,6 +47,8 @@ SCALES_UM = (1.7, 9.0)      # per pixel, before squares are cut to a MULTIPLE: 1
 TOLD_UM = (2.0, 4.0, 8.0)
 BATCH = 16
 RATE = 5e-3
+MADE_UP = 0.08              # of the squares: no real tissue, so that texture alone cannot tell
+EOSIN, NUCLEAR = (0.06, 0.20, 0.11), (0.33, 0.48, 0.20)     # optical densities of what is made up
 SEVERAL = {"her2st": 20.0}  # whole sections: drawn from as often as so many small images
 
 
@@ -90,6 +92,9 @@ def middle(pixels: np.ndarray, most: int = 1500) -> np.ndarray:
 
 def piece(scenes: list[Scene], rng: np.random.Generator) -> tuple[np.ndarray, Look, np.ndarray]:
     """A square of clean tissue, the look of its image, and the places (N, 2) that are no glass."""
+    if rng.random() < MADE_UP:
+        pixels = made_up(rng)
+        return pixels, look_of([pixels], 1.0, any_stain=True), np.argwhere(np.ones(pixels.shape[:2], bool))
     weights = np.array([scene.weight for scene in scenes])
     while True:
         scene = scenes[rng.choice(len(scenes), p=weights / weights.sum())]
@@ -99,6 +104,19 @@ def piece(scenes: list[Scene], rng: np.random.Generator) -> tuple[np.ndarray, Lo
         tissue = np.argwhere(density > GLASS_OD)
         if len(tissue) > SIDE_UM**2 / 4:
             return pixels, scene.look, tissue
+
+
+def made_up(rng: np.random.Generator) -> np.ndarray:
+    """Round nuclei of one size on a ground of one colour, uneven and noisy: uint8 (S, S, 3)."""
+    ground, nucleus = (np.array(colour) * rng.uniform(0.6, 1.6) * rng.uniform(0.85, 1.15, 3)
+                       for colour in (EOSIN, NUCLEAR))
+    field = rng.standard_normal((2, SIDE_UM, SIDE_UM))
+    radius = rng.uniform(2, 5)
+    spread = ndimage.gaussian_filter((rng.random(field.shape[1:]) < rng.uniform(0.02, 0.1) / radius**2) * 1.0, radius)
+    uneven = ndimage.gaussian_filter(field[0], rng.uniform(5, 40))
+    uneven *= rng.uniform(0, 0.2) / uneven.std()
+    density = np.where(spread[..., None] > 0.08 / radius**2, nucleus, ground) * (1 + uneven)[..., None]
+    return (255 * 10**-density + rng.uniform(0, 6) * field[1][..., None]).clip(0, 255).round().astype(np.uint8)
 
 
 def grafted(pixels: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:

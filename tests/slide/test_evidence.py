@@ -49,6 +49,26 @@ def test_a_bubble_that_the_picture_cuts_is_filled_up_to_its_edge():
     assert dice(found_in(damaged), "bubble", truth) > 0.7
 
 
+def doubled(pixels, rows, columns):
+    """The tissue of a strip laid upon itself: light passes twice, densities double."""
+    out, truth = pixels.copy(), np.zeros(pixels.shape[:2], bool)
+    out[rows, columns] = np.square(pixels[rows, columns] / 255) * 255
+    truth[rows, columns] = True
+    return out, truth
+
+
+def test_a_fold_on_a_sixth_of_the_tissue_does_not_pass_for_the_tissue_s_own_strays():
+    damaged, truth = doubled(he_like(), slice(150, 210), slice(0, 400))
+    assert dice(found_in(damaged), "fold", truth) > 0.55
+
+
+@pytest.mark.parametrize(("beside", "fold"), [(10, True), (17, False), (2, False)])
+def test_a_fold_is_denser_than_the_tissue_beside_it_however_light_and_glass_is_no_tissue(beside, fold):
+    maps = {"fold": np.zeros((200, 200), np.uint8), "density": np.full((200, 200), beside, np.uint8)}
+    maps["fold"][80:120], maps["density"][80:120] = UNIT, 20
+    assert [finding.kind for finding in find(maps, MPP)] == ["fold"] * fold
+
+
 def test_fluorescence_and_brown_stains_are_refused_with_the_flag_that_overrides_it():
     dark = np.full((200, 200, 3), 12, np.uint8)
     brown = he_like(200, 200)
