@@ -3,9 +3,10 @@
     python benchmarks/train_folds.py ../shared/data/train OUT.safetensors [--steps 2000 --samples 2000]
 
 DATA holds the training folders of configs/train/he-small.toml; images of its validation split are only used to report
-Dice, at the end. Each sample is a square of SIDE_UM of clean tissue, often of two kinds side by side (dense tissue
-beside light is no fold), with folds, or other artifacts, or both or none. The same samples are seen again and again,
-turned, at other scales and a little differently stained.
+Dice, at the end. Each sample is a square of SIDE_UM of clean tissue, now and then made up, often of two kinds side by
+side (dense tissue beside light is no fold), with folds, or other artifacts, or both or none. Folds are those of
+`artifusion damage`, or plain strips laid double. The same samples are seen again and again, turned, at other scales and
+a little differently stained.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from artifusion.tiles import find_images
 SIDE_UM = 256               # of a sample, at 1 um per pixel
 FOLDS_UM = (100, 360)       # longest sides; real ones are of all sizes
 OTHERS = ("pen", "pen", "pen", "bubble", "dark", "dust", "thread", "blur")
+MADE_UP = 0.08              # of the squares: no real tissue, so that real texture is no condition
+EOSIN, NUCLEAR = (0.06, 0.20, 0.11), (0.33, 0.48, 0.20)     # optical densities of what is made up
 WITH_OTHERS, WITHOUT_FOLD, WITH_TWO, WITH_GRAFT = 0.5, 0.3, 0.2, 0.6
 STRIPS = 0.35               # of the folds: plain strips of the tissue laid on itself, often across the whole square
 STRIPS_UM = (15, 170)       # wide
@@ -47,8 +50,6 @@ SCALES_UM = (1.7, 9.0)      # per pixel, before squares are cut to a MULTIPLE: 1
 TOLD_UM = (2.0, 4.0, 8.0)
 BATCH = 16
 RATE = 5e-3
-MADE_UP = 0.08              # of the squares: no real tissue, so that texture alone cannot tell
-EOSIN, NUCLEAR = (0.06, 0.20, 0.11), (0.33, 0.48, 0.20)     # optical densities of what is made up
 SEVERAL = {"her2st": 20.0}  # whole sections: drawn from as often as so many small images
 
 
@@ -130,9 +131,7 @@ def grafted(pixels: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> 
     return (255 * 10 ** -((1 - share) * here + share * there)).clip(0, 255).round().astype(np.uint8)
 
 
-def strip(
-    pixels: np.ndarray, at: np.ndarray, rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
+def strip(pixels: np.ndarray, at: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The tissue with a straight strip of it, through (row, column) `at`, laid double, and what shows: bool (S, S)."""
     angle = rng.choice([0, np.pi / 2, rng.uniform(0, np.pi)])
     y, x = np.mgrid[:SIDE_UM, :SIDE_UM] - at[:, None, None]
