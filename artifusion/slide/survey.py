@@ -87,7 +87,7 @@ class Survey:
             image: with the image evidence.
             more: other sources of maps.
 
-        Memory: the maps, seven bytes a coarse pixel, and one tile.
+        Memory: the maps, a byte a coarse pixel each (five, with the denoiser eight), and one tile.
         """
         maps: dict[str, np.ndarray] = {}
         halo = max(HALO_PX, math.ceil(HALO_UM / self.coarse_um / HALO_STEP) * HALO_STEP)
