@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from artifusion.config import DEFAULT_SPACING_UM
 from artifusion.errors import OutputError, SlideError
-from artifusion.folds import folds
+from artifusion.folds import COARSEST_UM, folds
 from artifusion.geometry import Box
 from artifusion.outlines import draw_outlines
 from artifusion.picture import check_picture_name
@@ -101,7 +101,7 @@ def detect(
         look, samples = survey.look(tiles, any_stain)
     except SlideError as error:
         raise SlideError(f"{source.path}: {error}") from None
-    more = [folds(look, survey.coarse_um)] if "image" in sources else []
+    more = [folds(look, survey.coarse_um)] if "image" in sources and survey.coarse_um <= COARSEST_UM else []
     if "denoiser" in sources:
         more.append(disagreement(restorer or Restorer.from_pretrained(), samples, survey.coarse_um))
     seen = tqdm(tiles, desc="looking", unit="tile", disable=quiet or None)

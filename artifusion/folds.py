@@ -22,7 +22,7 @@ from artifusion.slide.survey import Source
 from artifusion.slide.tissue import optical_density
 
 CHANNELS = (12, 24, 36, 48)             # from the full resolution down
-FINEST_UM = 1.7                         # per pixel; it has learned at 1.8 to 10.7
+FINEST_UM, COARSEST_UM = 1.7, 16.0      # per pixel; it has learned at 1.8 to 10.7
 
 
 class FoldNet(nn.Module):
@@ -75,7 +75,7 @@ def folds(look: Look, mpp: float) -> Source:
     """Pixels uint8 (H, W, 3) at mpp um per pixel, and their box -> the map "fold": probabilities float32 (H, W).
 
     The network runs on the CPU in float32, on pixels twice as large where mpp is finer than FINEST_UM, and takes 28
-    kFLOP for each.
+    kFLOP for each. Beyond COARSEST_UM it is no judge.
     """
     factor = 2 if mpp < FINEST_UM else 1
 

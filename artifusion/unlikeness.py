@@ -75,7 +75,7 @@ def predicted(restorer: Restorer, x0: Tensor, noise_level: float, place: tuple[i
 
 
 def against_own(maps: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The stronger of the denoiser's maps, each in UNIT of the slide's own distribution over its tissue, uint8."""
+    """The strongest of the denoiser's maps, each in UNIT of the slide's own distribution over its tissue, uint8."""
     tissue = maps["density"] > GLASS_OD * 255 / FULL_OD
     unlike = np.zeros(tissue.shape, np.uint8)
     for name, stray in STRAY.items():

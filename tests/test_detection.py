@@ -75,6 +75,24 @@ def test_the_denoiser_alone_leaves_clean_tissue_alone(embedded):
     assert not detect(he_like(), mpp=1.0, sources=("denoiser",), restorer=embedded).ids.any()
 
 
+@pytest.mark.parametrize("mpp", [0.25, 0.5, 1.0])
+def test_a_strip_laid_double_is_found_where_no_glass_shows(mpp):
+    damaged, truth = he_like(), np.zeros((360, 400), bool)
+    truth[150:210] = True
+    damaged[truth] = np.square(damaged[truth] / 255) * 255
+    found = detect(damaged, mpp=mpp).ids == CLASSES["fold"]
+    truth = np.asarray(Image.fromarray(truth).resize(found.shape[::-1], Image.Resampling.NEAREST))
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.55
+
+
+def test_the_fold_network_is_not_asked_of_pictures_coarser_than_it_knows(monkeypatch):
+    asked = []
+    monkeypatch.setattr("artifusion.detection.folds", lambda look, mpp: asked.append(mpp) or (lambda rgb, box: {}))
+    for mpp in (16.0, 20.0):
+        detect(he_like(), mpp=mpp)
+    assert asked == [16.0]
+
+
 def test_a_pen_stroke_is_found_where_it_is(inked, tiny):
     found = detect(inked[0], mpp=MPP, restorer=tiny)
     pen = found.ids == CLASSES["pen"]

@@ -29,10 +29,9 @@ SOLID_UM = 4.0              # per pixel; in a coarser picture the inside of a ri
 SLENDER = 1.7               # black ink is longer than wide by this much; a dark spot is not
 FOLD_LOW, FOLD_HIGH = 0.5, 0.98         # probability
 FOLD_ENOUGH = 0.85          # its mean over a fold, from which it counts
-FOLD_STEP = 1.2             # how many times denser than its surroundings a fold is, at least
+FOLD_STEP = 1.35            # how many times denser than its surroundings a fold is, at least
 STEP_UM = 12.0
-GLASS_STEP = 13             # of the density map; what is lighter beside a fold is glass, against which all is dense,
-GLASS_SHARE = 1 / 3         # if it is lighter than this share of the fold too: where no glass shows, tissue is so light
+GLASS_SHARE = 0.1           # of a fold's density: what is lighter beside it is glass, against which all is dense
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def fold(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterat
         density = maps["density"][near.slices()]
         own = float(density[placed].mean())
         around = grown(placed, max(1.5, STEP_UM / mpp)) & ~grown(placed, 3 / mpp)
-        around &= density > min(GLASS_STEP, GLASS_SHARE * own)
+        around &= density > GLASS_SHARE * own
         if around.any() and own >= FOLD_STEP * density[around].mean():
             mean = min(0.999, float(maps["fold"][box.slices()][covered].mean()) / UNIT)
             yield Finding("fold", "fold", score_of(mean / (1 - mean) * (1 - FOLD_ENOUGH) / FOLD_ENOUGH), box, covered)
