@@ -189,7 +189,8 @@ def unexplained(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) ->
     """What the denoiser alone finds unlike clean tissue."""
     for box, covered in components(maps["unlike"] * free, 0.6, 1, 600 / mpp**2):
         peak = float(np.percentile(maps["unlike"][box.slices()][covered], 75)) / UNIT
-        yield Finding("other", "unlike", score_of(peak), box, ndimage.binary_fill_holes(covered))
+        filled = ndimage.binary_fill_holes(covered) & free[box.slices()]
+        yield Finding("other", "unlike", score_of(peak), box, filled)
 
 
 def whole_of(pixels: np.ndarray) -> Box:
