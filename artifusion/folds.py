@@ -83,18 +83,18 @@ def folds(look: Look, mpp: float) -> Source:
     def probability(rgb: np.ndarray, box: Box) -> dict[str, np.ndarray]:
         height, width = rgb.shape[:2]
         pad = [(0, -side % (factor * MULTIPLE)) for side in (height, width)]
-        logits = network()(seen(shrunk(np.pad(rgb, (*pad, (0, 0)), "edge"), factor), look))
+        padded = np.pad(rgb, (*pad, (0, 0)), "edge")
+        if factor > 1:
+            padded = resized(padded, *(side // factor for side in padded.shape[:2]))
+        logits = network()(seen(padded, look))
         logits = F.interpolate(logits, scale_factor=float(factor), mode="bilinear", align_corners=False)
         return {"fold": torch.sigmoid(logits)[0, 0, :height, :width].numpy()}
 
     return probability
 
 
-def shrunk(rgb: np.ndarray, factor: int) -> np.ndarray:
-    """Pixels uint8 (H, W, 3) at a whole factor of their size, smoothed as in training."""
-    if factor == 1:
-        return rgb
+def resized(rgb: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Pixels uint8 (H, W, 3) at a smaller size, smoothed: here as in training."""
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float()
-    x = F.interpolate(x, size=[side // factor for side in rgb.shape[:2]], mode="bilinear", antialias=True,
-                      align_corners=False)
+    x = F.interpolate(x, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
     return x[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()

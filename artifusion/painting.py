@@ -88,10 +88,9 @@ class Reader:
 
     def __call__(self, batch: Batch) -> Work:
         views = {canvas: view(canvas, self._patches, canvas.wave) for canvas in batch}
-        images, masks = zip(*views.values(), strict=True)
         return {
-            "images": list(images),
-            "masks": list(masks),
+            "images": [pixels for pixels, _ in views.values()],
+            "masks": [hole for _, hole in views.values()],
             "keys": [(canvas.l0_box.x, canvas.l0_box.y) for canvas in batch],
             "surroundings": [self._surroundings(canvas.region, views) for canvas in batch],
             "mpp": self._mpp,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from artifusion.pixels import tensor_from_images
 from artifusion.restorer import Restorer, gaussian
 from artifusion.slide.evidence import blurred
 from artifusion.slide.findings import UNIT
-from artifusion.slide.survey import FULL_OD
+from artifusion.slide.survey import FULL_OD, Source
 from artifusion.slide.tissue import GLASS_OD
 
 MIDDLE, ALMOST_NOISE = 0.65, 0.96      # levels: tissue's layout is still seen but not its nuclei; next to nothing is
@@ -25,9 +25,7 @@ STEPS = {"hue": 0.003, "grain": 0.006, "colour": 0.012}   # disagreement of one 
 STRAY = {"hue": 6.6, "grain": 6.1, "colour": 6.25}    # quartile distances above the slide's median: evidence 1
 
 
-def disagreement(
-    restorer: Restorer, samples: list[np.ndarray], coarse_um: float
-) -> Callable[[np.ndarray, Box], dict[str, np.ndarray]]:
+def disagreement(restorer: Restorer, samples: list[np.ndarray], coarse_um: float) -> Source:
     """How far the denoiser, trained on clean tissue alone, is from the scan: a function of pixels and their box.
 
     A tile is noised to two levels and predicted back; colours and layout that no clean tissue has are not found again.

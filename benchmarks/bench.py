@@ -31,13 +31,12 @@ import tile
 import torch
 import whole_slide
 from inputs import answer
-from synthetic import TILE_PX, discs, make_slide, tissue_tiles
+from synthetic import tissue_tiles
 
 from artifusion import __version__
 from artifusion.config import RestoreConfig
 from artifusion.device import resolve_device
-from artifusion.slide import jpeg, open_slide
-from artifusion.slide.maskwriter import write_mask
+from artifusion.slide import jpeg
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,7 +53,7 @@ class Extent:
     crops: int | None = None                                        # per training step; None: as in training
     products: int = 10                                              # of matrices, of which the best is the peak
     slides: tuple[tuple[float, int, int], ...] = ((0.4, 3, 1), (1.6, 3, 2), (6.4, 1, 0))    # Gpx, turns, re-encodes
-    disc_px: int = 880                                              # across; its canvas has 1,024 px a side
+    disc_px: int = whole_slide.DISC_PX
     steps: int = RestoreConfig().steps
     repeats: int = 5                                                # of a command
 
@@ -65,10 +64,7 @@ QUICK = Extent(turns=1, walk=(1, 1, 1), seconds=0, runs=1, canvases=((256, 1),),
 
 def commands(folder: Path, tiles: list[bytes], extent: Extent) -> dict[str, Any]:
     """Seconds of `artifusion --help` and of a dry run on the smallest slide, start and imports included."""
-    source, mask = folder / "slide.svs", folder / "mask.geojson"
-    make_slide(source, tiles, round((extent.slides[0][0] * 1e9) ** 0.5 / TILE_PX))
-    with open_slide(source) as slide:
-        write_mask(discs(slide.size, whole_slide.SHARE, extent.disc_px), mask, slide)
+    source, mask, _ = whole_slide.make_masked(folder, tiles, extent.slides[0][0], extent.disc_px)
     found = {"help": answer(extent.repeats, 0, "--help"),
              "dry_run": answer(extent.repeats, 0, "restore", source, "--mask", mask, "--dry-run")}
     source.unlink()

@@ -21,15 +21,13 @@ from unittest.mock import patch
 
 import numpy as np
 from stopwatch import Stopwatch
-from synthetic import TILE_PX, discs, make_slide, tissue_tiles
-from whole_slide import SHARE, SampledPainter
+from synthetic import tissue_tiles
+from whole_slide import DISC_PX, SampledPainter, make_masked
 
 from artifusion import painting, restoration
 from artifusion.config import RestoreConfig
-from artifusion.slide import open_slide, segments, writer
-from artifusion.slide.maskwriter import write_mask
+from artifusion.slide import segments, writer
 
-DISC_PX = 880
 PAUSES_S = (0.08, 0.32)             # of a canvas of 1,024 px: 200 and 50 tiles of 256 px per second
 
 
@@ -87,10 +85,7 @@ def main() -> None:
     given = parser.parse_args()
     tiles = tissue_tiles(given.tissue)
     with tempfile.TemporaryDirectory(prefix="artifusion-bench-") as name:
-        source, mask = Path(name) / "slide.svs", Path(name) / "mask.geojson"
-        make_slide(source, tiles, round((given.gigapixels * 1e9) ** 0.5 / TILE_PX))
-        with open_slide(source) as slide:
-            write_mask(discs(slide.size, SHARE, DISC_PX), mask, slide)
+        source, mask, _ = make_masked(Path(name), tiles, given.gigapixels, DISC_PX)
         for pause_s in PAUSES_S:
             overlapped, in_turn = [], []
             for _ in range(given.turns + 1):

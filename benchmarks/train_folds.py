@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from artifusion.config import TrainConfig, load_config
 from artifusion.corpus import is_validation
-from artifusion.folds import MULTIPLE, FoldNet, seen
+from artifusion.folds import MULTIPLE, FoldNet, resized, seen
 from artifusion.slide import artifacts
 from artifusion.slide.damage import GROW_PX, SIZES_UM, Strength, paint
 from artifusion.slide.evidence import Look, look_of
@@ -182,13 +182,9 @@ def shown(samples: list[Sample], um: float) -> tuple[Tensor, Tensor]:
     """What the network sees of samples at um per pixel, (N, 3, S, S), and where folds lie, (N, 1, S, S) in 0..1."""
     side = int(SIDE_UM / um) // MULTIPLE * MULTIPLE
 
-    def resized(values: Tensor) -> Tensor:
-        return F.interpolate(values, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
-
-    pixels = resized(torch.from_numpy(np.stack([sample.pixels for sample in samples])).permute(0, 3, 1, 2).float())
-    images = pixels.permute(0, 2, 3, 1).round().clamp(0, 255).byte().numpy()
-    x = torch.cat([seen(image, sample.look) for image, sample in zip(images, samples, strict=True)])
-    return x, resized(torch.from_numpy(np.stack([sample.truth for sample in samples]))[:, None].float())
+    x = torch.cat([seen(resized(sample.pixels, side, side), sample.look) for sample in samples])
+    truth = torch.from_numpy(np.stack([sample.truth for sample in samples]))[:, None].float()
+    return x, F.interpolate(truth, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
 
 
 def loss_of(logits: Tensor, truth: Tensor) -> Tensor:

@@ -26,12 +26,13 @@ from synthetic import COLOUR, QUALITY, TILE_PX, discs, make_slide
 
 from artifusion import restoration
 from artifusion.config import RestoreConfig
+from artifusion.geometry import Size
 from artifusion.pretrained import DEFAULT_WEIGHTS, canvas_multiple
 from artifusion.slide import Patches, compare, open_slide, writer
 from artifusion.slide.codecs import JpegCodec
 from artifusion.slide.maskwriter import write_mask
 
-SHARE = 0.01
+SHARE, DISC_PX = 0.01, 880          # of the slide under discs; across: a disc's canvas has 1,024 px a side
 
 
 class SampledPainter:
@@ -113,6 +114,15 @@ def reencode(source: Path) -> dict[str, float]:
     return {"seconds": seconds}
 
 
+def make_masked(folder: Path, tiles: list[bytes], gigapixels: float, diameter_px: int) -> tuple[Path, Path, Size]:
+    """A made-up slide of about that size and a mask of discs on SHARE of it: their paths, and the slide's size."""
+    source, mask = folder / "slide.svs", folder / "mask.geojson"
+    make_slide(source, tiles, round((gigapixels * 1e9) ** 0.5 / TILE_PX))
+    with open_slide(source) as slide:
+        write_mask(discs(slide.size, SHARE, diameter_px), mask, slide)
+        return source, mask, slide.size
+
+
 def measure(folder: Path, tiles: list[bytes], gigapixels: float, turns: int, reencodes: int, diameter_px: int,
             steps: int, device: str) -> dict[str, Any]:
     """A made-up slide of about that size: plain copies, restorations and re-encodes in turn, medians of the turns.
@@ -120,11 +130,7 @@ def measure(folder: Path, tiles: list[bytes], gigapixels: float, turns: int, ree
     The first restoration denoises one batch and gives the memory; in the others torch is not even imported. The
     source lies in the page cache.
     """
-    source, mask = folder / "slide.svs", folder / "mask.geojson"
-    make_slide(source, tiles, round((gigapixels * 1e9) ** 0.5 / TILE_PX))
-    with open_slide(source) as slide:
-        size = slide.size
-        write_mask(discs(size, SHARE, diameter_px), mask, slide)
+    source, mask, size = make_masked(folder, tiles, gigapixels, diameter_px)
 
     def program(*arguments: object) -> tuple[dict[str, Any], float]:
         warm_memory(3 * source.stat().st_size)

@@ -33,6 +33,14 @@ def he_like(width: int = 400, height: int = 360, seed: int = 0) -> np.ndarray:
     return (image + rng.normal(0, 4, image.shape)).clip(0, 255).astype(np.uint8)
 
 
+def doubled(pixels: np.ndarray, rows: slice, columns: slice = np.s_[:]) -> tuple[np.ndarray, np.ndarray]:
+    """The tissue of a strip laid upon itself, and that strip: light passes twice, densities double."""
+    out, truth = pixels.copy(), np.zeros(pixels.shape[:2], bool)
+    out[rows, columns] = np.square(pixels[rows, columns] / 255) * 255
+    truth[rows, columns] = True
+    return out, truth
+
+
 def write_pyramid_tiff(path: Path, sizes: list[tuple[int, int]], tile: int = 128, bigtiff: bool = False,
                        description: str | None = None, thumbnail: bool = False, byteorder: str = "<",
                        encode: Callable[[np.ndarray], bytes] | None = None, image: np.ndarray | None = None, **codec

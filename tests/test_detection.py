@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from made_slides import he_like
+from made_slides import doubled, he_like
 from PIL import Image
 
 from artifusion.checkpoint import Weights
@@ -77,9 +77,7 @@ def test_the_denoiser_alone_leaves_clean_tissue_alone(embedded):
 
 @pytest.mark.parametrize("mpp", [0.25, 0.5, 1.0])
 def test_a_strip_laid_double_is_found_where_no_glass_shows(mpp):
-    damaged, truth = he_like(), np.zeros((360, 400), bool)
-    truth[150:210] = True
-    damaged[truth] = np.square(damaged[truth] / 255) * 255
+    damaged, truth = doubled(he_like(), np.s_[150:210])
     found = detect(damaged, mpp=mpp).ids == CLASSES["fold"]
     truth = np.asarray(Image.fromarray(truth).resize(found.shape[::-1], Image.Resampling.NEAREST))
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.55

@@ -1,8 +1,10 @@
 """The image evidence: what each artifact looks like, what clean tissue does not, and stains that are not H&E."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from made_slides import he_like
+from made_slides import doubled, he_like
 
 from artifusion.errors import SlideError
 from artifusion.folds import folds
@@ -11,18 +13,16 @@ from artifusion.slide.damage import paint
 from artifusion.slide.evidence import evidence, look_of
 from artifusion.slide.findings import UNIT, find
 from artifusion.slide.reader import ImageSlide
-from artifusion.slide.survey import COARSE_PX, FULL_OD, Survey
-from artifusion.slide.tissue import optical_density
+from artifusion.slide.survey import COARSE_PX, Survey
 
 MPP = 1.0
 
 
 def found_in(pixels):
-    look = look_of([pixels], MPP)
-    values = evidence(pixels, MPP, look) | folds(look, MPP)(pixels, Box(0, 0, *pixels.shape[1::-1]))
-    maps = {kind: np.clip(value * UNIT, 0, 255).astype(np.uint8) for kind, value in values.items()}
-    density = (optical_density(pixels).mean(axis=2) - np.mean(look.glass)) * (255 / FULL_OD)
-    maps["density"] = np.clip(density, 0, 255).astype(np.uint8)
+    survey = Survey.of(ImageSlide(Path("made up"), pixels, "array", True, None, None, MPP), MPP)
+    tiles = survey.tiles()
+    look, _ = survey.look(tiles, any_stain=False)
+    maps = survey.maps(tiles, look, more=[folds(look, MPP)])
     return [finding for finding in find(maps, MPP) if finding.score >= 0.5]
 
 
@@ -48,14 +48,6 @@ def test_a_painted_artifact_is_found_with_its_class(kind, size_px, least):
 def test_a_bubble_that_the_picture_cuts_is_filled_up_to_its_edge():
     damaged, truth = paint("bubble", he_like(), (0, 180), 110, np.random.default_rng(1))
     assert dice(found_in(damaged), "bubble", truth) > 0.7
-
-
-def doubled(pixels, rows, columns):
-    """The tissue of a strip laid upon itself: light passes twice, densities double."""
-    out, truth = pixels.copy(), np.zeros(pixels.shape[:2], bool)
-    out[rows, columns] = np.square(pixels[rows, columns] / 255) * 255
-    truth[rows, columns] = True
-    return out, truth
 
 
 def test_a_fold_on_a_sixth_of_the_tissue_does_not_pass_for_the_tissue_s_own_strays():
