@@ -19,7 +19,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/bench.py $(if $(TISSUE),--tissue "$(TISSUE)")
+	$(BIN)/python -m benchmarks.speed.bench $(if $(TISSUE),--tissue "$(TISSUE)")
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "artifusion needs Python 3.11 or newer: make PYTHON=python3.11")'

@@ -2,7 +2,7 @@
 
 import sys
 
-from artifusion.cli import main
+from artifusion.cli.app import main
 
 if __name__ == "__main__":
     main(["restore", *sys.argv[1:]], prog_name="artifusion")

@@ -9,16 +9,16 @@ __version__ = "0.4.0"
 
 _HOMES = {
     "ArtifusionError": "artifusion.errors",
-    "Mask": "artifusion.slide",
+    "Mask": "artifusion.mask.mask",
     "Restorer": "artifusion.restorer",
-    "Slide": "artifusion.slide",
-    "detect": "artifusion.detection",
-    "find_regions": "artifusion.slide",
-    "open_slide": "artifusion.slide",
-    "read_mask": "artifusion.slide",
-    "restore_slide": "artifusion.restoration",
-    "train": "artifusion.training",
-    "verify_slide": "artifusion.slide",
+    "Slide": "artifusion.slide.reader",
+    "detect": "artifusion.detection.detect",
+    "find_regions": "artifusion.mask.regions",
+    "open_slide": "artifusion.slide.reader",
+    "read_mask": "artifusion.mask.files",
+    "restore_slide": "artifusion.restoration.pipeline",
+    "train": "artifusion.training.run",
+    "verify_slide": "artifusion.output.verify",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from artifusion.geometry import Size
-from artifusion.slide import Mask
+from artifusion.mask.mask import Mask
 
 TILE_PX, QUALITY, COLOUR = 256, 80, (200, 60, 120)
 DESCRIPTION = "Aperio Image Library v11.2.1 \r\n{0}x{1} (256x256) JPEG/RGB Q=80|AppMag = 20|MPP = 0.5000"

@@ -26,8 +26,9 @@ seam = ModuleType("artifusion.restorer")                 # keeps torch, and its 
 seam.Restorer = SimpleNamespace(from_pretrained=lambda *_, **__: painters.Flat(batch_size=1))
 sys.modules["artifusion.restorer"] = seam
 
-from artifusion import cli, restoration  # noqa: E402, F401
-from artifusion.slide import writer  # noqa: E402, F401
+from artifusion.cli import app  # noqa: E402
+from artifusion.output import writer  # noqa: E402, F401
+from artifusion.restoration import pipeline  # noqa: E402, F401
 
 EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
 
@@ -62,7 +63,7 @@ def run(command, folder, kill_at=0, limit=0):
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         status = 1
         try:
-            cli.main(["restore", *command])
+            app.main(["restore", *command])
         except SystemExit as end:
             status = end.code
         except BaseException:

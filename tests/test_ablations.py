@@ -1,20 +1,17 @@
 """The ablations train what they say, and their page shows whatever was run."""
 
-import importlib
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from artifusion.batches import draw_batch
-from artifusion.corpus import Corpus
-from artifusion.tiles import Tile
+from artifusion.training.batches import draw_batch
+from artifusion.training.corpus import Corpus
+from artifusion.training.tiles import Tile
+from benchmarks.quality import ablation_page, ablations
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-ablations = importlib.import_module("ablations")
 VARIANTS = list(ablations.VARIANTS)
 
 
@@ -73,7 +70,7 @@ def test_a_run_is_judged_and_told_on_the_page(small, name):
 
 
 def made_up(name, seed, error):
-    variant, levels = ablations.VARIANTS[name], importlib.import_module("ablation_page").LEVELS
+    variant, levels = ablations.VARIANTS[name], ablation_page.LEVELS
     return {"variant": name, "question": variant.question, "answer": variant.answer, "seed": seed, "parameters": 1,
             "gflop": 1.0, "crops": 9, "crops_per_second": 1.0, "errors": dict.fromkeys(levels, error),
             "texture": 1.0, "stain": 0.5}

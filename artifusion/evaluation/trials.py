@@ -14,12 +14,12 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from artifusion.config import DEFAULT_SPACING_UM, TrainConfig, load_config
-from artifusion.corpus import is_validation
+from artifusion.damage.spots import paint
 from artifusion.errors import DataError
-from artifusion.slide.damage import paint
 from artifusion.slide.reader import open_slide
 from artifusion.slide.tissue import glass_blocks, is_clean
-from artifusion.tiles import SHARD, Tile, find_images, grid
+from artifusion.training.corpus import is_validation
+from artifusion.training.tiles import SHARD, Tile, find_images, grid
 
 SIDE_PX = 256
 PLACES = 500                # looked at in one image, at most

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from artifusion.checkpoint import Weights
-from artifusion.cli import main
+from artifusion.cli.app import main
 from artifusion.config import DenoiserConfig
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.evaluation import measures, probe, run, scores

@@ -10,8 +10,8 @@ from PIL import ExifTags, Image
 
 from artifusion.errors import SlideError
 from artifusion.geometry import Box, Size
-from artifusion.slide import open_slide
 from artifusion.slide import reader as reader_module
+from artifusion.slide.reader import open_slide
 
 
 def test_pixels_equal_openslide(copied_slide):

@@ -1,0 +1,68 @@
+"""What the options of several commands take."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+LONGEST_SUFFIX = ".geojson.part"             # of the files that lie beside an output while it gets its name
+
+
+class FilePath(click.Path):
+    """A path short enough for the files beside it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(str(super().convert(value, param, ctx)))
+        try:
+            os.lstat(f"{path}{LONGEST_SUFFIX}")
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                self.fail("the name is too long", param, ctx)
+        return path
+
+
+PATH = FilePath()
+
+
+class Number(click.FloatRange):
+    """A finite number in a range; click's own lets nan through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number", param, ctx)
+        return number
+
+
+SCALE = Number(0.01, 100)
+MASK_FORMAT = click.option(
+    "--mask-format", type=click.Choice(["auto", "binary", "grandqc", "histoqc", "classes"]), default="auto",
+    show_default=True, help="What a mask image is, where content and name leave it open.")
+
+
+def known_kinds(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    from artifusion.damage.spots import KINDS
+
+    kinds = tuple(kind.strip() for kind in value.split(",") if kind.strip())
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        wrong = ", ".join(unknown) or "nothing"
+        raise click.BadParameter(f"{wrong} is no kind of artifact; choose from {', '.join(KINDS)}")
+    return kinds
+
+
+def known_classes(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+
+    from artifusion.mask.files import vocabulary
+
+    try:
+        return tuple(vocabulary([name for name in value.split(",") if name.strip()]))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None

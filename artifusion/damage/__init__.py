@@ -1,0 +1,1 @@
+"""Artifacts painted on clean slides, for trials whose truth is known."""

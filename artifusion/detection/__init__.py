@@ -1,0 +1,1 @@
+"""Where a slide shows artifacts: slide -> signs at low magnification -> findings -> mask."""

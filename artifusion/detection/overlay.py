@@ -1,0 +1,39 @@
+"""A slide with what was found on it outlined in the colours of the classes, for a pathologist to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from artifusion.geometry import Box, fitted
+from artifusion.mask.classes import CLASSES, COLORS, NOUNS
+from artifusion.mask.mask import Mask
+from artifusion.mask.writer import class_ids
+from artifusion.slide.reader import Slide
+
+PICTURE_PX = 2400           # longer side, at most
+LINE_PX = 18                # of the legend
+LINE_WIDTH_PX = 4
+
+
+def draw_outlines(slide: Slide, mask: Mask, out: Path) -> None:
+    """Write the slide, small where it is large, with the outlines of a mask and a legend below."""
+    size = fitted(slide.size, PICTURE_PX)
+    image = slide.read_as(Box(0, 0, *slide.size), size).copy()
+    ids = class_ids(mask, size)
+    names = [name for name, at in CLASSES.items() if (ids == at).any()]
+    for name in names:
+        near = ndimage.binary_dilation(ids == CLASSES[name], iterations=LINE_WIDTH_PX)
+        image[near & (ids != CLASSES[name])] = COLORS[name]
+    height = LINE_PX * max(1, len(names)) + 8
+    picture = Image.new("RGB", (max(size.width, 220), size.height + height), "white")
+    picture.paste(Image.fromarray(image))
+    draw = ImageDraw.Draw(picture)
+    for n, name in enumerate(names or ["nothing"]):
+        y = size.height + 4 + n * LINE_PX
+        if names:
+            draw.rectangle((6, y + 2, 26, y + 14), fill=COLORS[name])
+        draw.text((34, y + 2), f"{NOUNS[name]}s" if names else "nothing found", fill="black")
+    picture.save(out)

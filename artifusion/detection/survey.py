@@ -1,0 +1,172 @@
+"""A whole slide looked over in tiles: what its tissue looks like, maps of evidence, and outlines at a finer scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+from scipy import ndimage
+
+from artifusion.detection.findings import UNIT, Finding, grown
+from artifusion.detection.signs import KINDS, LOW, Look, evidence, look_of
+from artifusion.geometry import Box, Size, fitted
+from artifusion.mask.classes import CLASSES
+from artifusion.mask.mask import footprint
+from artifusion.slide.reader import Slide
+from artifusion.slide.tissue import optical_density
+
+COARSE_UM = (1.0, 2.0, 4.0, 8.0, 16.0)      # um per pixel at which a slide is looked over: the finest with few pixels
+COARSE_PX = 26_000_000
+FINEST_UM = 0.5
+TILE_PX = 512
+HALO_PX, HALO_UM = 64, 128.0               # both at least: what the fold network looks at around a pixel
+HALO_STEP = 16                              # of its coarsest pixels, so that tiles show them alike
+OVERVIEW_PX = 1024
+SAMPLE_TILES = 12
+FULL_OD = 2.0                               # of the density map's 255
+REFINE_PX = 1024
+SOLID = ("bubble", "pen")                   # what lies inside their outline is theirs
+MARGIN_UM = {"pen": 2.0, "fold": 1.0, "dark": 4.0, "dust": 2.5, "other": 2.5, "blur": 0.0}
+
+Source = Callable[[np.ndarray, Box], dict[str, np.ndarray]]
+"""Pixels uint8 (H, W, 3) at the coarse scale and their box -> maps (H, W) >= 0 by name."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A slide with the two scales at which it is looked at: sizes in pixels and um per pixel."""
+
+    slide: Slide
+    mpp: float
+    coarse: Size
+    coarse_um: float
+    fine: Size
+    fine_um: float
+
+    @classmethod
+    def of(cls, slide: Slide, mpp: float) -> Survey:
+        """The scales for a slide of mpp um per level-0 pixel: as fine as its size allows, never finer than itself."""
+        area_um2 = slide.size.width * slide.size.height * mpp**2
+        coarse_um = max(mpp, next((um for um in COARSE_UM if area_um2 / um**2 <= COARSE_PX), COARSE_UM[-1]))
+        fine_um = min(coarse_um, max(mpp, FINEST_UM, coarse_um / 2))
+        coarse, fine = (Size(*(max(1, round(side * mpp / um)) for side in slide.size)) for um in (coarse_um, fine_um))
+        return cls(slide, mpp, coarse, coarse_um, fine, fine_um)
+
+    def read(self, box: Box, size: Size) -> np.ndarray:
+        """The pixels of a box at one of the two scales, uint8 (H, W, 3)."""
+        return self.slide.read_as(footprint(box, size, self.slide.size), Size(box.width, box.height))
+
+    def tiles(self) -> list[Box]:
+        """The tiles of the coarse scale that show more than bare glass, in reading order."""
+        small = fitted(self.coarse, OVERVIEW_PX)
+        od = optical_density(self.slide.read_as(Box(0, 0, *self.slide.size), small)).mean(axis=2)
+        busy = ndimage.binary_dilation(od > min(0.12, float(np.percentile(od, 1))) + 0.03, iterations=2)
+        found = []
+        for y in range(0, self.coarse.height, TILE_PX):
+            for x in range(0, self.coarse.width, TILE_PX):
+                box = Box(x, y, TILE_PX, TILE_PX).intersection(Box(0, 0, *self.coarse))
+                if busy[footprint(box, self.coarse, small).slices() if small != self.coarse else box.slices()].any():
+                    found.append(box)
+        return found
+
+    def look(self, tiles: list[Box], any_stain: bool) -> tuple[Look, list[np.ndarray]]:
+        """The look of the tissue in a few tiles, evenly spread, and these tiles. Raises SlideError as `look_of`."""
+        chosen = [tiles[i] for i in np.unique(np.linspace(0, len(tiles) - 1, SAMPLE_TILES).round().astype(int))]
+        samples = [self.read(box, self.coarse) for box in chosen]
+        return look_of(samples, self.coarse_um, any_stain), samples
+
+    def maps(
+        self, tiles: Iterable[Box], look: Look, image: bool = True, more: Sequence[Source] = (),
+    ) -> dict[str, np.ndarray]:
+        """The maps that `find` takes, of the whole slide, from its tiles.
+
+        Args:
+            image: with the image evidence.
+            more: other sources of maps.
+
+        Memory: the maps, a byte a coarse pixel each (five, with the denoiser eight), and one tile.
+        """
+        maps: dict[str, np.ndarray] = {}
+        halo = max(HALO_PX, math.ceil(HALO_UM / self.coarse_um / HALO_STEP) * HALO_STEP)
+        for box in tiles:
+            near = box.expanded(halo).intersection(Box(0, 0, *self.coarse))
+            rgb = self.read(near, self.coarse)
+            found = evidence(rgb, self.coarse_um, look) if image else {}
+            found = {kind: values * UNIT for kind, values in found.items()}
+            found["density"] = (optical_density(rgb).mean(axis=2) - np.mean(look.glass)) * (255 / FULL_OD)
+            for source in more:
+                found |= {kind: values * UNIT for kind, values in source(rgb, near).items()}
+            for kind, values in found.items():
+                if kind not in maps:
+                    maps[kind] = np.zeros(self.coarse[::-1], np.uint8)
+                maps[kind][box.slices()] = np.clip(values[box.slices(near)], 0, 255).round()
+        return maps
+
+    def outline(
+        self, findings: Collection[Finding], look: Look, progress: Callable[[list[Box]], Iterable[Box]] = iter,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Class ids and scores (in 255ths) at the fine scale, uint8 (H, W) each; the better score keeps the ground.
+
+        Every tile of the fine scale is read once for all findings in it. Memory: these two, and one tile.
+        """
+        ids, scores = (np.zeros(self.fine[::-1], np.uint8) for _ in range(2))
+        shares: dict[Box, list[tuple[Finding, int, Box]]] = {}
+        for finding in sorted(findings, key=lambda finding: -finding.score):
+            reach = round((margin_of(finding, self.coarse_um) + 4 * self.coarse_um) / self.fine_um) + 2
+            for tile, part in self.parts(finding.box, reach):
+                shares.setdefault(tile, []).append((finding, reach, part))
+        for tile in progress(list(shares)):
+            needed = (part.expanded(reach + round(16 / self.fine_um)) for _, reach, part in shares[tile])
+            near = reduce(Box.union, needed).intersection(Box(0, 0, *self.fine))
+            seen = any(finding.shown in KINDS for finding, _, _ in shares[tile])
+            shown = evidence(self.read(near, self.fine), self.fine_um, look) if seen else {}
+            for finding, reach, part in shares[tile]:
+                new = self.refined(finding, part, reach, near, shown) & (ids[part.slices()] == 0)
+                ids[part.slices()][new] = CLASSES[finding.kind]
+                scores[part.slices()][new] = round(255 * finding.score)
+        return ids, scores
+
+    def parts(self, box: Box, reach: int) -> Iterator[tuple[Box, Box]]:
+        """The tiles of the fine scale within reach of a box of the coarse one, and what of them is."""
+        whole = Box(0, 0, *self.fine)
+        around = footprint(box, self.coarse, self.fine) if self.fine != self.coarse else box
+        around = around.expanded(reach).intersection(whole)
+        for y in range(around.y // REFINE_PX * REFINE_PX, around.bottom, REFINE_PX):
+            for x in range(around.x // REFINE_PX * REFINE_PX, around.right, REFINE_PX):
+                tile = Box(x, y, REFINE_PX, REFINE_PX)
+                yield tile, tile.intersection(around)
+
+    def refined(self, finding: Finding, part: Box, reach: int, near: Box, shown: dict[str, np.ndarray]) -> np.ndarray:
+        """Which pixels of a part of the fine scale a finding covers, its margin included: bool, the part's shape.
+
+        `shown`: the evidence in `near`, which holds the part and what lies within reach of it.
+        """
+        window = part.expanded(reach).intersection(near)
+        covered = placed = self.placed(finding, window)
+        if not placed.any():
+            return np.zeros((part.height, part.width), bool)
+        if finding.shown in shown:
+            shows = shown[finding.shown][window.slices(near)] > LOW[finding.shown]
+            covered = shows & grown(placed, 1.5 * self.coarse_um / self.fine_um)
+            if finding.kind in SOLID:
+                covered |= ndimage.binary_erosion(placed, iterations=round(self.coarse_um / self.fine_um))
+        return grown(covered, margin_of(finding, self.coarse_um) / self.fine_um)[part.slices(window)]
+
+    def placed(self, finding: Finding, near: Box) -> np.ndarray:
+        """A finding's pixels in a box of the fine scale, enlarged as they are."""
+        rows, columns = ((np.arange(start, stop) * coarse // fine - first) for start, stop, coarse, fine, first in (
+            (near.y, near.bottom, self.coarse.height, self.fine.height, finding.box.y),
+            (near.x, near.right, self.coarse.width, self.fine.width, finding.box.x)))
+        inside = ((rows >= 0) & (rows < finding.box.height))[:, None] & ((columns >= 0) & (columns < finding.box.width))
+        at = np.ix_(rows.clip(0, finding.box.height - 1), columns.clip(0, finding.box.width - 1))
+        return finding.covered[at] & inside
+
+
+def margin_of(finding: Finding, mpp: float) -> float:
+    """um by which a finding is widened: soft rims and halos, which the evidence no longer shows."""
+    if finding.kind != "bubble":
+        return MARGIN_UM[finding.kind]
+    return min(8.0, 0.17 * (np.count_nonzero(finding.covered) / np.pi) ** 0.5 * mpp)

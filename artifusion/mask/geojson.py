@@ -1,0 +1,172 @@
+"""GeoJSON masks: the annotations of QuPath and of GrandQC as polygons in level-0 pixels, with their classes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+import shapely.affinity
+from shapely import LinearRing, Polygon
+from shapely.errors import ShapelyError
+from shapely.geometry import shape
+from shapely.geometry.base import BaseGeometry
+
+from artifusion.errors import MaskError
+from artifusion.geometry import Point
+from artifusion.mask.polygons import polygons_of
+from artifusion.mask.rasters import MOST_CORNERS
+from artifusion.slide.reader import shortened
+
+SUFFIXES = (".geojson", ".json", ".gz", ".zip")
+MOST_BYTES = 1 << 28                 # of text, unpacked
+LONGEST_NAME = 100                   # of a class
+NOT_READ = (OSError, EOFError, ValueError, RecursionError, RuntimeError, zlib.error, zipfile.BadZipFile)
+
+
+def read_geojson(path: Path, bounds_offset: Point) -> tuple[list[Polygon], list[str]]:
+    """The polygons of a GeoJSON file in level-0 pixels and the class name of each; rings are mended.
+
+    A FeatureCollection, a Feature, a list of Features or a bare geometry; plain, gzipped, or alone in a zip archive.
+    QuPath counts from `bounds_offset`.
+
+    Raises:
+        MaskError: no GeoJSON, no polygon, or geometry that has no area.
+    """
+    return geojson_polygons(load_geojson(path), path, bounds_offset)
+
+
+def load_geojson(path: Path) -> Any:
+    """The content of a GeoJSON file.
+
+    Raises:
+        MaskError: no JSON, or so much that it is no mask.
+    """
+    try:
+        text = _unpacked(path).decode("utf-8-sig")
+        # Before any work goes into them: a bracket for every corner, a brace for every annotation, commas for the rest.
+        if text.count("[") + text.count("{") > MOST_CORNERS or text.count(",") > 8 * MOST_CORNERS:
+            raise MaskError(f"{path}: holds more than {MOST_CORNERS:,} corners: no mask of artifacts; simplify the "
+                            "polygons")
+        return json.loads(text)
+    except NOT_READ as error:                               # also numbers with too many digits, a zip with a password
+        raise MaskError(f"{path}: no JSON that can be read ({shortened(error)}); export annotations from QuPath as "
+                        "GeoJSON") from None
+
+
+def _unpacked(path: Path) -> bytes:
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start[:2] == b"\x1f\x8b":
+        with gzip.open(path) as packed:
+            data = packed.read(MOST_BYTES + 1)
+    elif start == b"PK\3\4":
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist()
+                     if name.lower().endswith(SUFFIXES[:2]) and not name.startswith("__MACOSX")]
+            if len(names) != 1:
+                raise MaskError(f"{path}: holds {len(names)} GeoJSON files; unpack it and name the one of this slide")
+            with archive.open(names[0]) as entry:
+                data = entry.read(MOST_BYTES + 1)
+    else:
+        with path.open("rb") as plain:
+            data = plain.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise MaskError(f"{path}: holds more than {MOST_BYTES >> 20} MB of text: no mask of artifacts; simplify the "
+                        "polygons")
+    return data
+
+
+def origin_of(content: Any, path: Path) -> str:
+    """Which tool's GeoJSON this is.
+
+    Raises:
+        MaskError: it outlines tissue and not artifacts.
+    """
+    properties = [feature["properties"] for feature in features_of(content)
+                  if isinstance(feature, dict) and isinstance(feature.get("properties"), dict)]
+    if any("tissue_id" in found for found in properties):
+        raise MaskError(f"{path}: holds TRIDENT's contours, which outline the tissue and not its artifacts; restoring "
+                        "them would repaint the slide: name a mask of artifacts")
+    return "GrandQC GeoJSON" if any("class_id" in found for found in properties) else "QuPath GeoJSON"
+
+
+def geojson_polygons(content: Any, path: Path, bounds_offset: Point) -> tuple[list[Polygon], list[str]]:
+    """What `read_geojson` returns, from content that is read already; `path` is for messages."""
+    spread = _grandqc_half_px(content)
+    polygons: list[Polygon] = []
+    classes: list[str] = []
+    for number, feature in enumerate(features_of(content), 1):
+        if not isinstance(feature, dict):
+            raise MaskError(f"{path}: entry {number} is no GeoJSON Feature; export annotations from QuPath as GeoJSON")
+        geometry = feature.get("geometry") if feature.get("type") == "Feature" else feature
+        for polygon in _mended(path, number, geometry, spread):
+            polygons.append(shapely.affinity.translate(polygon, *bounds_offset) if any(bounds_offset) else polygon)
+            classes.append(_class_name(feature))
+    if not polygons:
+        raise MaskError(f"{path}: holds no polygon; draw what to restore as areas and export them as GeoJSON")
+    return polygons, classes
+
+
+def features_of(content: Any) -> list[Any]:
+    if isinstance(content, dict) and content.get("type") == "FeatureCollection":
+        features = content.get("features")
+        return features if isinstance(features, list) else []
+    return content if isinstance(content, list) else [content]
+
+
+def _grandqc_half_px(content: Any) -> float:
+    """Half a mask pixel of GrandQC in level-0 pixels, 0 for everybody else.
+
+    Its outlines run through the centres of the outermost pixels (OpenCV's do), from where half a pixel is missing on
+    every side, and count the first pixel as 0.
+    """
+    metadata = content.get("metadata") if isinstance(content, dict) else None
+    scale = metadata.get("scale_factor") if isinstance(metadata, dict) and "class_mapping" in metadata else None
+    return scale / 2 if isinstance(scale, int | float) and 0 < scale < 10_000 else 0.0
+
+
+def _mended(path: Path, number: int, geometry: Any, spread: float) -> list[Polygon]:
+    kind = geometry.get("type") if isinstance(geometry, dict) else None
+    if kind not in ("Polygon", "MultiPolygon"):
+        raise MaskError(f"{path}: entry {number} is a {kind or 'thing without geometry'}; only Polygon and "
+                        "MultiPolygon have an area to restore, remove it or draw it as an area")
+    try:
+        with np.errstate(invalid="ignore"):
+            form = shapely.force_2d(shape(geometry))
+        if not np.isfinite(shapely.get_coordinates(form)).all():
+            raise ValueError("a coordinate is no number")
+        # "structure" keeps what a hand-drawn outline runs around twice; even-odd would leave it out as a hole.
+        valid = form if form.is_valid else shapely.make_valid(form, method="structure")
+        mended = polygons_of(_spread(form, valid, spread) if spread else valid)
+    except (ShapelyError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
+        raise MaskError(f"{path}: entry {number} is no valid polygon ({shortened(error)}); redraw it") from None
+    if not mended:
+        raise MaskError(f"{path}: entry {number} has no area; redraw or remove it")
+    return mended
+
+
+def _spread(form: BaseGeometry, valid: BaseGeometry, px: float) -> BaseGeometry:
+    """An outline through pixel centres as one around the pixels; one that is only a line becomes a row of pixels."""
+    rings = shapely.get_rings(np.asarray([form], dtype=object))
+    whole = shapely.union_all([valid, *(LinearRing(ring) for ring in rings)])
+    # Right angles stay right (their mitre is 1.41 px long), and no tip grows by more than a mask pixel.
+    wide = whole.buffer(px, cap_style="square", join_style="mitre", mitre_limit=1.5)
+    return shapely.affinity.translate(wide, px, px)
+
+
+def _class_name(feature: dict[str, Any]) -> str:
+    """The name of an annotation's class, of a derived one all its parts, "" where it has none; fit to be printed."""
+    properties = feature.get("properties")
+    found = properties.get("classification") if isinstance(properties, dict) else None
+    name = (found.get("name") or found.get("names")) if isinstance(found, dict) else found
+    if isinstance(name, list):
+        name = ": ".join(part for part in name if isinstance(part, str))
+    if not isinstance(name, str):
+        return ""
+    return "".join(letter if letter.isprintable() else " " for letter in name[:LONGEST_NAME]).strip()

@@ -1,0 +1,260 @@
+"""Mask images: the numbers in them, what counts as white, and their outlines in level-0 pixels."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from PIL import Image, ImageOps
+from scipy import ndimage
+from shapely import Polygon
+
+from artifusion.errors import MaskError
+from artifusion.geometry import Size
+from artifusion.mask.classes import CLASSES, CLASSES_KEY
+from artifusion.mask.polygons import edge_runs, outlines, strips
+from artifusion.slide.reader import shortened
+
+ASPECT_TOLERANCE = 0.003             # beside one mask pixel of rounding per side; more would misplace edges in silence
+MOST_LABELS = 15                     # a lossless image with values up to this is a label image: nonzero = restore
+GRAY_SHARE = 0.05                    # more pixels than this neither black nor white: no mask
+FLAT_PX = 9                          # side of an even gray area, which is no edge that was smoothed
+MOST_PX = 500_000_000                # of a mask image; GrandQC writes 280 million for 100,000 x 100,000 px
+MOST_CORNERS = 1_000_000             # of all outlines of a file: noise has more
+
+
+@dataclass(frozen=True)
+class Raster:
+    """A mask image: one number per pixel (the brightest colour channel, times opacity).
+
+    Attributes:
+        lossless: what the numbers are can be trusted.
+        indices: of an image with a palette, the numbers behind the colours.
+        vocabulary: name -> id, where the file tells that its numbers are class ids.
+    """
+
+    path: Path
+    values: np.ndarray
+    lossless: bool
+    indices: np.ndarray | None = None
+    vocabulary: dict[str, int] | None = None
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """What is stored per pixel."""
+        return self.values if self.indices is None else self.indices
+
+    @cached_property
+    def counts(self) -> dict[int, int]:
+        """Pixels per value, in order of the values."""
+        return counted(self.values)
+
+
+def read_raster(path: Path, l0_size: Size) -> Raster:
+    """The pixels of an image of the whole slide, at any scale.
+
+    Level-0 pixel (x, y) belongs to mask pixel (floor((x + 0.5) * mask width / slide width), ...): each axis has the
+    scale that the sizes give it, whatever the file says about um.
+
+    Raises:
+        MaskError: unreadable, no image of numbers, or of another aspect ratio than the slide.
+    """
+    raster = _load(path)
+    height, width = raster.values.shape
+    skew = abs(math.log(width * l0_size.height / (height * l0_size.width)))
+    if skew > math.log(1 + ASPECT_TOLERANCE) + 1 / width + 1 / height:
+        raise MaskError(f"{path}: {width}x{height} px is not the shape of the slide, {l0_size.width}x{l0_size.height} "
+                        "px; a mask must be an image of the whole slide, at any scale")
+    return raster
+
+
+def counted(values: np.ndarray) -> dict[int, int]:
+    """How many pixels of an image (H, W) of bool, uint8 or uint16 have each value, in order of the values."""
+    total = np.zeros(1 << 16, np.int64)
+    for rows, _ in strips(values.shape):
+        total += np.bincount(values[rows].ravel(), minlength=len(total))
+    return {value: int(total[value]) for value in np.flatnonzero(total).tolist()}
+
+
+def _load(path: Path) -> Raster:
+    try:
+        with _images_of(MOST_PX), warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return _from_pillow(path, image)
+    except Image.DecompressionBombError:
+        raise MaskError(f"{path}: too many pixels for a raster mask; save it at a smaller scale, any scale will do, "
+                        "or use GeoJSON") from None
+    except (OSError, ValueError, SyntaxError, RuntimeError) as error:
+        try:
+            pixels = tifffile.imread(path)
+        except (OSError, ValueError, RuntimeError, KeyError, IndexError, tifffile.TiffFileError):
+            raise MaskError(f"{path}: not a mask image that can be read ({shortened(error)}); use PNG, TIFF, JPEG or "
+                            "QuPath GeoJSON") from None
+    if pixels.dtype.kind == "c":
+        raise MaskError(f"{path}: holds complex numbers; a mask has black and white pixels")
+    if pixels.ndim == 3 and pixels.shape[2] in (1, 3):
+        pixels = pixels.max(axis=2)
+    if pixels.ndim != 2 or not pixels.size:
+        raise MaskError(f"{path}: has shape {pixels.shape}; a mask is one image with black and white pixels")
+    return Raster(path, _whole_numbers(path, pixels), lossless=pixels.dtype.kind != "f")
+
+
+def _from_pillow(path: Path, image: Image.Image) -> Raster:
+    """The first image of an open file. Memory: Pillow's own, and one number per pixel (two with a palette)."""
+    if _has_another(image):
+        raise MaskError(f"{path}: holds several images of one size; save the mask alone, as one image")
+    lossless = image.format not in ("JPEG", "WEBP") and image.info.get("compression") != "jpeg"
+    vocabulary = _vocabulary(image)
+    ImageOps.exif_transpose(image, in_place=True)           # upright, as slides are read and viewers show it
+    image.load()
+    first = brightness(image.crop((0, 0, 1, 1)))
+    values = np.empty((image.height, image.width), first.dtype)
+    indices = np.empty(values.shape, np.uint8) if image.mode == "P" else None
+    for rows, _ in strips(values.shape):
+        strip = image.crop((0, rows.start, image.width, rows.stop))
+        values[rows] = brightness(strip)
+        if indices is not None:
+            indices[rows] = np.asarray(strip)
+    if values.dtype != np.uint8 and getattr(image, "tag_v2", {}).get(262) == 0:    # which Pillow turns in 8 bits alone
+        raise MaskError(f"{path}: stores white as 0 in {values.dtype}; save it in 8 bits")
+    lossless &= values.dtype.kind != "f"
+    return Raster(path, _whole_numbers(path, values), lossless, indices, vocabulary)
+
+
+def _has_another(image: Image.Image) -> bool:
+    """Whether a second image of the same size follows in the file, which is no level of a pyramid."""
+    size = image.size
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    another = image.size == size
+    image.seek(0)
+    return another
+
+
+def _whole_numbers(path: Path, values: np.ndarray) -> np.ndarray:
+    """An image (H, W) of any numbers as bool, uint8 or uint16. Floats up to 1 become 0 to 255, others as they are."""
+    if values.dtype in (np.bool_, np.uint8, np.uint16):
+        return values
+    low, high = float(values.min()), float(values.max())
+    two = not low and not ((values != 0) & (values != high)).any()
+    if low < 0 or not math.isfinite(low + high) or (high > 65535 and not two):
+        raise MaskError(f"{path}: has values from {low:g} to {high:g}; a mask has 0 and 1, or 0 and 255")
+    if values.dtype.kind != "f" and high <= 65535:
+        return values.astype(np.uint16)
+    if two:
+        return (values > 0) * np.uint8(255)
+    whole = np.empty(values.shape, np.uint8)
+    for rows, _ in strips(values.shape):
+        whole[rows] = np.rint(np.minimum(values[rows] * (255 if high <= 1 else 1), 255))
+    return whole
+
+
+def brightness(image: Image.Image) -> np.ndarray:
+    """One number per pixel of a Pillow image: the brightest colour channel, times opacity."""
+    if image.mode in ("P", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    elif image.mode == "1":                                 # whose array is bool with bytes of 255
+        image = image.convert("L")
+    elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        image = image.convert("RGB")
+    pixels = np.asarray(image)
+    if image.mode in ("LA", "La", "RGBA", "RGBa"):
+        opaque = pixels[..., -1].astype(np.uint16)
+        return (pixels[..., :-1].max(axis=2) * opaque // 255).astype(np.uint8)
+    return pixels.max(axis=2) if pixels.ndim == 3 else pixels
+
+
+@contextmanager
+def _images_of(px: int) -> Iterator[None]:
+    """Let Pillow open images of that many pixels."""
+    usual = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = px // 2                        # Pillow refuses twice as many
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = usual
+
+
+def _vocabulary(image: Image.Image) -> dict[str, int] | None:
+    """What a class mask of ours tells beside its pixels."""
+    described = getattr(image, "tag_v2", {}).get(270)       # a TIFF's ImageDescription
+    try:
+        content = json.loads(described)[CLASSES_KEY] if described else json.loads(image.info[CLASSES_KEY])
+        names = {str(name): int(at) for name, at in content.items()}
+        return names if all(0 < at < 256 for at in names.values()) else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def white(raster: Raster) -> np.ndarray:
+    """bool (H, W), True = restore: the white (in a label image the nonzero) pixels.
+
+    Raises:
+        MaskError: an image of gray values, which could mean anything.
+    """
+    path, values, counts = raster.path, raster.values, raster.counts
+    if values.dtype == np.bool_:
+        return values
+    high = max(counts)
+    if raster.lossless and (high <= MOST_LABELS or set(counts) <= {0, high}):
+        return values > 0
+    full = 255 if high <= 255 else 65535
+    gray = sum(pixels for value, pixels in counts.items() if full / 8 < value < full * 7 / 8) / values.size
+    if gray > GRAY_SHARE:
+        raise MaskError(f"{path}: {gray:.0%} of its pixels are neither black nor white; this looks like a picture, "
+                        "not a mask: mark what to restore in white on black")
+    if raster.lossless:
+        _check_even_areas(raster, full)
+    return values >= full / 2
+
+
+def _check_even_areas(raster: Raster, full: int) -> None:
+    """Raise MaskError for areas of one gray, which a threshold would keep or drop in silence.
+
+    Nearly black is gray as well where there are few values in all: numbers of classes beside a 255 for the rest.
+    """
+    values = raster.values
+    least = 0 if len(raster.counts) <= MOST_LABELS else full / 16
+    grays = [value for value in raster.counts if least < value < full * 15 / 16]
+    found: set[int] = set()
+    for rows, wide in strips(values.shape, FLAT_PX // 2) if grays else ():
+        near = values[wide]
+        same = ndimage.maximum_filter(near, FLAT_PX) == ndimage.minimum_filter(near, FLAT_PX)
+        own = slice(rows.start - wide.start, rows.stop - wide.start)
+        found.update(np.unique(near[own][same[own]]).tolist())
+    even = [str(value) for value in grays if value in found]
+    if even:
+        remedy = "" if raster.indices is None else ", or pass --mask-format classes if its palette numbers are our ids"
+        raise MaskError(f"{raster.path}: has areas that are neither black nor white (brightness "
+                        f"{', '.join(even[:5])}); paint what to restore white{remedy}")
+
+
+def outlined(path: Path, ids: np.ndarray, l0_size: Size) -> tuple[list[Polygon], list[str]]:
+    """The exact outlines of an image of class ids (H, W) in level-0 pixels, and the class of each.
+
+    Raises:
+        MaskError: outlines with more corners than any mask of artifacts has.
+    """
+    corners = 0
+    for runs in edge_runs(ids):
+        corners += 2 * len(runs)
+        if corners > MOST_CORNERS:
+            raise MaskError(f"{path}: its outlines have over {MOST_CORNERS / 1e6:g} million corners, as noise has: no "
+                            "mask of artifacts; smooth it, or mark what to restore as areas")
+    height, width = ids.shape
+    polygons, numbers = outlines(ids, Fraction(l0_size.width, width), Fraction(l0_size.height, height))
+    names = {at: name for name, at in CLASSES.items()}
+    order = sorted(range(len(polygons)), key=lambda index: numbers[index])
+    return [polygons[index] for index in order], [names[numbers[index]] for index in order]

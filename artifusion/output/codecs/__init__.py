@@ -1,0 +1,1 @@
+"""Compressed segments (TIFF tiles): decoded, encoded, and spliced block by block."""

@@ -1,0 +1,249 @@
+"""Codecs of TIFF segments: what a compressed segment holds, and how other pixels are written in its place.
+
+A codec belongs to one page. Its samples are uint8 (H, W, 3) as the page stores them, so that those of an exact codec
+come back unchanged; `rgb` and `samples` convert. Everything that copies, builds or verifies goes through `codec_of`.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+from typing import Protocol
+
+import imagecodecs
+import numpy as np
+from PIL import Image
+
+from artifusion.errors import SlideError
+from artifusion.output.codecs import jpeg
+from artifusion.slide import tiff
+
+NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE, APERIO_YCBCR, APERIO_RGB = 1, 5, 7, 8, 32946, 33003, 33005
+PACKED = {NONE: "uncompressed", LZW: "LZW", DEFLATE: "deflate", OLD_DEFLATE: "deflate"}
+JPEG_2000 = {APERIO_YCBCR: "JPEG 2000 (YCbCr)", APERIO_RGB: "JPEG 2000 (RGB)"}
+HORIZONTAL = 2                          # TIFF predictor: differences along a row
+
+
+class Codec(Protocol):
+    """The codec of one page."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether written samples come back the same: pixels beside the mask then do not change."""
+
+    @property
+    def generic(self) -> bool:
+        """Whether OpenSlide reads it in a generic TIFF."""
+
+    @property
+    def how(self) -> str:
+        """How touched segments are written, for the report."""
+
+    def why_not(self, data: bytes) -> str:
+        """Why a segment that can be decoded cannot be written again; empty where it can."""
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """The samples of a segment. Raises SlideError where it is damaged."""
+
+    def encode(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
+        """Samples as a segment that takes the place of `like`, whose samples they are except under `touched` (H, W)."""
+
+    def reach(self, touched: np.ndarray, like: bytes) -> np.ndarray:
+        """Where samples change at most, (H, W): those under `touched` and what is encoded together with them."""
+
+    def rgb(self, samples: np.ndarray) -> np.ndarray:
+        """The colours that OpenSlide shows for samples."""
+
+    def samples(self, rgb: np.ndarray) -> np.ndarray:
+        """The samples that come nearest to colours."""
+
+
+@dataclass(frozen=True)
+class JpegCodec:
+    """Baseline JPEG, with tables of its own or the page's."""
+
+    tables: bytes
+    photometric: int
+    name = "JPEG"
+    exact = False
+    generic = True
+    how = "touched segments written with their own tables; blocks that the mask does not reach keep their coefficients"
+
+    def why_not(self, data: bytes) -> str:
+        return jpeg.why_not(data, self.tables, self.photometric)
+
+    def decode(self, data: bytes) -> np.ndarray:
+        return jpeg.decode(data, self.tables, self.photometric)
+
+    def encode(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
+        """As the protocol says. A segment that cannot be taken apart into blocks is encoded whole."""
+        try:
+            return jpeg.encode(samples, like, self.tables, self.photometric, touched)
+        except SlideError:
+            return jpeg.encode(samples, like, self.tables, self.photometric)
+
+    def reach(self, touched: np.ndarray, like: bytes) -> np.ndarray:
+        return jpeg.reach(touched, like, self.tables)
+
+    def rgb(self, samples: np.ndarray) -> np.ndarray:
+        return samples
+
+    def samples(self, rgb: np.ndarray) -> np.ndarray:
+        return rgb
+
+
+@dataclass(frozen=True)
+class Jpeg2000Codec:
+    """Aperio's JPEG 2000: bare codestreams, RGB (33005) or YCbCr without a declared transform (33003).
+
+    Written reversibly, or with `same_size` at the rate of the segment whose place is taken.
+    """
+
+    ycbcr: bool
+    same_size: bool = False
+    generic = False
+
+    @property
+    def name(self) -> str:
+        return JPEG_2000[APERIO_YCBCR if self.ycbcr else APERIO_RGB]
+
+    @property
+    def exact(self) -> bool:
+        return not self.same_size
+
+    @property
+    def how(self) -> str:
+        if self.same_size:
+            return "touched segments written as JPEG 2000 of the size they had: kept pixels in them change a little"
+        return "touched segments written as reversible JPEG 2000: exact beside the mask, and larger than they were"
+
+    def why_not(self, data: bytes) -> str:
+        return ""
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """As RGB to the decoder, whatever it is: OpenJPEG would convert subsampled YCbCr by its own rounding."""
+        try:
+            if data[:2] != b"\xff\x4f" or data[40:42] != b"\0\3" or set(data[42:51:3]) != {7}:
+                raise ValueError("not three 8-bit components")
+            width, height, left, top = struct.unpack(">4I", data[8:24])
+            with Image.open(io.BytesIO(_jp2(data, width - left, height - top))) as image:
+                return np.asarray(image)                    # subsampled components are repeated, as OpenSlide does
+        except (OSError, ValueError, SyntaxError, struct.error) as error:
+            raise SlideError(f"a JPEG 2000 segment is damaged ({error}); get a whole copy of the slide") from None
+
+    def encode(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
+        if not self.same_size:
+            return bytes(imagecodecs.jpeg2k_encode(np.ascontiguousarray(samples), level=0, codecformat="J2K",
+                                                   reversible=True, mct=not self.ycbcr))
+        file = io.BytesIO()
+        Image.fromarray(samples).save(file, "JPEG2000", no_jp2=True, irreversible=True, mct=int(not self.ycbcr),
+                                      quality_mode="rates", quality_layers=[max(1.0, samples.size / len(like))])
+        return file.getvalue()
+
+    def reach(self, touched: np.ndarray, like: bytes) -> np.ndarray:
+        return np.ones_like(touched) if self.same_size else touched
+
+    def rgb(self, samples: np.ndarray) -> np.ndarray:
+        if not self.ycbcr:
+            return samples
+        y, cb, cr = np.moveaxis(samples.astype(np.float64), -1, 0) - np.array([0, 128, 128])[:, None, None]
+        shift = np.stack([1.402 * cr, -0.34414 * cb - 0.71414 * cr, 1.772 * cb], axis=-1)
+        return (y[..., None] + np.rint(shift)).clip(0, 255).astype(np.uint8)
+
+    def samples(self, rgb: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(rgb).convert("YCbCr")) if self.ycbcr else rgb
+
+
+@dataclass(frozen=True)
+class PackedCodec:
+    """Uncompressed, LZW or deflate, with or without differences along rows."""
+
+    compression: int
+    predictor: int
+    width: int
+    exact = True
+    generic = True
+
+    @property
+    def name(self) -> str:
+        return PACKED[self.compression]
+
+    @property
+    def how(self) -> str:
+        return f"touched segments written as {self.name}: exact beside the mask"
+
+    def why_not(self, data: bytes) -> str:
+        return ""
+
+    def decode(self, data: bytes) -> np.ndarray:
+        try:
+            if self.compression == LZW:
+                data = bytes(imagecodecs.lzw_decode(data))
+            elif self.compression in (DEFLATE, OLD_DEFLATE):
+                data = bytes(imagecodecs.zlib_decode(data))
+            samples = np.frombuffer(data, np.uint8).reshape(-1, self.width, 3)
+        except (ValueError, imagecodecs.ZlibError, imagecodecs.LzwError) as error:
+            raise SlideError(f"a {self.name} segment is damaged ({error}); get a whole copy of the slide") from None
+        return np.cumsum(samples, axis=1, dtype=np.uint8) if self.predictor == HORIZONTAL else samples
+
+    def encode(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
+        if self.predictor == HORIZONTAL:
+            samples = np.diff(samples, axis=1, prepend=np.uint8(0))
+        data = samples.tobytes()
+        if self.compression == LZW:
+            return bytes(imagecodecs.lzw_encode(data))
+        return bytes(imagecodecs.zlib_encode(data, level=6)) if self.compression != NONE else data
+
+    def reach(self, touched: np.ndarray, like: bytes) -> np.ndarray:
+        return touched
+
+    def rgb(self, samples: np.ndarray) -> np.ndarray:
+        return samples
+
+    def samples(self, rgb: np.ndarray) -> np.ndarray:
+        return rgb
+
+
+def codec_of(page: tiff.Page, same_size: bool = False) -> Codec:
+    """The codec of a page whose segments can be written again; with `same_size` JPEG 2000 is written lossily.
+
+    Raises:
+        SlideError: they cannot, by what the page's tags tell; the message is the reason alone.
+    """
+    compression, photometric = page.number(tiff.COMPRESSION, 1), page.number(tiff.PHOTOMETRIC)
+    if page.number(tiff.SAMPLES, 1) != 3 or set(page.numbers(tiff.BITS).tolist()) != {8}:
+        raise SlideError("not three 8-bit samples")
+    if page.number(tiff.PLANAR, 1) != 1 or page.number(tiff.DEPTH, 1) != 1:
+        raise SlideError("samples in separate planes")
+    if page.number(tiff.FILL_ORDER, 1) != 1:
+        raise SlideError("bits in reverse order")
+    if compression == JPEG and photometric in (jpeg.RGB, jpeg.YCBCR):
+        tables = page.tags.get(tiff.JPEG_TABLES)
+        return JpegCodec(tables.raw if tables else b"", photometric)
+    if compression in JPEG_2000 and photometric in (jpeg.RGB, jpeg.YCBCR):
+        return Jpeg2000Codec(compression == APERIO_YCBCR, same_size)
+    if compression in PACKED and photometric == jpeg.RGB:
+        predictor = page.number(tiff.PREDICTOR, 1)
+        if predictor not in (1, HORIZONTAL):
+            raise SlideError(f"predictor {predictor}")
+        return PackedCodec(compression, predictor, page.number(tiff.TILE_WIDTH if page.tiled else tiff.WIDTH))
+    if compression in (JPEG, *JPEG_2000, *PACKED):
+        raise SlideError(f"photometric interpretation {photometric}")
+    names = ", ".join(dict.fromkeys(["JPEG", "Aperio's JPEG 2000", *PACKED.values()]))
+    raise SlideError(f"compression {compression} is not among those that can be copied ({names})")
+
+
+def _jp2(codestream: bytes, width: int, height: int) -> bytes:
+    """A JP2 file around a codestream, which says that its components are RGB."""
+    def box(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", 8 + len(content)) + name + content
+
+    header = box(b"ihdr", struct.pack(">IIHBBBB", height, width, 3, 7, 7, 0, 0))
+    header += box(b"colr", b"\x01\0\0" + struct.pack(">I", 16))
+    return (box(b"jP  ", b"\r\n\x87\n") + box(b"ftyp", b"jp2 \0\0\0\0jp2 ") + box(b"jp2h", header)
+            + box(b"jp2c", codestream))

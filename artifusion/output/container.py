@@ -1,0 +1,216 @@
+"""How an output will be written: what of the source can be copied, and why the rest cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from artifusion.errors import ConfigError, OutputError, SlideError
+from artifusion.geometry import Box, Size
+from artifusion.output.codecs.codecs import Jpeg2000Codec, codec_of
+from artifusion.output.reencode import SMALLEST_PX, half_size
+from artifusion.output.segments import Grid
+from artifusion.slide import tiff
+from artifusion.slide.reader import TIFF_VENDORS, ImageSlide, Slide
+
+TIFF_SUFFIXES = (".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+LARGEST_STEP = 4.5                       # a level this many times smaller than the one before leaves a gap
+SHOWN_ALIKE = 4                          # grey levels by which two decoders of one codec may differ
+
+
+@dataclass(frozen=True)
+class SourceLevels:
+    """The levels of a TIFF slide, level 0 first: their directories, and why each cannot be copied (empty: it can)."""
+
+    file: tiff.Tiff
+    pages: tuple[int, ...]
+    reasons: tuple[str, ...]
+
+    def page(self, level: int) -> tiff.Page:
+        return self.file.pages[self.pages[level]]
+
+
+@dataclass(frozen=True)
+class PlannedLevel:
+    """One level of a generic pyramid: copied from a directory of the source, or (None) built from the one above."""
+
+    size: Size
+    page: int | None
+    reason: str
+
+
+def source_levels(slide: Slide) -> SourceLevels:
+    """What a slide's levels are made of.
+
+    Raises:
+        SlideError: no level can be copied; the message is the reason alone.
+    """
+    if slide.kind != "slide":
+        raise SlideError("a plain image")
+    if slide.vendor not in TIFF_VENDORS:
+        raise SlideError(f"{slide.vendor} files cannot be copied segment by segment")
+    source = tiff.read_tiff(slide.path)
+    for page in source.pages:
+        found = next((name for code, name in tiff.POINTERS.items() if code in page.tags), "")
+        if found:
+            raise SlideError(f"holds {found}")
+        if any(tag.type in (tiff.IFD, tiff.IFD8) for tag in page.tags.values()):
+            raise SlideError("holds nested directories")
+    pages = level_pages(source, slide)
+    if pages is None:
+        raise SlideError("its tiled directories are not the levels OpenSlide shows")
+    with slide.path.open("rb") as file:
+        reasons = [segment_reason(file, source.pages[number], slide if not level else None)
+                   for level, number in enumerate(pages)]
+    return SourceLevels(source, tuple(pages), tuple(reasons))
+
+
+def level_pages(source: tiff.Tiff, slide: Slide) -> list[int] | None:
+    """The page of each level, level 0 first; None where the tiled pages are not exactly OpenSlide's levels."""
+    sizes = {number: Grid.of(page).size for number, page in enumerate(source.pages) if page.tiled}
+    ordered = sorted(sizes, key=lambda number: (-sizes[number].width * sizes[number].height, number))
+    return ordered if [sizes[number] for number in ordered] == list(slide.level_sizes) else None
+
+
+def segment_reason(file: BinaryIO, page: tiff.Page, shown: Slide | None = None) -> str:
+    """Why the segments of a page cannot be written again; empty where they can. The largest one is looked at.
+
+    With `shown`, whose level 0 the page is, OpenSlide must show the very pixels that the codec decodes.
+    """
+    try:
+        codec, grid = codec_of(page), Grid.of(page)
+        if len(page.offsets) != grid.columns * grid.rows:
+            return f"{len(page.offsets)} segments where the size asks for another number"
+        index = int(np.argmax(page.counts))
+        data = tiff.read_segment(file, page, index)
+        if not data:
+            return ""
+        samples = codec.decode(data)
+        if samples.shape[:2] != (grid.box(index).height, grid.segment.width):
+            return "its segments have another size than its tags tell"
+        reason = codec.why_not(data)
+        if shown is not None and not reason:
+            inside = grid.box(index).intersection(Box(0, 0, *grid.size))
+            ours = codec.rgb(samples)[: inside.height, : inside.width]
+            if np.abs(ours.astype(np.int16) - shown.read(inside)).max() > SHOWN_ALIKE:
+                return f"OpenSlide shows other pixels than its {codec.name} segments hold"
+        return reason
+    except SlideError as error:
+        return str(error)
+
+
+def thumbnail_page(source: tiff.Tiff, slide: Slide) -> int | None:
+    """The page that holds an Aperio slide's thumbnail: the second one, where it is stripped."""
+    if slide.vendor == "aperio" and len(source.pages) > 1 and not source.pages[1].tiled:
+        return 1
+    return None
+
+
+def why_not_copied(slide: Slide) -> str:
+    """Why a slide's own container cannot be copied segment by segment; empty where it can."""
+    try:
+        reasons = source_levels(slide).reasons
+    except SlideError as error:
+        return str(error)
+    return next((f"level {level}: {reason}" for level, reason in enumerate(reasons) if reason), "")
+
+
+def generic_pyramid(slide: Slide) -> list[PlannedLevel]:
+    """The levels of a generic tiled pyramid of a slide: those that can be copied, and in between what is missing.
+
+    Levels are missing below the smallest one, while that is over 512 px, and where a level is over 4.5 times smaller
+    than the one before; those that cannot be copied are left out. What is missing is half of what lies above it.
+
+    Raises:
+        SlideError: level 0 cannot be copied; the message is the reason alone.
+    """
+    levels = source_levels(slide)
+    reasons = [reason or generic_reason(slide, levels.page(level)) for level, reason in enumerate(levels.reasons)]
+    if reasons[0]:
+        raise SlideError(f"level 0: {reasons[0]}")
+    usable = [level for level, reason in enumerate(reasons) if not reason]
+    unusable = [f"level {level} of the source: {reason}" for level, reason in enumerate(reasons) if reason]
+    why = "; ".join(["the source has no such level", *unusable])
+    found = {slide.level_sizes[level]: levels.pages[level] for level in usable}
+    return [PlannedLevel(size, found.get(size), "" if size in found else why)
+            for size in without_gaps([slide.level_sizes[level] for level in usable])]
+
+
+def without_gaps(sizes: Sequence[Size]) -> Iterator[Size]:
+    """The sizes of a pyramid's levels, with those that it lacks."""
+    for size, following in zip(sizes, [*sizes[1:], None], strict=True):
+        yield size
+        while size.width > LARGEST_STEP * following.width if following else max(size) > SMALLEST_PX:
+            size = half_size(size)
+            yield size
+
+
+def generic_reason(slide: Slide, page: tiff.Page) -> str:
+    """Why a level that can be copied must not be part of a generic TIFF; empty where it may."""
+    codec = codec_of(page)
+    if not codec.generic:
+        return f"OpenSlide reads {codec.name} in Aperio's own files only"
+    if slide.vendor == "aperio" and not page.counts.all():
+        return "has missing tiles, which OpenSlide fills in from other levels in Aperio's own files only"
+    return ""
+
+
+def container_of(slide: Slide, out: Path) -> tuple[str, str]:
+    """How `out` will be written, "copied", "pyramid", "re-encoded" or "image", and why.
+
+    Raises:
+        OutputError: the suffix does not fit the source; the message names those that do.
+    """
+    suffix, own = out.suffix.lower(), own_suffix(slide).lower()
+    if slide.kind == "image":
+        if suffix in IMAGE_SUFFIXES:
+            return "image", "a plain image, written whole"
+        if suffix in TIFF_SUFFIXES:
+            return "re-encoded", "a plain image becomes a tiled pyramid"
+        raise OutputError(f"{out}: a plain image is written as .png (exact), .jpg or .tiff; choose one of these")
+    reason = why_not_copied(slide)
+    if not reason and (suffix == own or {suffix, own} <= set(TIFF_SUFFIXES)):
+        whole = slide.vendor != "generic-tiff" or len(generic_pyramid(slide)) == len(slide.level_sizes)
+        return ("copied", "untouched segments are byte-identical") if whole else (
+            "pyramid", "level 0 copied, levels that were missing built")
+    if suffix in TIFF_SUFFIXES:
+        try:
+            generic_pyramid(slide)
+        except SlideError as error:
+            return "re-encoded", str(error)
+        return "pyramid", f"level 0 copied into the generic pyramid that {suffix} asks for"
+    if reason:
+        raise OutputError(f"{out}: this slide cannot be copied as it is ({reason}); name the output .tiff or .tif")
+    raise OutputError(f"{out}: this slide is written as {own} (same container, copied), or as .tiff or .tif "
+                      "(generic pyramid); choose one of these")
+
+
+def check_same_size(slide: Slide, out: Path) -> None:
+    """Raise ConfigError unless writing `out` copies a slide whose level 0 is JPEG 2000."""
+    container, _ = container_of(slide, out)
+    if container != "copied" or not isinstance(codec_of(source_levels(slide).page(0)), Jpeg2000Codec):
+        raise ConfigError(f"{slide.path}: same size is for slides that are copied as JPEG 2000, and to {out.name} this "
+                          "one is not; leave --same-size away")
+
+
+def own_suffix(slide: Slide) -> str:
+    """The suffix of a slide's own container: that of its name, or the usual one where the name has none."""
+    return slide.path.suffix or (".svs" if slide.vendor == "aperio" else ".tiff")
+
+
+def default_output(slide_path: str | Path, slide: Slide) -> Path:
+    """<name>.restored<suffix> beside the slide: its own suffix where it can be copied, else .tiff.
+
+    A plain JPEG becomes .png, which keeps every kept pixel exactly.
+    """
+    path = Path(slide_path)
+    if slide.kind == "image":
+        suffix = ".tiff" if isinstance(slide, ImageSlide) and slide.format == "TIFF" else ".png"
+    else:
+        suffix = ".tiff" if why_not_copied(slide) else own_suffix(slide)
+    return path.with_name(f"{path.stem}.restored{suffix}")

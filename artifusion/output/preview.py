@@ -1,0 +1,75 @@
+"""Before / mask / after pictures of a restoration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from artifusion.errors import OutputError
+from artifusion.geometry import Box, Size, fitted
+from artifusion.mask.mask import Mask
+from artifusion.slide.reader import Slide
+
+OVERVIEW_PX = 640           # longer side of the overview of the whole slide
+CROP_PX = 384               # side of a full-size crop
+ROWS = 6
+SUFFIXES = (".png", ".jpg", ".jpeg")
+GAP_PX = 8
+TINT = np.array([0, 200, 80])
+
+
+def check_picture_name(path: Path) -> None:
+    """Raise OutputError unless the suffix is that of a picture."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise OutputError(f"{path}: a preview is written as {', '.join(SUFFIXES)}; choose one of these")
+
+
+def draw_comparison(before: Slide, mask: Mask, after: Slide, l0_boxes: Sequence[Box], out: Path) -> None:
+    """Write a picture: the whole slide, then the largest regions at full size, each before / mask / after."""
+    largest = sorted(l0_boxes, key=lambda box: -box.area)[:ROWS]
+    rows = [overview_row(before, mask, after)]
+    rows += [crop_row(before, mask, after, around(box, before.size)) for box in largest]
+    width = max(row.shape[1] for row in rows)
+    rows = [np.pad(row, ((0, GAP_PX), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    picture = Image.fromarray(np.concatenate(rows))
+    draw = ImageDraw.Draw(picture)
+    third = (rows[0].shape[1] + GAP_PX) // 3
+    for n, title in enumerate(("before", "mask", "after (invented where masked)")):
+        draw.text((n * third + 4, 4), title, fill=(0, 0, 0), stroke_width=2, stroke_fill=(255, 255, 255))
+    picture.save(out)
+
+
+def crop_row(before: Slide, mask: Mask, after: Slide, l0_box: Box) -> np.ndarray:
+    """The three views of a box at full size, side by side: uint8 (H, 3 W + gaps, 3)."""
+    image = before.read(l0_box)
+    return side_by_side(image, tinted(image, mask.read(l0_box)), after.read(l0_box))
+
+
+def overview_row(before: Slide, mask: Mask, after: Slide) -> np.ndarray:
+    """The three views of the whole slide, small."""
+    whole, size = Box(0, 0, *before.size), fitted(before.size, OVERVIEW_PX)
+    image = before.read_as(whole, size)
+    masked = mask.coverage(size, Box(0, 0, *size))
+    return side_by_side(image, tinted(image, masked), after.read_as(whole, size))
+
+
+def around(l0_box: Box, size: Size) -> Box:
+    """A box of CROP_PX a side over the middle of another, shifted into the slide."""
+    width, height = min(CROP_PX, size.width), min(CROP_PX, size.height)
+    x = min(max(0, l0_box.x + (l0_box.width - width) // 2), size.width - width)
+    y = min(max(0, l0_box.y + (l0_box.height - height) // 2), size.height - height)
+    return Box(x, y, width, height)
+
+
+def tinted(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The image with its masked pixels half covered in green, a colour that no stain has."""
+    tint = (image * 0.4 + TINT * 0.6).astype(np.uint8)
+    return np.where(mask[..., None], tint, image)
+
+
+def side_by_side(*views: np.ndarray) -> np.ndarray:
+    gap = np.full((views[0].shape[0], GAP_PX, 3), 255, np.uint8)
+    return np.concatenate([views[0], gap, views[1], gap, views[2]], axis=1)

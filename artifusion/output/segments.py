@@ -1,0 +1,201 @@
+"""Compressed segments of a level: which of them the mask touches, and what they hold afterwards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from artifusion.ahead import ahead
+from artifusion.geometry import Box, Size
+from artifusion.mask.mask import Mask, blocks, footprint, footprint_edges, level_box
+from artifusion.output.codecs.blocks import lay
+from artifusion.output.codecs.codecs import Codec
+from artifusion.output.patches import Patches
+from artifusion.slide import tiff
+
+BLOCK_PX = 1024                     # level-0 pixels, per side, that are averaged in one go
+AHEAD = 8                           # touched segments in work while those before them are written
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The segments of a page: tiles, all of one size, or strips, of which the last may be lower."""
+
+    size: Size
+    segment: Size
+    tiled: bool
+
+    @classmethod
+    def of(cls, page: tiff.Page) -> Grid:
+        size = Size(page.number(tiff.WIDTH), page.number(tiff.HEIGHT))
+        if page.tiled:
+            return cls(size, Size(page.number(tiff.TILE_WIDTH), page.number(tiff.TILE_HEIGHT)), True)
+        return cls(size, Size(size.width, min(size.height, page.number(tiff.ROWS_PER_STRIP, size.height))), False)
+
+    @property
+    def columns(self) -> int:
+        return -(-self.size.width // self.segment.width)
+
+    @property
+    def rows(self) -> int:
+        return -(-self.size.height // self.segment.height)
+
+    def box(self, index: int) -> Box:
+        """The stored pixels of a segment; tiles at the right and lower edge stick out of the level."""
+        row, column = divmod(index, self.columns)
+        box = Box(column * self.segment.width, row * self.segment.height, *self.segment)
+        return box if self.tiled else box.intersection(Box(0, 0, *self.size))
+
+    def touched(self, mask: Mask) -> list[int]:
+        """The segments with a pixel whose footprint holds a masked level-0 pixel, rising."""
+        candidates: set[int] = set()
+        for index, area in enumerate(mask.areas_px):
+            if area:
+                candidates.update(self.over(level_box(mask.polygons[index].bounds, self.size, mask.l0_size)))
+        frame = Box(0, 0, *self.size)
+        return [i for i in sorted(candidates) if mask.coverage(self.size, self.box(i).intersection(frame)).any()]
+
+    def over(self, lv_box: Box) -> Iterator[int]:
+        """The segments that a box meets."""
+        inside = lv_box.intersection(Box(0, 0, *self.size))
+        if not inside.empty:
+            for row in range(inside.y // self.segment.height, (inside.bottom - 1) // self.segment.height + 1):
+                for column in range(inside.x // self.segment.width, (inside.right - 1) // self.segment.width + 1):
+                    yield row * self.columns + column
+
+
+@dataclass
+class PixelChange:
+    """How pixels outside the mask changed, within touched segments (or everywhere where re-encoded)."""
+
+    px: int = 0
+    changed_px: int = 0
+    largest: int = 0
+    total: int = 0
+
+    def add(self, before: np.ndarray, after: np.ndarray, where: np.ndarray) -> None:
+        """Compare uint8 (H, W, 3) pixels where `where` (H, W) is set.
+
+        A pixel changed where any channel did; means are over channels.
+        """
+        same = before == after
+        changed = np.flatnonzero(where & ~(same[..., 0] & same[..., 1] & same[..., 2]))
+        old, new = (pixels.reshape(-1, 3).take(changed, axis=0) for pixels in (before, after))    # (changed, 3)
+        difference = np.abs(old.astype(np.int16) - new)
+        self.px += int(np.count_nonzero(where))
+        self.changed_px += len(difference)
+        self.largest = max(self.largest, int(difference.max(initial=0)))
+        self.total += int(difference.sum(dtype=np.int64))
+
+    def include(self, other: PixelChange) -> None:
+        """Count another one's pixels in."""
+        self.px += other.px
+        self.changed_px += other.changed_px
+        self.largest = max(self.largest, other.largest)
+        self.total += other.total
+
+    @property
+    def share(self) -> float:
+        return self.changed_px / self.px if self.px else 0.0
+
+    def to_dict(self) -> dict[str, float]:
+        return {"px": self.px, "changed_share": self.share, "largest": self.largest,
+                "mean": self.total / 3 / self.px if self.px else 0.0}
+
+
+@dataclass
+class Change:
+    """What happened to the touched segments of one page."""
+
+    touched: int = 0
+    whole: int = 0                    # of them, such as could not be taken apart into blocks and were encoded whole
+    outside: PixelChange = field(default_factory=PixelChange)
+
+    def include(self, other: Change) -> None:
+        """Count another one's segments in."""
+        self.touched += other.touched
+        self.whole += other.whole
+        self.outside.include(other.outside)
+
+
+def restored_segments(file: BinaryIO, page: tiff.Page, codec: Codec, mask: Mask, patches: Patches, change: Change
+                      ) -> Generator[tuple[int, bytes], None, None]:
+    """Yield (index, new bytes) of every segment the mask touches, decoded, painted and encoded like the old one.
+
+    Level-0 pixels under the mask come from the patches; on other levels a pixel that the mask's footprint touches
+    becomes the mean of the painted level 0 over its own footprint. Every other pixel stays as it was decoded, and
+    comes back so where it shares no block with one of these.
+    Sparse segments stay sparse: nothing was scanned there. Threads work on up to AHEAD segments before they are asked
+    for, and read the slide: close the generator before it. Memory: for each of these its pixels, four times, and one
+    block.
+    """
+    grid = Grid.of(page)
+
+    def restored(segment: tuple[int, bytes]) -> tuple[int, bytes, Change]:
+        index, old = segment
+        before = codec.decode(old)
+        box = grid.box(index)
+        inside = box.intersection(Box(0, 0, *grid.size))
+        shown = np.s_[: inside.height, : inside.width]
+        touched = np.zeros(before.shape[:2], bool)
+        touched[shown] = mask.coverage(grid.size, inside)
+        pixels = before.copy()
+        if grid.size == mask.l0_size:
+            colours = codec.rgb(before[shown]).copy()
+            patches.paint(colours, inside, touched[shown])
+        else:
+            colours = painted_means(mask, patches, grid.size, inside, touched[shown])
+        lay(pixels[shown], codec.samples(colours), touched[shown])
+        new = codec.encode(pixels, old, touched)
+        after = codec.decode(new)
+        own = Change(1, int(((before != after) & ~codec.reach(touched, old)[..., None]).any()))
+        own.outside.add(before[shown], after[shown], ~touched[shown])
+        return index, new, own
+
+    there = ((index, old) for index in grid.touched(mask) if (old := tiff.read_segment(file, page, index)))
+    with closing(ahead(restored, there, AHEAD, os.cpu_count() or 1)) as segments:
+        for index, new, own in segments:
+            change.include(own)
+            yield index, new
+
+
+def painted_means(mask: Mask, patches: Patches, lv_size: Size, lv_box: Box, touched: np.ndarray) -> np.ndarray:
+    """The painted level 0 averaged on a lower level, uint8 (H, W, 3), where `touched` is set; else without meaning."""
+    pixels = np.zeros((lv_box.height, lv_box.width, 3), np.uint8)
+    for block in blocks(lv_box, lv_size, mask.l0_size, BLOCK_PX):
+        rows, columns = np.nonzero(touched[block.slices(lv_box)])
+        if len(rows):                                         # only what is needed of a block is read
+            part = Box(block.x + int(columns.min()), block.y + int(rows.min()), int(np.ptp(columns)) + 1,
+                       int(np.ptp(rows)) + 1)
+            l0_box = footprint(part, lv_size, mask.l0_size)
+            mean = area_mean(patches.read(l0_box), l0_box, part, lv_size, mask.l0_size)
+            pixels[part.slices(lv_box)] = mean
+    return pixels
+
+
+def area_mean(pixels: np.ndarray, l0_box: Box, lv_box: Box, lv_size: Size, l0_size: Size) -> np.ndarray:
+    """Level pixels as means over their footprints with the levels' real ratio: uint8, rounded to nearest."""
+    across = _weights(lv_box.x, lv_box.right, lv_size.width, l0_size.width, l0_box.x, l0_box.width)
+    down = _weights(lv_box.y, lv_box.bottom, lv_size.height, l0_size.height, l0_box.y, l0_box.height)
+    rows = down @ pixels.reshape(l0_box.height, -1).astype(np.float32)                    # (h, W * 3)
+    rows = rows.reshape(lv_box.height, l0_box.width, 3).transpose(1, 0, 2)                # (W, h, 3)
+    mean = (across @ np.ascontiguousarray(rows).reshape(l0_box.width, -1)).reshape(lv_box.width, lv_box.height, 3)
+    return np.rint(mean.transpose(1, 0, 2)).clip(0, 255).astype(np.uint8)
+
+
+def _weights(start: int, stop: int, lv_length: int, l0_length: int, l0_start: int, l0_count: int) -> csr_array:
+    """(level pixels, level-0 pixels): the share of each level pixel's footprint that a level-0 pixel fills."""
+    first, last = footprint_edges(start, stop, lv_length, l0_length)
+    ratio = l0_length / lv_length
+    counts = last - first
+    row = np.repeat(np.arange(stop - start), counts)
+    column = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts) + first[row]
+    left, right = (start + row) * ratio, (start + row + 1) * ratio
+    weight = np.clip(np.minimum(column + 1, right) - np.maximum(column, left), 0, None) / ratio
+    return csr_array((weight.astype(np.float32), (row, column - l0_start)), shape=(stop - start, l0_count))

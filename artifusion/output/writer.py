@@ -1,0 +1,243 @@
+"""The restored slide: copied segment by segment where the format allows, else streamed into a pyramid."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from artifusion.errors import OutputError
+from artifusion.geometry import Box
+from artifusion.mask.mask import Mask
+from artifusion.output.codecs.codecs import codec_of
+from artifusion.output.container import container_of, generic_pyramid, segment_reason, source_levels, thumbnail_page
+from artifusion.output.patches import Patches
+from artifusion.output.pyramid import write_generic
+from artifusion.output.reencode import encoding, pyramid_sizes, tile_count, write_image, write_pyramid
+from artifusion.output.segments import Change, Grid, restored_segments
+from artifusion.output.tiffwriter import copy_tiff
+from artifusion.slide import tiff
+from artifusion.slide.reader import ImageSlide, Slide
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class LevelReport:
+    """What became of one level, or of the thumbnail. Changes outside the mask lie inside touched segments."""
+
+    name: str
+    how: str                          # "copied", "built", "re-encoded" or "as it was"
+    reason: str
+    segments: int
+    touched: int
+    encoded_whole: int | None                 # touched segments that could change beyond the blocks the mask reaches
+    outside_changed_share: float | None       # None: everything was encoded anew; verification measures it
+    outside_largest_change: int | None
+
+
+@dataclass(frozen=True)
+class WriteReport:
+    path: Path                        # the written file, in the work folder
+    container: str                    # "copied", "pyramid" (level 0 copied), "re-encoded" or "image"
+    reason: str
+    lossless: bool                    # kept pixels are exact, all of them
+    levels: tuple[LevelReport, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON knows it, without the path."""
+        return {key: value for key, value in asdict(self).items() if key != "path"} | {
+            "levels": [asdict(level) for level in self.levels]}
+
+
+def write_slide(slide: Slide, mask: Mask, patches: Patches, out: str | Path, *, note: str, work: str | Path,
+                lossless: bool = False, same_size: bool = False, progress: Progress | None = None) -> WriteReport:
+    """Write the restored slide to work/slide<suffix of out>; the caller syncs, verifies and moves it to `out`.
+
+    Args:
+        note: one line for ImageDescription, without "|".
+        lossless: what is encoded anew gets deflate instead of JPEG. Copied levels keep their codec.
+        same_size: touched segments of copied JPEG 2000 keep about their size instead of being exact beside the mask.
+        progress: called with (done, total), bytes where copied, level-0 pixels where re-encoded.
+
+    Masked pixels that no canvas painted keep the source's values: ask `patches.remaining` first.
+
+    Raises:
+        OutputError: a suffix that does not fit, or the file cannot be written.
+        SlideError: the source is damaged.
+    """
+    if "|" in note or "\n" in note or "\r" in note:
+        raise ValueError(f"a note must be one line without '|', got {note!r}")
+    out, work = Path(out), Path(work)
+    container, reason = container_of(slide, out)
+    path = work / f"slide{out.suffix.lower()}"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        if container == "copied":
+            report = _copy(slide, mask, patches, path, note, reason, same_size, progress)
+        elif container == "pyramid":
+            report = _generic(slide, mask, patches, path, note, reason, lossless, progress)
+        elif container == "image":
+            report = _image(slide, patches, path, note, reason)
+        else:
+            exact = lossless or (isinstance(slide, ImageSlide) and slide.lossless)
+            report = _reencode(slide, patches, path, note, reason, exact, progress)
+        return report
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); check the space and the permissions "
+                          "there and start again, finished canvases are kept") from None
+
+
+@contextmanager
+def synced(path: Path) -> Iterator[None]:
+    """Bring a written file to the disk while the block runs, and wait for it at the end: verification reads from
+    memory, so neither waits for the other.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
+    with ThreadPoolExecutor(1) as pool, path.open("rb+") as file:
+        done = pool.submit(os.fsync, file.fileno())
+        yield
+        done.result()
+
+
+def described(text: str, note: str, vendor: str) -> str:
+    """An ImageDescription with the note in the vendor's own form, never inside another value."""
+    text = text.rstrip("\0 \r\n")
+    if vendor == "aperio":
+        earlier = text.count("|artifusion")                  # a slide may be restored twice
+        return f"{text}|artifusion{f' {earlier + 1}' if earlier else ''} = {note}"
+    if text.lstrip("\ufeff").startswith("<"):                # OME-XML and other XML must stay well-formed
+        return f"{text}\n<!-- artifusion: {note.replace('--', '- -')} -->"
+    return f"{text}\nartifusion: {note}".lstrip("\n")
+
+
+def _copy(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, reason: str, same_size: bool,
+          progress: Progress | None) -> WriteReport:
+    levels = source_levels(slide)
+    source = levels.file
+    names = {number: f"level {level}" for level, number in enumerate(levels.pages)}
+    thumbnail, stale = thumbnail_page(source, slide), ""
+    if thumbnail is not None:
+        stale = _thumbnail_reason(slide, source.pages[thumbnail])
+        names[thumbnail] = "thumbnail"
+    changes: dict[int, Change] = {}
+
+    def replaced(number: int) -> Iterable[tuple[int, bytes]]:
+        changes[number] = Change()
+        if number not in names or (number == thumbnail and stale):
+            return ()
+        page = source.pages[number]
+        return begun.enter_context(closing(
+            restored_segments(file, page, codec_of(page, same_size), mask, patches, changes[number])))
+
+    description = described(source.pages[0].text(tiff.DESCRIPTION), note, slide.vendor).encode(
+        errors="surrogateescape")
+    with slide.path.open("rb") as file, ExitStack() as begun:    # no thread reads on after a failure
+        try:
+            copy_tiff(source, path, replaced, description, source.big, _bytes_done(slide, progress))
+        except OverflowError:                                 # the restored classic TIFF grew over 4 GiB
+            copy_tiff(source, path, replaced, description, True, _bytes_done(slide, progress))
+    reports = [_copied(name, source.pages[number], changes[number], same_size, number == thumbnail and stale)
+               for number, name in names.items()]
+    exact = all(codec_of(source.pages[number], same_size).exact for number in levels.pages)
+    return WriteReport(path, "copied", reason, exact, tuple(reports))
+
+
+def _generic(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, reason: str, lossless: bool,
+             progress: Progress | None) -> WriteReport:
+    source, plan = source_levels(slide).file, generic_pyramid(slide)
+    exact = all(codec_of(source.pages[level.page]).exact for level in plan if level.page is not None)
+    lossless = lossless or exact                             # what is built is as exact as what it is built from
+    changes = {level.page: Change() for level in plan if level.page is not None}
+
+    def replaced(number: int) -> Iterable[tuple[int, bytes]]:
+        page = source.pages[number]
+        return begun.enter_context(closing(
+            restored_segments(file, page, codec_of(page), mask, patches, changes[number])))
+
+    with slide.path.open("rb") as file, ExitStack() as begun:
+        # The source's own description stays out: a generic file that calls itself Aperio would be opened as one.
+        write_generic(path, source, plan, replaced, mpp=slide.mpp, icc=slide.icc, lossless=lossless,
+                      description=described("", note, "generic-tiff"), progress=_bytes_done(slide, progress))
+    reports = []
+    for number, level in enumerate(plan):
+        if level.page is not None:
+            reports.append(_copied(f"level {number}", source.pages[level.page], changes[level.page]))
+        else:
+            tiles = tile_count(level.size)
+            reports.append(LevelReport(f"level {number}", "built", f"{level.reason}; {encoding(lossless)}", tiles,
+                                       tiles, None, None, None))
+    return WriteReport(path, "pyramid", reason, exact, tuple(reports))
+
+
+def _copied(name: str, page: tiff.Page, change: Change, same_size: bool = False, stale: str | bool = ""
+            ) -> LevelReport:
+    return LevelReport(name, "as it was" if stale else "copied",
+                       f"{stale}: may still show the artifact" if stale else _how(page, change, same_size),
+                       len(page.offsets), change.touched, change.whole, change.outside.share, change.outside.largest)
+
+
+def _how(page: tiff.Page, change: Change, same_size: bool) -> str:
+    how = codec_of(page, same_size).how
+    return f"{how}; {change.whole} could not be taken apart into blocks and were encoded whole" if change.whole else how
+
+
+def _bytes_done(slide: Slide, progress: Progress | None) -> Callable[[int], None]:
+    """Turns counts of copied bytes into (done, total)."""
+    total, done = slide.path.stat().st_size, 0
+
+    def copied(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress:
+            progress(min(done, total), total)
+
+    return copied
+
+
+def _thumbnail_reason(slide: Slide, page: tiff.Page) -> str:
+    size = Grid.of(page).size
+    if abs(size.width * slide.size.height / (size.height * slide.size.width) - 1) > 0.02:
+        return "shows another area than level 0"
+    with slide.path.open("rb") as file:
+        return segment_reason(file, page)
+
+
+def unchanged(exact: bool) -> tuple[int | None, float | None, int | None]:
+    """What a level encoded anew says of its kept pixels: none changed, or nothing yet."""
+    return (0, 0.0, 0) if exact else (None, None, None)
+
+
+def _reencode(slide: Slide, patches: Patches, path: Path, note: str, reason: str, lossless: bool,
+              progress: Progress | None) -> WriteReport:
+    done, total = 0, slide.size.width * slide.size.height
+
+    def written(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress:
+            progress(done, total)
+
+    # The source's own description stays out: a generic file that calls itself Aperio would be opened as one.
+    write_pyramid(path, slide.size, patches.read, mpp=slide.mpp, icc=slide.icc, work=path.parent, lossless=lossless,
+                  description=described("", note, "generic-tiff"), progress=written)
+    levels = []
+    for level, size in enumerate(pyramid_sizes(slide.size)):
+        tiles = tile_count(size)
+        levels.append(LevelReport(f"level {level}", "re-encoded", f"{reason}; {encoding(lossless)}", tiles, tiles,
+                                  *unchanged(lossless)))
+    return WriteReport(path, "re-encoded", reason, lossless, tuple(levels))
+
+
+def _image(slide: Slide, patches: Patches, path: Path, note: str, reason: str) -> WriteReport:
+    exact = path.suffix == ".png"
+    write_image(path, patches.read(Box(0, 0, *slide.size)), mpp=slide.mpp, icc=slide.icc, note=note)
+    how = "PNG, exact" if exact else "JPEG quality 95, 4:4:4: kept pixels change a little; choose .png to keep them"
+    level = LevelReport("level 0", "re-encoded", how, 1, 1, *unchanged(exact))
+    return WriteReport(path, "image", reason, exact, (level,))

@@ -1,0 +1,1 @@
+"""Slide + mask -> regions -> canvases -> patches -> file."""

@@ -1,0 +1,1 @@
+"""Slides or images -> clean tiles -> crops -> loss -> averaged weights."""

@@ -1,0 +1,219 @@
+"""Training: clean tiles -> batches -> steps -> checkpoints, as a generator of progress."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from artifusion.checkpoint import Weights, load_weights
+from artifusion.config import TrainConfig
+from artifusion.errors import ConfigError, DataError, DeviceError, OutputError
+from artifusion.training.batches import batches
+from artifusion.training.corpus import Corpus, cut_crop, is_validation
+from artifusion.training.curves import draw_curves
+from artifusion.training.distributed import process_group
+from artifusion.training.interrupts import postponed
+from artifusion.training.shards import read_tiles
+from artifusion.training.state import CONFIG, STATE, Trainer
+from artifusion.training.tiles import Tile, find_images
+
+LOG, CURVES, PREVIEW, LOCK = "log.csv", "curves.png", "preview.png", "lock"
+HELD_OUT = 48               # validation crops
+
+HeldOut = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """After a step: crops seen in all, mean loss since the last checkpoint, crops per second, rate over its peak."""
+
+    images: int
+    loss: float
+    images_per_second: float
+    rate: float
+
+
+def learning_rate(images: int, done: float, config: TrainConfig) -> float:
+    """Trapezoid over its peak: up over `warmup_images`, then 1, then to 0 over the last `cooldown` of the run.
+
+    `done` in [0, 1] is the finished share of the run.
+    """
+    down = min(1.0, (1 - done) / config.cooldown) if config.cooldown else 1.0
+    return max(0.0, min(1.0, images / config.warmup_images, down))
+
+
+def train(
+    config: TrainConfig,
+    data: Sequence[str | Path],
+    run_dir: str | Path,
+    *,
+    init: str | Path | Weights | None = None,
+    max_minutes: float | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> Iterator[Progress]:
+    """Train a denoiser; yields once per step. The same call again goes on where the last one stopped.
+
+    The run ends after `config.images` crops, or after `max_minutes` of this call, whichever is first; the learning
+    rate falls to 0 towards that end, so that what is saved is worth using. `run_dir/weights` always holds the
+    averaged weights of the last checkpoint. Without max_minutes, a run that was stopped and resumed equals one
+    that was not, bit for bit, on one device. `init` names the weights to begin from, or is them.
+
+    Under torchrun, each process learns from its slice of every batch; the first one alone writes. Ctrl-C and SIGTERM
+    take effect between two steps and after a checkpoint, as KeyboardInterrupt; a second Ctrl-C at once.
+
+    Raises:
+        ValueError: `max_minutes` is not above 0.
+        DataError: no images, or none fit to learn from.
+        ConfigError: `run_dir` holds another run, or one that learned from other data.
+        WeightsError: `init` cannot be loaded.
+        OutputError: `run_dir` cannot be written, or another process trains in it.
+        DeviceError: no such device, or a batch does not fit into the GPU's memory.
+    """
+    if max_minutes is not None and not max_minutes > 0:
+        raise ValueError(f"max_minutes must be above 0, got {max_minutes}")
+    run_dir = Path(run_dir)
+    with ExitStack() as stack:
+        group = stack.enter_context(process_group(device))
+        if config.batch_size % group.size:
+            raise ConfigError(f"batch_size {config.batch_size} cannot be shared by {group.size} processes; "
+                              "start a number of them that divides it")
+        check_same_config(config, run_dir)
+        if group.rank == 0:
+            stack.enter_context(lock(run_dir))
+        begun = load_weights(init) if isinstance(init, str | Path) else init
+        trainer = Trainer(config, run_dir, group, begun)
+        corpus, held_out = read_data(data, config, quiet or group.rank > 0)
+        digest = corpus.digest()
+        if trainer.record.data not in ("", digest):
+            raise ConfigError(f"{run_dir}: this run learned from other images; give the same --data, or use another "
+                              f"--run-dir with --init {run_dir / 'weights'}")
+        trainer.record.data = digest
+        try:
+            yield from _loop(trainer, corpus, held_out, max_minutes)
+        except torch.OutOfMemoryError:
+            raise DeviceError(f"{group.device}: no memory for {config.batch_size // group.size} crops of "
+                              f"{config.data.crop_px} px at once; lower batch_size, in another --run-dir") from None
+
+
+def _loop(trainer: Trainer, corpus: Corpus, held_out: HeldOut | None, max_minutes: float | None) -> Iterator[Progress]:
+    config, group, record = trainer.config, trainer.group, trainer.record
+    started = saved = time.monotonic()
+    begun_images, begun_minutes = record.images, record.minutes
+    losses: list[float] = []
+    progress: Progress | None = None
+
+    def done_share(images: int) -> float:
+        share = images / config.images
+        if max_minutes:
+            share = group.agree(max(share, (time.monotonic() - started) / 60 / max_minutes))
+        return min(1.0, share)
+
+    with postponed() as interrupted:
+        for batch in batches(corpus, config, begun_images, done_share, group.rank, group.size):
+            stop = group.any(interrupted.is_set())
+            done = done_share(record.images)
+            late = time.monotonic() - saved > 60 * config.checkpoint_minutes
+            if progress and losses and (stop or late or done >= 1):
+                if group.rank == 0:
+                    checkpoint(trainer, progress, held_out)
+                saved, losses = time.monotonic(), []
+            if stop:
+                raise KeyboardInterrupt
+            if done >= 1:
+                break
+            rate = learning_rate(record.images - (begun_images if max_minutes else 0), done, config)
+            losses.append(trainer.step(batch, rate))
+            elapsed = time.monotonic() - started
+            record.minutes = begun_minutes + elapsed / 60
+            speed = (record.images - begun_images) / elapsed
+            progress = Progress(record.images, fmean(losses), speed, rate)
+            yield progress
+
+
+def check_same_config(config: TrainConfig, run_dir: Path) -> None:
+    """Make the run's folder; raise ConfigError where it holds a run of another configuration."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        begun = (run_dir / STATE).is_file() and (run_dir / CONFIG).is_file()
+        if begun and (run_dir / CONFIG).read_bytes() != config.model_dump_json(indent=2).encode():
+            raise ConfigError(f"{run_dir}: holds a run of another configuration; use another --run-dir, and --init "
+                              f"{run_dir / 'weights'} to go on from it")
+        if (run_dir / "weights").exists() and not (run_dir / STATE).is_file():
+            raise ConfigError(f"{run_dir}: holds weights but no run to go on with; use another --run-dir, and --init "
+                              f"{run_dir / 'weights'} to begin from them")
+    except OSError as error:
+        raise OutputError(f"{run_dir}: cannot hold a run ({error.strerror}); choose another --run-dir") from None
+
+
+def lock(run_dir: Path) -> FileLock:
+    """The run's lock, held; its end is its release."""
+    try:
+        held = FileLock(run_dir / LOCK, timeout=0)
+        held.acquire()
+        return held
+    except Timeout:
+        raise OutputError(f"{run_dir}: another run is at work in it; wait for it or stop it, or use another --run-dir"
+                          ) from None
+    except OSError as error:
+        raise OutputError(f"{run_dir}: cannot hold a run ({error.strerror}); choose another --run-dir") from None
+
+
+def read_data(data: Sequence[str | Path], config: TrainConfig, quiet: bool) -> tuple[Corpus, HeldOut | None]:
+    """What is learned from, and the fixed held-out crops (None without validation images)."""
+    tiles = list(read_tiles(find_images(data), quiet))
+    training = [tile for tile in tiles if not is_validation(tile.image, config.data)]
+    if tiles and not training:
+        raise DataError(f"all {len(tiles)} tiles belong to the validation split of {config.name}")
+    held_out = [tile for tile in tiles if is_validation(tile.image, config.data)]
+    return Corpus.of(training, config.data), held_out_crops(held_out, config)
+
+
+def held_out_crops(tiles: Sequence[Tile], config: TrainConfig) -> HeldOut | None:
+    """The fixed validation crops, without stain jitter; None where no image belongs to the validation split."""
+    if not tiles:
+        return None
+    data = config.data.model_copy(update={"stain_jitter": 0.0})
+    corpus, rng = Corpus.of(tiles, data), np.random.default_rng(0)
+    pixels, spacings = zip(*(cut_crop(corpus, data, rng) for _ in range(HELD_OUT)), strict=True)
+    return np.stack(pixels), np.array(spacings, np.float32)
+
+
+def checkpoint(trainer: Trainer, progress: Progress, held_out: HeldOut | None) -> None:
+    """Save; append a line to the log; draw its curves and held-out restorations.
+
+    Raises:
+        OutputError: the disk is full or the folder gone; the checkpoint before is whole.
+    """
+    row: dict[str, Any] = {
+        "images": progress.images,
+        "minutes": round(trainer.record.minutes, 2),
+        "loss": round(progress.loss, 5),
+        "rate": round(progress.rate, 4),
+    }
+    try:
+        trainer.save()
+        if held_out is not None:
+            row |= {f"error_{level}": round(error, 4) for level, error in trainer.level_errors(held_out).items()}
+            trainer.preview(held_out).save(trainer.run_dir / PREVIEW)
+        log = trainer.run_dir / LOG
+        with log.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if not file.tell():
+                writer.writeheader()
+            writer.writerow(row)
+        draw_curves(log, trainer.run_dir / CURVES)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{trainer.run_dir}: the checkpoint cannot be written ({error}); the one before is whole"
+                          ) from None

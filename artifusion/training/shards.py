@@ -1,0 +1,185 @@
+"""Clean tiles in one tar file, and tiles from wherever they lie."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from artifusion.config import Frozen, SpacingUm, describe
+from artifusion.errors import DataError, OutputError
+from artifusion.mask.files import read_mask
+from artifusion.slide.reader import open_slide
+from artifusion.training.tiles import SHARD, TILE_PX, Tile, clean_tiles, cut_tiles, find_images, grid
+
+QUALITY = 95
+
+
+class About(Frozen):
+    """What a shard tells of a tile."""
+
+    image: str                      # folder/name
+    um_per_px: SpacingUm | None
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What was written."""
+
+    tiles: int
+    size_bytes: int
+    left_out: int           # clean tiles that would have made it larger than asked
+
+
+def read_tiles(paths: Sequence[Path], quiet: bool = False) -> Iterator[Tile]:
+    """The clean tiles of slides, images and shards, in the order of the paths.
+
+    Raises:
+        DataError: a shard that cannot be read.
+    """
+    for path in tqdm(paths, desc="tiles", unit="file", disable=quiet or None):
+        yield from read_shard(path) if path.suffix.lower() == SHARD else cut_tiles(path)
+
+
+def write_shard(
+    data: Sequence[str | Path], out: str | Path, *, mask: str | Path | None = None, max_mb: float | None = None,
+    quiet: bool = False,
+) -> ShardReport:
+    """Write the clean tiles of slides and images as a tar of JPEG and JSON pairs; nothing of it depends on the clock.
+
+    Members are FOLDER/NUMBER.jpg (quality 95, no chroma subsampling) and FOLDER/NUMBER.json (the image's folder/name,
+    um per pixel where the slide tells), as webdataset names them. Larger than `max_mb` million bytes, it loses tiles
+    of the folders that take most room, evenly spread. One tile is in memory at a time. With a mask, which belongs to
+    one slide, no tile holds a masked pixel.
+
+    Raises:
+        DataError: no images, no clean tissue in them, or a mask for more than one.
+        MaskError: the mask cannot be read, or cannot belong to the slide.
+        OutputError: `out` exists, is no .tar, or cannot be written.
+    """
+    out = Path(out)
+    if out.suffix != SHARD:
+        raise OutputError(f"{out}: a shard is a {SHARD} file; name one")
+    if out.exists():
+        raise OutputError(f"{out}: exists already; choose another name or remove it")
+    paths = find_images(data)
+    if mask is not None and (len(paths) != 1 or paths[0].suffix.lower() == SHARD):
+        raise DataError(f"a mask belongs to one slide or image, and {len(paths)} files are given; name its own"
+                        if len(paths) != 1 else f"{paths[0]}: a mask belongs to a slide or an image; name its own")
+    part = out.with_name(f"{out.name}.part")
+    try:
+        save_tiles(read_tiles(paths, quiet) if mask is None else unmasked_tiles(paths[0], mask), part)
+        sizes = _tile_sizes(part)
+        kept = _within(sizes, max_mb * 1e6 if max_mb else float("inf"))
+        if not kept:
+            raise DataError(f"no clean tissue in {len(paths)} images" if not sizes else
+                            f"{max_mb:g} MB hold none of {len(sizes)} tiles; allow more")
+        if len(kept) < len(sizes):
+            _thin(part, kept)
+        os.replace(part, out)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror or error}); free some space or choose another "
+                          "place") from None
+    finally:
+        part.unlink(missing_ok=True)
+    return ShardReport(len(kept), out.stat().st_size, len(sizes) - len(kept))
+
+
+def unmasked_tiles(path: Path, mask: str | Path) -> Iterator[Tile]:
+    """The clean tiles of one slide or image that hold no masked pixel."""
+    with open_slide(path) as slide:
+        yield from clean_tiles(slide, grid(slide.size, TILE_PX), read_mask(mask, slide))
+
+
+def save_tiles(tiles: Iterable[Tile], path: Path) -> None:
+    """Write tiles as the members of a shard, in their order."""
+    with tarfile.open(path, "w") as shard:
+        for number, tile in enumerate(tiles):
+            _add(shard, f"{tile.folder}/{number:06d}", tile)
+
+
+def read_shard(path: Path) -> Iterator[Tile]:
+    """The tiles of a shard, decoded.
+
+    Raises:
+        DataError: it cannot be read, or was not written by `write_shard`.
+    """
+    try:
+        with tarfile.open(path) as shard:
+            pictures: dict[str, Image.Image] = {}
+            for member in shard:
+                key, _, suffix = member.name.rpartition(".")
+                file = shard.extractfile(member)
+                if suffix == "jpg" and file:
+                    pictures[key] = Image.open(io.BytesIO(file.read())).convert("RGB")
+                elif suffix == "json" and file:
+                    about = About.model_validate_json(file.read())
+                    yield Tile(np.asarray(pictures.pop(key)), about.image, about.um_per_px)
+    except (tarfile.TarError, OSError, KeyError, ValueError, UnidentifiedImageError) as error:
+        reason = describe(error, About) if isinstance(error, ValidationError) else str(error).splitlines()[0]
+        raise DataError(f"{path}: no shard of `artifusion tiles`, or a broken one ({reason}); write it again") from None
+
+
+def _add(shard: tarfile.TarFile, key: str, tile: Tile) -> None:
+    encoded = io.BytesIO()
+    Image.fromarray(tile.pixels).save(encoded, "JPEG", quality=QUALITY, subsampling=0)
+    about = json.dumps(About(image=tile.image, um_per_px=tile.spacing_um).model_dump())
+    for suffix, content in (("jpg", encoded.getvalue()), ("json", about.encode())):
+        info = tarfile.TarInfo(f"{key}.{suffix}")
+        info.size = len(content)
+        shard.addfile(info, io.BytesIO(content))
+
+
+def _tile_sizes(path: Path) -> dict[str, int]:
+    """Bytes that each tile takes in a tar, by its key."""
+    sizes: dict[str, int] = {}
+    with tarfile.open(path) as shard:
+        for member in shard:
+            key, blocks = member.name.rpartition(".")[0], -(-member.size // tarfile.BLOCKSIZE)
+            head = member.offset_data - member.offset       # longer where a name is long or has letters beyond ASCII
+            sizes[key] = sizes.get(key, 0) + head + blocks * tarfile.BLOCKSIZE
+    return sizes
+
+
+def _within(sizes: dict[str, int], most_bytes: float) -> set[str]:
+    """The tiles to keep: all of small folders, evenly spread ones of those that would take more than an equal part."""
+    room = max(0.0, most_bytes - tarfile.RECORDSIZE)
+    folders: dict[str, list[str]] = {}
+    for key in sizes:
+        folders.setdefault(key.split("/")[0], []).append(key)
+    kept: set[str] = set()
+    by_size = sorted(folders.values(), key=lambda keys: sum(sizes[key] for key in keys))
+    for left, keys in zip(range(len(by_size), 0, -1), by_size, strict=True):
+        whole = sum(sizes[key] for key in keys)
+        count = len(keys) if whole <= room / left else int(len(keys) * room / left / whole)
+        while (taken := sum(sizes[key] for key in _spread(keys, count))) > room / left:
+            count -= 1
+        kept.update(_spread(keys, count))
+        room -= taken
+    return kept
+
+
+def _spread(keys: list[str], count: int) -> list[str]:
+    return [keys[i * len(keys) // count] for i in range(count)]
+
+
+def _thin(path: Path, kept: set[str]) -> None:
+    """Rewrite a tar with some of its tiles."""
+    thin = path.with_name(f"{path.name}.thin")
+    try:
+        with tarfile.open(path) as shard, tarfile.open(thin, "w") as smaller:
+            for member in shard:
+                if member.name.rpartition(".")[0] in kept:
+                    smaller.addfile(member, shard.extractfile(member))
+        os.replace(thin, path)
+    finally:
+        thin.unlink(missing_ok=True)

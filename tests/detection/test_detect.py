@@ -1,0 +1,206 @@
+"""Detection from pixels to files: the command, determinism, scale, and restoring what was found."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from made_slides import doubled, he_like
+from PIL import Image
+
+from artifusion.checkpoint import Weights
+from artifusion.cli.app import main
+from artifusion.config import DenoiserConfig, RestoreConfig
+from artifusion.damage.spots import paint
+from artifusion.detection.detect import detect
+from artifusion.diffusion.denoiser import SwinDenoiser
+from artifusion.geometry import Box
+from artifusion.mask.classes import CLASSES, CLASSES_KEY
+from artifusion.restoration.pipeline import restore_slide
+from artifusion.restorer import Restorer
+
+MPP = 0.5
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A restorer whose untrained denoiser says zero everywhere."""
+    config = DenoiserConfig(dims=(8, 16), heads=(1, 2), depths=(1, 1), window_sizes=(8, 8), pixel_dim=8, time_dim=8)
+    return Restorer(Weights(SwinDenoiser(config), "tiny", "0" * 64, {}), "cpu", RestoreConfig(steps=1))
+
+
+@pytest.fixture(scope="module")
+def inked():
+    """Tissue with a pen stroke, and which pixels that covers."""
+    return paint("pen", he_like(700, 600), (350, 300), 300, np.random.default_rng(3))
+
+
+@pytest.fixture
+def inked_png(inked, tmp_path):
+    path = tmp_path / "slide.png"
+    Image.fromarray(inked[0]).save(path, dpi=(25400 / MPP, 25400 / MPP))
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def test_the_same_call_finds_the_same(inked, tiny):
+    one, other = (detect(inked[0], mpp=MPP, restorer=tiny) for _ in range(2))
+    assert one.regions == other.regions and np.array_equal(one.ids, other.ids)
+
+
+@pytest.mark.parametrize("sources", [("image",), ("denoiser",), ("image", "denoiser")])
+def test_each_source_of_evidence_works_alone(inked, tiny, sources):
+    found = detect(inked[0], mpp=MPP, restorer=tiny, sources=sources)
+    assert found.ids.shape == inked[1].shape
+    assert {region.kind for region in found.regions} <= ({"other"} if sources == ("denoiser",) else set(CLASSES))
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return Restorer.from_pretrained(device="cpu")
+
+
+@pytest.mark.parametrize(("kind", "size_px", "least"), [
+    ("pen", 160, 0.6), ("bubble", 110, 0.6), ("dark", 90, 0.6), ("dust", 80, 0.5)])
+def test_the_denoiser_alone_finds_what_no_clean_tissue_looks_like(embedded, kind, size_px, least):
+    damaged, truth = paint(kind, he_like(), (200, 180), size_px, np.random.default_rng(0))
+    found = detect(damaged, mpp=1.0, sources=("denoiser",), restorer=embedded).ids > 0
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > least
+
+
+def test_the_denoiser_alone_leaves_clean_tissue_alone(embedded):
+    assert not detect(he_like(), mpp=1.0, sources=("denoiser",), restorer=embedded).ids.any()
+
+
+@pytest.mark.parametrize("mpp", [0.25, 0.5, 1.0])
+def test_a_strip_laid_double_is_found_where_no_glass_shows(mpp):
+    damaged, truth = doubled(he_like(), np.s_[150:210])
+    found = detect(damaged, mpp=mpp).ids == CLASSES["fold"]
+    truth = np.asarray(Image.fromarray(truth).resize(found.shape[::-1], Image.Resampling.NEAREST))
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.55
+
+
+def test_the_fold_network_is_not_asked_of_pictures_coarser_than_it_knows(monkeypatch):
+    asked = []
+    monkeypatch.setattr("artifusion.detection.detect.folds", lambda look, mpp:
+                        asked.append(mpp) or (lambda rgb, box: {}))
+    for mpp in (16.0, 20.0):
+        detect(he_like(), mpp=mpp)
+    assert asked == [16.0]
+
+
+def test_a_pen_stroke_is_found_where_it_is(inked, tiny):
+    found = detect(inked[0], mpp=MPP, restorer=tiny)
+    pen = found.ids == CLASSES["pen"]
+    assert 2 * (pen & inked[1]).sum() / (pen.sum() + inked[1].sum()) > 0.7
+    assert np.array_equal(found.mask.read(Box(0, 0, 700, 600)), found.ids > 0)
+
+
+def test_clean_glass_and_clean_tissue_show_nothing(tiny):
+    assert not detect(np.full((300, 300, 3), 245, np.uint8), mpp=MPP, restorer=tiny).regions
+    assert not detect(he_like(600, 500), mpp=MPP, restorer=tiny, sources=("image",)).regions
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 200), (40, 40)])
+def test_a_small_image_is_no_problem(tiny, shape):
+    pixels = he_like(200, 200)[: shape[0], : shape[1]]
+    assert detect(pixels, mpp=MPP, restorer=tiny, any_stain=True).ids.shape == shape
+
+
+def test_a_higher_threshold_finds_no_more(inked, tiny):
+    areas = [np.count_nonzero(detect(inked[0], mpp=MPP, restorer=tiny, threshold=t).ids) for t in (0.3, 0.6, 0.95)]
+    assert areas == sorted(areas, reverse=True) and areas[0] > 0
+
+
+def test_the_command_writes_a_class_mask_scores_and_an_overlay(inked_png, tmp_path):
+    out, overlay = tmp_path / "m.png", tmp_path / "o.jpg"
+    done = run("detect", inked_png, "-o", out, "--overlay", overlay, "-q")
+    assert done.exit_code == 0, done.output
+    assert "pen mark" in done.output
+    with Image.open(out) as image:
+        assert json.loads(image.text[CLASSES_KEY]) == CLASSES
+        assert CLASSES["pen"] in np.asarray(image)
+    features = json.loads((tmp_path / "m.png.geojson").read_text())["features"]
+    assert features and all(0.5 <= f["properties"]["measurements"]["Score"] <= 1 for f in features)
+    assert overlay.exists()
+    again = run("detect", inked_png, "-o", out, "-q")
+    assert again.exit_code == 1 and "--overwrite" in again.output
+    assert run("detect", inked_png, "-o", out, "-q", "--overwrite").exit_code == 0
+
+
+def test_a_slide_without_scale_is_taken_at_the_default_and_said_so(tmp_path):
+    Image.fromarray(he_like(300, 300)).save(tmp_path / "s.png")
+    done = run("detect", tmp_path / "s.png", "-o", tmp_path / "m.png")
+    assert done.exit_code == 0 and "taking 0.5 um/px" in done.output
+
+
+def test_finding_nothing_is_a_success_that_says_so(tmp_path):
+    Image.fromarray(np.full((300, 300, 3), 245, np.uint8)).save(tmp_path / "s.png")
+    done = run("detect", tmp_path / "s.png", "-o", tmp_path / "m.png", "-q")
+    assert done.exit_code == 0 and "no artifacts found" in done.output
+    assert not np.asarray(Image.open(tmp_path / "m.png")).any()
+    restored = run("restore", tmp_path / "s.png", "-q")
+    assert restored.exit_code == 0 and "nothing to restore" in restored.output
+    assert {path.name for path in tmp_path.iterdir()} == {"s.png", "m.png", "m.png.geojson"}
+
+
+@pytest.mark.parametrize(("output", "said"), [("m.tif", "ends in .png"), ("no/m.png", "does not exist")])
+def test_a_wrong_output_is_one_line(inked_png, tmp_path, output, said):
+    done = run("detect", inked_png, "-o", tmp_path / output, "-q")
+    assert done.exit_code == 1 and said in done.output and done.output.count("\n") == 1
+
+
+def test_fluorescence_is_refused(wsi, tmp_path):
+    done = run("detect", wsi / "fluorescence-DAPI.ndpi", "-o", tmp_path / "m.png", "-q")
+    assert done.exit_code == 1 and "--any-stain" in done.output and not (tmp_path / "m.png").exists()
+
+
+def test_restoring_without_a_mask_repaints_what_was_found_and_keeps_the_mask(inked_png, inked, tiny, tmp_path):
+    out = tmp_path / "out.png"
+    content = restore_slide(inked_png, None, out, restorer=tiny)
+    kept = np.asarray(Image.open(tmp_path / "out.png.mask.png"))
+    before, after = inked[0], np.asarray(Image.open(out))
+    changed = (before != after).any(axis=2)
+    assert content["mask"]["name"] == "out.png.mask.png" and changed.any()
+    assert not changed[kept == 0].any()
+    given = restore_slide(inked_png, tmp_path / "out.png.mask.png", tmp_path / "given.png", restorer=tiny,
+                          classes=[name for name in CLASSES if name != "blur"])
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "given.png")), after)
+    assert given["regions"] == content["regions"]
+
+
+def test_a_kept_mask_of_its_own_is_no_obstacle_but_another_is(inked_png, tiny, tmp_path):
+    out = tmp_path / "out.png"
+    restore_slide(inked_png, None, out, restorer=tiny)
+    out.unlink()
+    for name in ("out.png.json", "out.png.geojson"):
+        (tmp_path / name).unlink()
+    restore_slide(inked_png, None, out, restorer=tiny)                   # as after a crash that left the mask
+    for name in ("out.png", "out.png.json", "out.png.geojson"):
+        (tmp_path / name).unlink()
+    (tmp_path / "out.png.mask.png").write_bytes(b"mine")
+    with pytest.raises(Exception, match="exists already"):
+        restore_slide(inked_png, None, out, restorer=tiny)
+    assert (tmp_path / "out.png.mask.png").read_bytes() == b"mine" and not out.exists()
+
+
+def test_blur_is_reported_but_repainted_only_when_asked(tiny, tmp_path, monkeypatch):
+    from artifusion.detection import detect
+
+    real = detect.detect
+
+    def only_blur(*args, **kwargs):
+        found = real(*args, **kwargs)
+        ids = found.ids.copy()
+        ids[:40, :40] = CLASSES["blur"]
+        survey = detect.Survey.of(args[0], MPP)
+        return detect.described(survey, ids, np.full_like(ids, 200))
+
+    monkeypatch.setattr(detect, "detect", only_blur)
+    path, out = tmp_path / "s.png", tmp_path / "out.png"
+    Image.fromarray(he_like(300, 300)).save(path, dpi=(25400 / MPP, 25400 / MPP))
+    assert restore_slide(path, None, out, restorer=tiny) is None and not out.exists()
+    assert restore_slide(path, None, out, restorer=tiny, classes=["blur"])["regions"]

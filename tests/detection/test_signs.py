@@ -1,0 +1,97 @@
+"""The image evidence: what each artifact looks like, what clean tissue does not, and stains that are not H&E."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_slides import doubled, he_like
+
+from artifusion.damage.spots import paint
+from artifusion.detection.findings import UNIT, find
+from artifusion.detection.folds import folds
+from artifusion.detection.signs import evidence, look_of
+from artifusion.detection.survey import COARSE_PX, Survey
+from artifusion.errors import SlideError
+from artifusion.geometry import Box, Size
+from artifusion.slide.reader import ImageSlide
+
+MPP = 1.0
+
+
+def found_in(pixels):
+    survey = Survey.of(ImageSlide(Path("made up"), pixels, "array", True, None, None, MPP), MPP)
+    tiles = survey.tiles()
+    look, _ = survey.look(tiles, any_stain=False)
+    maps = survey.maps(tiles, look, more=[folds(look, MPP)])
+    return [finding for finding in find(maps, MPP) if finding.score >= 0.5]
+
+
+def dice(findings, kind, truth):
+    found = np.zeros_like(truth)
+    for finding in findings:
+        if finding.kind == kind:
+            found[finding.box.slices()] |= finding.covered
+    return 2 * (found & truth).sum() / (found.sum() + truth.sum())
+
+
+def test_clean_tissue_is_left_alone():
+    assert found_in(he_like()) == []
+
+
+@pytest.mark.parametrize(("kind", "size_px", "least"), [
+    ("pen", 160, 0.7), ("bubble", 110, 0.7), ("fold", 190, 0.3), ("dark", 90, 0.7)])
+def test_a_painted_artifact_is_found_with_its_class(kind, size_px, least):
+    damaged, truth = paint(kind, he_like(), (200, 180), size_px, np.random.default_rng(3))
+    assert dice(found_in(damaged), kind, truth) > least
+
+
+def test_a_bubble_that_the_picture_cuts_is_filled_up_to_its_edge():
+    damaged, truth = paint("bubble", he_like(), (0, 180), 110, np.random.default_rng(1))
+    assert dice(found_in(damaged), "bubble", truth) > 0.7
+
+
+def test_a_fold_on_a_sixth_of_the_tissue_does_not_pass_for_the_tissue_s_own_strays():
+    damaged, truth = doubled(he_like(), slice(150, 210), slice(0, 400))
+    assert dice(found_in(damaged), "fold", truth) > 0.55
+
+
+@pytest.mark.parametrize(("beside", "fold"), [(10, True), (17, False), (1, False)])
+def test_a_fold_is_denser_than_the_tissue_beside_it_however_light_and_glass_is_no_tissue(beside, fold):
+    maps = {"fold": np.zeros((200, 200), np.uint8), "density": np.full((200, 200), beside, np.uint8)}
+    maps["fold"][80:120], maps["density"][80:120] = UNIT, 20
+    assert [finding.kind for finding in find(maps, MPP)] == ["fold"] * fold
+
+
+def test_fluorescence_and_brown_stains_are_refused_with_the_flag_that_overrides_it():
+    dark = np.full((200, 200, 3), 12, np.uint8)
+    brown = he_like(200, 200)
+    brown[40:160, 40:160] = (140, 95, 50)
+    for pixels in (dark, brown):
+        with pytest.raises(SlideError, match="--any-stain"):
+            look_of([pixels], MPP)
+        look_of([pixels], MPP, any_stain=True)
+
+
+def test_the_scales_bound_the_pixels_of_a_slide_of_any_size():
+    slide = ImageSlide.__new__(ImageSlide)                # its pixels would not fit
+    for side, mpp in ((250, 0.25), (2000, 0.5), (40_000, 0.5), (100_000, 0.25), (150_000, 0.25)):
+        slide.level_sizes = (Size(side, side),)
+        survey = Survey.of(slide, mpp)
+        assert survey.coarse.width * survey.coarse.height <= COARSE_PX
+        assert survey.fine.width * survey.fine.height <= 4.01 * COARSE_PX
+        assert mpp <= survey.fine_um <= survey.coarse_um
+
+
+def test_maps_of_tiles_are_those_of_the_whole(tmp_path):
+    """What lies beyond a tile's halo does not matter: memory is a tile, not a slide."""
+    pixels = np.concatenate([he_like(900, 300, seed) for seed in range(2)])
+    survey = Survey.of(ImageSlide(tmp_path, pixels, "array", True, None, None, MPP), MPP)
+    tiles = survey.tiles()
+    look, _ = survey.look(tiles, any_stain=False)
+    assert len(tiles) > 1
+    seen = folds(look, MPP)
+    whole = evidence(pixels, MPP, look) | seen(pixels, Box(0, 0, *survey.coarse))
+    maps = survey.maps(tiles, look, more=[seen])
+    assert maps.keys() == whole.keys() | {"density"}
+    for kind, values in whole.items():
+        assert np.abs(maps[kind] - np.clip(values * UNIT, 0, 255)).max() <= 1, kind
