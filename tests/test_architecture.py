@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "artifusion"
-FLOOR = {"errors", "geometry", "config", "ahead"}
+FLOOR = {"errors", "geometry", "config", "files", "ahead"}
 RESTORER = {"restorer", "checkpoint", "pretrained", "pixels", "device", "diffusion"}
 MAY = {                                                 # room -> the rooms it may import; everyone may use the floor
     "slide": set(),

@@ -24,8 +24,8 @@ from artifusion.mask.classes import CLASSES
 from artifusion.mask.mask import Mask
 from artifusion.mask.rasters import outlined
 from artifusion.mask.writer import mask_geojson, write_class_png, write_geojson
+from artifusion.output.output import beside, check_outputs
 from artifusion.output.preview import check_picture_name
-from artifusion.output.workspace import beside, check_outputs
 from artifusion.restorer import Restorer
 from artifusion.slide.reader import ImageSlide, Slide, open_slide
 
@@ -133,7 +133,7 @@ def detect_slide(
     """
     target = Path(out)
     pictures = [Path(overlay)] if overlay else []
-    (annotations,) = beside(target, ".geojson")
+    annotations = beside(target, ".geojson")
     if target.suffix.lower() != ".png":
         raise OutputError(f"{target}: the mask is written as PNG; give it a name that ends in .png")
     for picture in pictures:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -160,15 +161,15 @@ def test_a_kill_between_the_sidecars_and_the_slide_is_resumed(aperio_slide, tmp_
     replace = os.replace
 
     def killed(source, target):
-        if target.name == "out.svs":
+        if Path(target).name == "out.svs":
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr("artifusion.output.workspace.os.replace", killed)
+    monkeypatch.setattr("artifusion.files.os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=FlatPainter())
     assert (tmp_path / "out.svs.json").exists() and not (tmp_path / "out.svs").exists()
-    monkeypatch.setattr("artifusion.output.workspace.os.replace", replace)
+    monkeypatch.setattr("artifusion.files.os.replace", replace)
     again = FlatPainter()
     restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=again)
     assert again.calls == 0 and verify_slide(aperio_slide, tmp_path / "out.svs").ok
