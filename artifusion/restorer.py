@@ -14,7 +14,7 @@ from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import RestoreConfig
 from artifusion.device import autocast, keep_freed_memory, resolve_devices
 from artifusion.diffusion.frame import MIN_KNOWN, Frame
-from artifusion.diffusion.inpainting import CleanKnown, NoisedKnown
+from artifusion.diffusion.inpainting import Evidence, NoisedKnown
 from artifusion.diffusion.reuse import EverySecondStep
 from artifusion.diffusion.sampling import STEPS, Condition, even_levels, log_snr_levels, sample, travelled
 from artifusion.diffusion.schedule import Schedule
@@ -191,7 +191,7 @@ class Restorer:
         darkest, lightest = frame.enter(limits[:, 0]), frame.enter(limits[:, 1])
         known = frame.enter(pixels) * (1 - hole)                                      # (B, 3, H, W)
         spacing = torch.full((len(images),), mpp, device=self.device)
-        condition: Condition = CleanKnown(known, hole)
+        condition: Condition = Evidence(known, hole)
         if self.config.condition == "noised":
             condition = NoisedKnown(known, hole, self.schedule)
 

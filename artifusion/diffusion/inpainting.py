@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,17 +12,28 @@ from artifusion.diffusion.schedule import Schedule
 
 
 @dataclass(frozen=True)
-class CleanKnown:
-    """Known pixels enter clean at level 0, whatever the level of the hole (TD-Paint, Mayet et al. 2024).
+class Evidence:
+    """Every pixel enters at the noise level that its evidence deserves (known ones clean: TD-Paint, Mayet et al. 2024).
 
-    known: (B, C, H, W) pixels; hole: (B, 1, H, W) 1 where they are not known.
+    A pixel whose evidence has level l enters as that evidence, at level l, until the walk comes down to l, and is
+    walked on from there. Known pixels have level 0 and stay as they are; those of level 1 are walked from noise. A
+    level between 0 and 1 is one of the walk's (`raised`).
+
+    values: (B, C, H, W) the evidence as it is at its level, alpha(l) estimate + sigma(l) noise; level: (B, 1, H, W).
     """
 
-    known: Tensor
-    hole: Tensor
+    values: Tensor
+    level: Tensor
 
     def enter(self, x: Tensor, level: float, noise: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-        return torch.where(self.hole > 0, x, self.known), self.hole * level
+        waits = (self.level <= level) & (self.level < 1)
+        return torch.where(waits, self.values, x), self.level.clamp(max=level)
+
+
+def raised(level: Tensor, times: Sequence[float]) -> Tensor:
+    """Levels (...) in [0, 1] raised to the next one at which a walk along `times` stops; 0 stays 0."""
+    stops = torch.tensor(sorted({0.0, 1.0, *times}), dtype=level.dtype, device=level.device)
+    return stops[torch.searchsorted(stops, level)]
 
 
 @dataclass(frozen=True)

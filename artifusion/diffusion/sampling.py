@@ -54,7 +54,7 @@ class Condition(Protocol):
     """How the known pixels enter the denoiser."""
 
     def enter(self, x: Tensor, level: float, noise: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-        """The denoiser's input (B, C, H, W) and the level of every pixel (B, 1, H, W), 0 where it is known."""
+        """x with what is known laid in (B, C, H, W), and the level of every pixel (B, 1, H, W), 0 where it is known."""
         ...
 
 
@@ -75,7 +75,8 @@ def sample(
         if next_level > level:
             x, before = renoise(schedule, x, level, next_level, fresh()), ()
         else:
-            x0 = denoise(*condition.enter(x, level, _numbered(noise, 2 * number + 1)))
+            x, levels = condition.enter(x, level, _numbered(noise, 2 * number + 1))
+            x0 = denoise(x, levels)
             x = step(Move(schedule, x, x0, level, next_level, before, fresh))
             before = ((level, x0), *before)[: ORDER - 1]
         yield x

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from artifusion.config import DistillConfig
-from artifusion.diffusion.inpainting import CleanKnown
+from artifusion.diffusion.inpainting import Evidence
 from artifusion.diffusion.sampling import dpm_step, log_snr_levels, sample
 from artifusion.diffusion.schedule import Schedule
 
@@ -63,7 +63,7 @@ class Teacher:
         def denoise(x: Tensor, level: Tensor) -> Tensor:
             return self.schedule.x0(x, level, self.predict(x, level, hole, spacing_um).float())
 
-        *_, end = sample(denoise, self.schedule, lambda number: x, times, dpm_step, CleanKnown(known, hole))
+        *_, end = sample(denoise, self.schedule, lambda number: x, times, dpm_step, Evidence(known, hole))
         return end
 
     def _x0_between(self, x: Tensor, end: Tensor, level: float, next_level: float) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from artifusion.diffusion.inpainting import CleanKnown, NoisedKnown
+from artifusion.diffusion.inpainting import Evidence, NoisedKnown, raised
 from artifusion.diffusion.sampling import (
     STEPS,
     ancestral_step,
@@ -44,7 +44,7 @@ def run(condition, step, times, count=SAMPLES):
 
 @pytest.mark.parametrize(("step", "steps"), [(ddim_step, 200), (ancestral_step, 200), (dpm_step, 30)])
 def test_samples_of_a_gaussian_have_its_mean_and_covariance(step, steps):
-    condition = CleanKnown(torch.zeros(SAMPLES, 1, 1, 2), torch.ones(SAMPLES, 1, 1, 2))
+    condition = Evidence(torch.zeros(SAMPLES, 1, 1, 2), torch.ones(SAMPLES, 1, 1, 2))
     x = run(condition, step, even_levels(steps))
     assert torch.allclose(x.mean(0), MEAN, atol=0.03)
     assert torch.allclose(torch.cov(x.T), COVARIANCE, atol=0.05)
@@ -52,7 +52,7 @@ def test_samples_of_a_gaussian_have_its_mean_and_covariance(step, steps):
 
 def test_the_multistep_solver_needs_fewer_steps_than_ddim():
     """From the same noise, its ten steps end nearer to the solution of the equation (1,000 steps) than DDIM's ten."""
-    condition = CleanKnown(torch.zeros(1000, 1, 1, 2), torch.ones(1000, 1, 1, 2))
+    condition = Evidence(torch.zeros(1000, 1, 1, 2), torch.ones(1000, 1, 1, 2))
     truth = run(condition, ddim_step, even_levels(1000), 1000)
     ddim, dpm = (run(condition, step, even_levels(10), 1000) for step in (ddim_step, dpm_step))
     assert (dpm - truth).abs().mean() < 0.5 * (ddim - truth).abs().mean()
@@ -60,19 +60,48 @@ def test_the_multistep_solver_needs_fewer_steps_than_ddim():
 
 @pytest.mark.parametrize("known", [-1.5, 0.0, 2.0])
 @pytest.mark.parametrize(("condition", "step", "times"), [
-    (CleanKnown, ddim_step, even_levels(200)),
-    (CleanKnown, ancestral_step, even_levels(100)),
-    (CleanKnown, dpm_step, even_levels(30)),
+    (Evidence, ddim_step, even_levels(200)),
+    (Evidence, ancestral_step, even_levels(100)),
+    (Evidence, dpm_step, even_levels(30)),
     (NoisedKnown, ancestral_step, travelled(even_levels(50), 5, 10)),
 ])
 def test_inpainting_one_of_two_correlated_pixels_recovers_the_conditional_distribution(known, condition, step, times):
     pixels = torch.tensor([known, 0.0]).expand(SAMPLES, 1, 1, 2)
     hole = torch.tensor([0.0, 1.0]).expand(SAMPLES, 1, 1, 2)
-    how = CleanKnown(pixels, hole) if condition is CleanKnown else NoisedKnown(pixels, hole, SCHEDULE)
+    how = Evidence(pixels, hole) if condition is Evidence else NoisedKnown(pixels, hole, SCHEDULE)
     x = run(how, step, times)[:, 1]
-    tolerance = 0.03 if condition is CleanKnown else 0.1                 # RePaint is exact only for endless resampling
+    tolerance = 0.03 if condition is Evidence else 0.1                 # RePaint is exact only for endless resampling
     assert abs(x.mean() - (MEAN[1] + 0.8 * (known - MEAN[0]))) < tolerance
     assert abs(x.var() - (1 - 0.8**2)) < tolerance
+
+
+def with_reading(known, about, times, reading):
+    """Two pixels, one known exactly; of the other there is a reading with the noise of a level."""
+    level = raised(torch.tensor([0.0, about]), times)
+    alpha, sigma = (float(value[1]) for value in SCHEDULE.alpha_sigma(level))
+    values = torch.stack([torch.full((SAMPLES,), known), reading(alpha, sigma)], -1)[:, None, None]
+    assert about <= level[1] <= about + 1 / (len(times) - 1)
+    return Evidence(values, level.expand(SAMPLES, 1, 1, 2)), alpha, sigma
+
+
+@pytest.mark.parametrize("about", [0.25, 0.6])
+def test_evidence_beside_a_known_pixel_gives_the_moments_of_the_posterior(about):
+    times, known = even_levels(200), 1.2
+    how, alpha, sigma = with_reading(known, about, times, lambda alpha, sigma: torch.full((SAMPLES,), 0.4))
+    prior_mean, prior_variance = float(MEAN[1] + 0.8 * (known - MEAN[0])), 1 - 0.8**2         # given the known pixel
+    variance = 1 / (1 / prior_variance + alpha**2 / sigma**2)
+    mean = variance * (prior_mean / prior_variance + alpha * 0.4 / sigma**2)
+    x = run(how, ancestral_step, times)[:, 1]
+    assert abs(x.mean() - mean) < 0.02 and abs(x.var() - variance) < 0.02
+
+
+@pytest.mark.parametrize(("step", "steps"), [(ddim_step, 200), (ancestral_step, 200), (dpm_step, 30)])
+def test_readings_of_the_truth_give_the_distribution_of_the_truth(step, steps):
+    times, known = even_levels(steps), 1.2
+    truth = MEAN[1] + 0.8 * (known - MEAN[0]) + (1 - 0.8**2) ** 0.5 * numbered(SAMPLES)(7)
+    how, *_ = with_reading(known, 0.6, times, lambda alpha, sigma: alpha * truth + sigma * numbered(SAMPLES)(9))
+    x = run(how, step, times)[:, 1]
+    assert abs(x.mean() - truth.mean()) < 0.02 and abs(x.var() - truth.var()) < 0.02
 
 
 def test_noised_known_without_time_travel_does_not_harmonise():
@@ -100,7 +129,7 @@ def guess_noise(x):
 
 
 def trajectory(step, noise):
-    condition = CleanKnown(torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 8, 8))
+    condition = Evidence(torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 8, 8))
     return list(sample(lambda x, level: LINEAR.x0(x, level, guess_noise(x)), LINEAR, noise, [*THOUSANDTHS, 0.0],
                        step, condition))
 
@@ -159,7 +188,7 @@ def test_one_evaluation_wherever_the_levels_fall_and_none_where_they_rise():
         calls.append(float(level.max()))
         return x
 
-    condition = CleanKnown(torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4))
+    condition = Evidence(torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4))
     for times in (even_levels(10), travelled(even_levels(20), 5, 3)):
         calls.clear()
         assert len(list(sample(count, SCHEDULE, numbered(1, 1, 4, 4), times, ddim_step, condition))) == len(times) - 1
@@ -177,7 +206,7 @@ def test_a_multistep_solver_forgets_where_the_levels_rise(name):
         seen.append((move.level, [level for level, _ in move.before]))
         return STEPS[name](move)
 
-    condition = CleanKnown(torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4))
+    condition = Evidence(torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4))
     list(sample(lambda x, level: x, SCHEDULE, numbered(1, 1, 4, 4), [1.0, 0.75, 0.5, 0.25, 0.75, 0.5, 0.0], remember,
                 condition))
     assert seen == [(1.0, []), (0.75, [1.0]), (0.5, [0.75, 1.0]), (0.75, []), (0.5, [0.75])]
@@ -186,7 +215,7 @@ def test_a_multistep_solver_forgets_where_the_levels_rise(name):
 def test_known_pixels_enter_clean_at_level_zero():
     known, hole = torch.full((1, 3, 4, 4), 0.25), torch.zeros(1, 1, 4, 4)
     hole[..., 2:] = 1
-    x, level = CleanKnown(known, hole).enter(torch.full((1, 3, 4, 4), 9.0), 0.7, lambda: pytest.fail("no noise"))
+    x, level = Evidence(known, hole).enter(torch.full((1, 3, 4, 4), 9.0), 0.7, lambda: pytest.fail("no noise"))
     assert (x[..., :2] == 0.25).all() and (x[..., 2:] == 9).all()
     assert (level[..., :2] == 0).all() and torch.allclose(level[..., 2:], torch.tensor(0.7))
 
@@ -217,6 +246,6 @@ def test_levels_even_in_log_snr(schedule, steps):
 
 
 def test_the_multistep_solver_does_well_on_levels_even_in_log_snr():
-    condition = CleanKnown(torch.zeros(1000, 1, 1, 2), torch.ones(1000, 1, 1, 2))
+    condition = Evidence(torch.zeros(1000, 1, 1, 2), torch.ones(1000, 1, 1, 2))
     truth = run(condition, ddim_step, even_levels(1000), 1000)
     assert (run(condition, dpm_step, log_snr_levels(10, SCHEDULE), 1000) - truth).abs().mean() < 0.05

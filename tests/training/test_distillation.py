@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from artifusion.config import DistillConfig
-from artifusion.diffusion.inpainting import CleanKnown
+from artifusion.diffusion.inpainting import Evidence
 from artifusion.diffusion.sampling import ddim_step, dpm_step, log_snr_levels, sample
 from artifusion.diffusion.schedule import Schedule
 from artifusion.training.distillation import Teacher
@@ -48,7 +48,7 @@ def test_one_ddim_step_to_the_answer_ends_where_the_teachers_steps_do():
         one = slice(crop, crop + 1)
         step = 3 - crop // 2
         x = SCHEDULE.add_noise(x0[one], level[one], noise[one])
-        known = CleanKnown(x0[one], hole[one])
+        known = Evidence(x0[one], hole[one])
 
         def teach(x, at):
             return SCHEDULE.x0(x, at, exact(x, at, None, None))
