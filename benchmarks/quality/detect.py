@@ -2,7 +2,7 @@
 
     python -m benchmarks.quality.detect DATA [--parts painted compositor pen clean ablation large] [--json FILE]
 
-DATA is the folder of eval/, wsi/, artifacts/ (docs/detection.md says which sets). Dice is 2 |found and true| over
+DATA is the folder of eval/, wsi/, artifacts/ (docs/detection.md has the figures). Dice is 2 |found and true| over
 |found| + |true|, summed over the images of a class, each of which shows that class alone: "class" counts what was found
 as that class, "any" whatever was found but blur. Truth is compared at the detection's own scale.
 
