@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
@@ -51,6 +52,11 @@ class Detection:
     mpp: float
     mask: Mask
     regions: tuple[Region, ...]
+
+    def counts(self, classes: Collection[str]) -> dict[str, int]:
+        """How many regions there are of each of these classes, without those of which there is none."""
+        counts = Counter(region.kind for region in self.regions)
+        return {name: counts[name] for name in CLASSES if name in classes and counts[name]}
 
 
 def detect(
@@ -136,10 +142,10 @@ def detect_slide(
 
 def detect_mask(
     slide: Slide, out: Path, classes: Collection[str], any_stain: bool, overwrite: bool, quiet: bool
-) -> bool:
-    """Write what `detect` finds on a slide as class ids; returns whether any of it is of these classes.
+) -> Detection:
+    """Write what `detect` finds on a slide as class ids, where any of it is of these classes; returns all of it.
 
-    Without any, nothing is written. An existing `out` with exactly these bytes was left by an interrupted run, and is
+    An existing `out` with exactly these bytes was left by an interrupted run, and is
     accepted.
 
     Raises:
@@ -148,15 +154,15 @@ def detect_mask(
     """
     found = detect(slide, any_stain=any_stain, quiet=quiet)
     if not any(region.kind in classes for region in found.regions):
-        return False
+        return found
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / out.name
         write_class_png(fresh, found.ids)
         if out.exists() and out.read_bytes() == fresh.read_bytes():
-            return True
+            return found
     check_outputs([slide.path], [out], overwrite)
     write_class_png(out, found.ids)
-    return True
+    return found
 
 
 def empty_detection(survey: Survey) -> Detection:

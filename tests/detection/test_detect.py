@@ -143,7 +143,7 @@ def test_restoring_without_a_mask_repaints_what_was_found_and_keeps_the_mask(ink
     assert content["mask"]["name"] == "out.png.mask.png" and changed.any()
     assert not changed[kept == 0].any()
     given = restore_slide(inked_png, tmp_path / "out.png.mask.png", tmp_path / "given.png", restorer=tiny,
-                          classes=[name for name in CLASSES if name != "blur"])
+                          classes=[name for name in CLASSES if name not in ("fold", "blur")])
     assert np.array_equal(np.asarray(Image.open(tmp_path / "given.png")), after)
     assert given["regions"] == content["regions"]
 
@@ -163,20 +163,39 @@ def test_a_kept_mask_of_its_own_is_no_obstacle_but_another_is(inked_png, tiny, t
     assert (tmp_path / "out.png.mask.png").read_bytes() == b"mine" and not out.exists()
 
 
-def test_blur_is_reported_but_repainted_only_when_asked(tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["fold", "blur"])
+def test_folds_and_blur_are_reported_but_repainted_only_when_asked(tiny, tmp_path, monkeypatch, capsys, name):
     from artifusion.detection import detect
 
     real = detect.detect
 
-    def only_blur(*args, **kwargs):
-        found = real(*args, **kwargs)
-        ids = found.ids.copy()
-        ids[:40, :40] = CLASSES["blur"]
+    def with_another(*args, **kwargs):
+        ids = real(*args, **kwargs).ids.copy()
+        ids[:40, :40] = CLASSES[name]
         survey = detect.Survey.of(args[0], MPP)
         return detect.detection_of(survey, ids, np.full_like(ids, 200))
 
-    monkeypatch.setattr(detect, "detect", only_blur)
+    monkeypatch.setattr(detect, "detect", with_another)
     path, out = tmp_path / "s.png", tmp_path / "out.png"
     Image.fromarray(he_like(300, 300)).save(path, dpi=(25400 / MPP, 25400 / MPP))
-    assert restore_slide(path, None, out, restorer=tiny) is None and not out.exists()
-    assert restore_slide(path, None, out, restorer=tiny, classes=["blur"])["regions"]
+    assert restore_slide(path, None, out, restorer=tiny) is None and sorted(tmp_path.iterdir()) == [path]
+    told = capsys.readouterr().err
+    assert (told.count("\n") == 1 and "1 fold" in told) or "1 blurred area" in told
+    assert "--overlay" in told and f"--classes {name}" in told
+    content = restore_slide(path, None, out, restorer=tiny, classes=[name])
+    assert content["regions"] and content["mask"]["left"] == {}
+
+
+def test_the_sidecar_counts_what_was_found_and_left(inked_png, tiny, tmp_path, monkeypatch):
+    from artifusion.detection import detect
+
+    real = detect.detect
+
+    def with_fold(*args, **kwargs):
+        ids = real(*args, **kwargs).ids.copy()
+        ids[:40, :40] = CLASSES["fold"]
+        return detect.detection_of(detect.Survey.of(args[0], MPP), ids, np.full_like(ids, 200))
+
+    monkeypatch.setattr(detect, "detect", with_fold)
+    content = restore_slide(inked_png, None, tmp_path / "out.png", restorer=tiny)
+    assert content["mask"]["left"] == {"fold": 1} and {region["class"] for region in content["regions"]} == {"pen"}
