@@ -15,7 +15,7 @@ MAY = {                                                 # room -> the rooms it m
     "diffusion": set(),
     "restorer": RESTORER, "checkpoint": RESTORER, "pretrained": set(), "pixels": set(), "device": set(),
     "damage": {"slide", "mask", "output"},
-    "detection": {"slide", "mask", "output"} | RESTORER,
+    "detection": {"slide", "mask", "output"},
     "training": {"slide", "mask", "output"} | RESTORER,
     "restoration": {"slide", "mask", "output", "detection", "training"} | RESTORER,
     "evaluation": {"slide", "mask", "damage", "training"} | RESTORER,

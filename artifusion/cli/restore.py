@@ -23,7 +23,7 @@ if TYPE_CHECKING:
                    "GrandQC or HistoQC wrote.  [default: what `artifusion detect` finds]")
 @click.option("--classes", callback=known_classes, metavar="A,B",
               help="Only these of fold, bubble, pen, blur, dark, dust, other.  [default: all; of what is detected, all "
-                   "but blur]")
+                   "but fold and blur]")
 @ANY_STAIN
 @MASK_FORMAT
 @click.option("-o", "--output", type=PATH, help="Default: NAME.restored.SUFFIX beside the slide.")
@@ -58,10 +58,12 @@ def restore(
 ) -> None:
     """Repaint the masked part of SLIDE with tissue that a diffusion model invents.
 
-    Without --mask the artifacts are detected first, and OUTPUT.mask.png keeps what was found. Only masked pixels
-    change. SVS and tiled TIFF keep their container, and what the mask does not touch is copied byte for byte; other
-    formats become a pyramidal BigTIFF. Beside the output lie OUTPUT.json (what was done, with which weights) and
-    OUTPUT.geojson (the invented regions, for QuPath). An interrupted run goes on when the same command is given again.
+    Without --mask the artifacts are detected first, and OUTPUT.mask.png keeps what was found. Folds and blur are then
+    reported but not repainted, unless --classes names them: most of what is found as folds on large slides is normal
+    tissue. Only masked pixels change. SVS and tiled TIFF keep their container, and what the mask does not touch is
+    copied byte for byte; other formats become a pyramidal BigTIFF. Beside the output lie OUTPUT.json (what was done,
+    with which weights) and OUTPUT.geojson (the invented regions, for QuPath). An interrupted run goes on when the same
+    command is given again.
     """
     from artifusion.config import RestoreConfig, load_config
 
@@ -99,7 +101,7 @@ def restore(
         any_stain=any_stain, adapt_minutes=adapt_minutes, adapt_crops=adapt_crops, overwrite=overwrite, quiet=quiet,
     )
     if content is None:
-        click.echo(f"{slide}: no artifacts found; nothing to restore, nothing written")
+        click.echo(f"{slide}: found nothing to restore unasked; nothing written")
         return
     written = (output or slide).with_name(content["output"]["name"])
     click.echo(f"{written}: {len(content['regions'])} regions repainted and verified in {content['seconds']:.0f} s")

@@ -17,7 +17,7 @@ from artifusion import __version__
 from artifusion.config import RestoreConfig
 from artifusion.errors import ConfigError, OutputError
 from artifusion.files import file_state, sha256, write_json
-from artifusion.mask.classes import CLASSES
+from artifusion.mask.classes import CLASSES, named_counts
 from artifusion.mask.mask import Mask
 from artifusion.mask.regions import Canvas, Region, find_regions, plan_canvases
 from artifusion.mask.selection import MaskFormat, MaskSelection, Polarity
@@ -35,7 +35,8 @@ from artifusion.slide.reader import Slide, open_slide
 if TYPE_CHECKING:
     from artifusion.restorer import Restorer  # torch, which planning does without
 
-REPAINTED = tuple(name for name in CLASSES if name != "blur")     # of what is detected: blur still carries information
+UNASKED = tuple(name for name in CLASSES if name not in ("fold", "blur"))   # are restored where they are detected
+# Most of what is found as folds on large slides is normal tissue (docs/detection.md), and blur carries information.
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def restore_slide(
         polarity: "keep" where white means keep; given explicitly, the mask may cover over half of the slide.
         grow_um: widen the mask by this much.
         classes: restore only these of fold, bubble, pen, blur, dark, dust, other; of what is detected by default all
-            but blur, which still carries information.
+            but folds and blur, which the sidecar counts as left.
         mask_format: what the mask image is, where its content and name leave it open.
         any_stain: detect even on what is not H&E.
         lossless: re-encoded containers only: no lossy compression.
@@ -129,14 +130,19 @@ def restore_slide(
 
         check_length(**learning)
     restorer = restorer or default_restorer()
+    left: dict[str, int] | None = None                                # what was detected and is not restored
     with open_slide(source, mpp=mpp) as slide:
         output = plan_output(slide, out, mask, preview, overwrite=overwrite, same_size=same_size)
         if mask is None:
-            classes = REPAINTED if classes is None else classes
+            classes = UNASKED if classes is None else classes
             from artifusion.detection.detect import detect_mask
 
             mask = beside(output.target, ".mask.png")
-            if not detect_mask(slide, mask, classes, any_stain, overwrite, quiet):
+            found = detect_mask(slide, mask, classes, any_stain, overwrite, quiet)
+            left = found.counts(set(CLASSES) - set(classes))
+            if left:
+                print(how_to_accept(left, slide), file=sys.stderr)
+            if not found.counts(classes):
                 return None
             output.inputs.append(mask)
         selection = MaskSelection(Path(mask), polarity, grow_um, None if classes is None else tuple(classes),
@@ -148,6 +154,8 @@ def restore_slide(
         job = {**describe(slide, selection, plan, restorer, seed), "lossless": lossless, "same_size": same_size}
         if learns:
             job["adaptation"] = learning
+        if left is not None:
+            job["mask"]["left"] = left
         output.check(job)
         with output.work_on(job) as work:
             if work is None:                                          # an interrupted run had published everything
@@ -169,6 +177,12 @@ def restore_slide(
                 output.target: report.path,
             })
     return content
+
+
+def how_to_accept(left: Mapping[str, int], slide: Slide) -> str:
+    """What was detected and is left as it is, how to look at it, and how to have it restored."""
+    return (f"{slide.path.name}: {named_counts(left)} found and left as they are; look with `artifusion detect SLIDE "
+            f"-o MASK.png --overlay LOOK.png`, and name with --classes what to restore (--classes {','.join(left)})")
 
 
 def plan_output(slide: Slide, out: str | Path | None, mask: str | Path | None, preview: str | Path | None, *,
