@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import RestoreConfig
 from artifusion.device import autocast, keep_freed_memory, resolve_devices
 from artifusion.diffusion.frame import MIN_KNOWN, Frame
-from artifusion.diffusion.inpainting import Evidence, NoisedKnown
+from artifusion.diffusion.inpainting import Evidence, NoisedKnown, to_stops
 from artifusion.diffusion.reuse import EverySecondStep
 from artifusion.diffusion.sampling import STEPS, Condition, even_levels, log_snr_levels, sample, travelled
 from artifusion.diffusion.schedule import Schedule
@@ -25,6 +26,7 @@ from artifusion.pretrained import DEFAULT_WEIGHTS
 
 VIEW_PX, OVERLAP_PX = 1024, 128     # a larger canvas is denoised in views that overlap
 CACHED_PX = 4 * 256**2              # that a CPU evaluates at once: more fall out of its caches
+TINY = 1e-6                         # levels that differ by less are the same
 RARE = 0.005                        # share of the known pixels that may be darker, or lighter, than all that is painted
 
 
@@ -79,8 +81,7 @@ class Restorer:
         mpp: float | None = None,
         keys: Sequence[Sequence[int]] | None = None,
         surroundings: Sequence[np.ndarray] | None = None,
-        guesses: Sequence[np.ndarray] | None = None,
-        level: float = 0.5,
+        levels: Sequence[np.ndarray] | None = None,
     ) -> list[np.ndarray]:
         """The images with their masked pixels repainted; every other pixel equals the input.
 
@@ -95,12 +96,12 @@ class Restorer:
                 (default: all of one size get the same noise).
             surroundings: known pixels, uint8 (N, 3), to whose colours each image is relative (default: its own);
                 images that are parts of one region share theirs, so that they agree.
-            guesses: what the masked pixels of each image may look like, images like it: painting begins from these,
-                noised, instead of from noise (Meng et al. 2022, SDEdit).
-            level: the noise level to which guesses are noised, in (0, 1); only the steps below it are walked.
+            levels: float (H, W) in [0, 1], how little is known of each masked pixel. Where it is 1, the default, the
+                image's own pixel is never seen; below, it is an estimate, which is noised to that level and painted
+                from there (Meng et al. 2022, SDEdit); where it is 0 the pixel is known.
 
         Raises:
-            ValueError: shapes, dtypes, lengths of lists, steps, a scale, a level, a seed or keys that do not fit, or an
+            ValueError: shapes, dtypes, lengths of lists, steps, a scale, levels, a seed or keys that do not fit, or an
                 image without a known pixel.
             WeightsError: the weights give no finite picture.
             DeviceError: not even one image fits into the GPU's memory; a batch that does not is halved.
@@ -117,34 +118,30 @@ class Restorer:
         for image, mask in zip(images, masks, strict=True):
             check(image, mask)
         names = [tuple(k) for k in keys] if keys is not None else [(0, 0)] * len(images)
-        for what, given in (("keys", names), ("surroundings", surroundings), ("guesses", guesses)):
+        for what, given in (("keys", names), ("surroundings", surroundings), ("levels", levels)):
             if given is not None and len(given) != len(images):
                 raise ValueError(f"{len(images)} images but {len(given)} {what}")
         if min([seed, *chain(*names)]) < 0:
             raise ValueError(f"seed and keys must not be negative, got {seed} and {names}")
         times = self._times(steps)
-        if guesses is not None:
-            if not 0 < level < 1 or any(g.shape != i.shape for g, i in zip(guesses, images, strict=True)):
-                raise ValueError(f"level must lie between 0 and 1, got {level}, and each guess be like its image")
-            times = [level, *(time for time in times if time < level)]
+        entered = [entry_levels(mask, None if levels is None else levels[n], times) for n, mask in enumerate(masks)]
         restored: list[np.ndarray] = [image.copy() for image in images]
-        for shape in dict.fromkeys(image.shape for image in images):
-            same = [i for i, (image, mask) in enumerate(zip(images, masks, strict=True))
-                    if image.shape == shape and mask.any()]
-            if not same:
-                continue
+        together: dict[tuple[Any, float], list[int]] = {}                  # one size, and one level to begin at
+        for i, (image, level) in enumerate(zip(images, entered, strict=True)):
+            if level.any():
+                together.setdefault((image.shape, float(level.max())), []).append(i)
+        for (_, highest), same in together.items():
             painted = self._paint_in_memory(
                 np.stack([images[i] for i in same]),
-                np.stack([masks[i] for i in same]),
+                np.stack([entered[i] for i in same]),
                 [names[i] for i in same],
                 [surroundings[i] for i in same] if surroundings is not None else None,
-                np.stack([guesses[i] for i in same]) if guesses is not None else None,
-                times,
+                times[next(n for n, time in enumerate(times) if time <= highest + TINY):],
                 seed,
                 mpp,
             )
             for i, pixels in zip(same, painted, strict=True):
-                restored[i][masks[i]] = pixels[masks[i]]
+                restored[i][entered[i] > 0] = pixels[entered[i] > 0]
         return restored
 
     def _times(self, steps: int) -> list[float]:
@@ -153,33 +150,34 @@ class Restorer:
         return travelled(levels, self.config.jump_length, self.config.jump_samples)
 
     def _paint_in_memory(
-        self, images: np.ndarray, masks: np.ndarray, keys: list[tuple[int, ...]], surroundings: list[np.ndarray] | None,
-        guesses: np.ndarray | None, times: list[float], seed: int, mpp: float,
+        self, images: np.ndarray, levels: np.ndarray, keys: list[tuple[int, ...]],
+        surroundings: list[np.ndarray] | None, times: list[float], seed: int, mpp: float,
     ) -> np.ndarray:
         """`_paint`, in halves where the device has not the memory for all."""
         try:
-            return self._paint(images, masks, keys, surroundings, guesses, times, seed, mpp)
+            return self._paint(images, levels, keys, surroundings, times, seed, mpp)
         except torch.OutOfMemoryError:
             half = len(images) // 2     # halves are painted after this block, whose end frees the tensors for them
         if not half:
-            height, width = masks.shape[1:]
+            height, width = levels.shape[1:]
             raise DeviceError(f"{self.device}: no memory for one canvas of {width} x {height} px; lower max_canvas_px "
                               "in a --config, or use --device cpu")
         return np.concatenate([
-            self._paint_in_memory(images[part], masks[part], keys[part], surroundings and surroundings[part],
-                                  None if guesses is None else guesses[part], times, seed, mpp)
+            self._paint_in_memory(images[part], levels[part], keys[part], surroundings and surroundings[part], times,
+                                  seed, mpp)
             for part in (slice(None, half), slice(half, None))])
 
     @torch.inference_mode()
     def _paint(
-        self, images: np.ndarray, masks: np.ndarray, keys: list[tuple[int, ...]], surroundings: list[np.ndarray] | None,
-        guesses: np.ndarray | None, times: list[float], seed: int, mpp: float,
+        self, images: np.ndarray, levels: np.ndarray, keys: list[tuple[int, ...]],
+        surroundings: list[np.ndarray] | None, times: list[float], seed: int, mpp: float,
     ) -> np.ndarray:
-        """uint8 (B, H, W, 3), bool (B, H, W) -> uint8 (B, H, W, 3), meaningful where masked."""
-        height, width = masks.shape[1:]
+        """uint8 (B, H, W, 3), float32 (B, H, W) -> uint8 (B, H, W, 3), meaningful where levels are above 0."""
+        height, width = levels.shape[1:]
         pad = ((0, 0), (0, -height % self.multiple), (0, -width % self.multiple))
         pixels = tensor_from_images(np.pad(images, (*pad, (0, 0)), mode="symmetric")).to(self.device)
-        hole = torch.from_numpy(np.pad(masks, pad, mode="symmetric"))[:, None].float().to(self.device)
+        level = torch.from_numpy(np.pad(levels, pad, mode="symmetric"))[:, None].to(self.device)     # (B, 1, H, W)
+        hole = (level > 0).float()
         if surroundings:
             colours = [tensor_from_images(near[None, None])[0, :, 0] for near in surroundings]            # (3, N) each
             frame = Frame.stack([Frame.of_known(near[None, :, None], torch.ones(1, 1, 1, near.shape[1]))
@@ -189,18 +187,15 @@ class Restorer:
             frame = Frame.of_known(pixels, 1 - hole)
         limits = torch.stack([colour_range(near) for near in colours]).to(self.device)        # (B, 2, 3, 1, 1)
         darkest, lightest = frame.enter(limits[:, 0]), frame.enter(limits[:, 1])
-        known = frame.enter(pixels) * (1 - hole)                                      # (B, 3, H, W)
         spacing = torch.full((len(images),), mpp, device=self.device)
-        condition: Condition = Evidence(known, hole)
-        if self.config.condition == "noised":
-            condition = NoisedKnown(known, hole, self.schedule)
 
         def noise(number: int) -> Tensor:
-            fresh = torch.stack([gaussian((seed, number, *key), known.shape[1:]) for key in keys]).to(self.device)
-            if number or guesses is None:
-                return fresh
-            begin = frame.enter(tensor_from_images(np.pad(guesses, (*pad, (0, 0)), mode="symmetric")).to(self.device))
-            return self.schedule.add_noise(begin, torch.full_like(hole, times[0]), fresh)
+            return torch.stack([gaussian((seed, number, *key), pixels.shape[1:]) for key in keys]).to(self.device)
+
+        estimate = frame.enter(pixels)                                                # (B, 3, H, W)
+        condition: Condition = Evidence(self.schedule.add_noise(estimate, level, noise(0)), level)
+        if self.config.condition == "noised":
+            condition = NoisedKnown(estimate, hole, self.schedule)
 
         recall = EverySecondStep()
 
@@ -232,6 +227,19 @@ def colour_range(pixels: Tensor) -> Tensor:
         return torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1)
     ordered, rare = pixels.sort(dim=1).values, int(RARE * pixels.shape[1])
     return torch.stack([ordered[:, rare], ordered[:, -1 - rare]])[..., None, None]
+
+
+def entry_levels(mask: np.ndarray, levels: np.ndarray | None, times: Sequence[float]) -> np.ndarray:
+    """The noise level at which every pixel of an image enters the walk along `times`, 0 outside the mask: float32.
+
+    Raises:
+        ValueError: levels that are not like the mask or outside [0, 1].
+    """
+    if levels is None:
+        return mask.astype(np.float32)
+    if levels.shape != mask.shape or not (levels >= 0).all() or not (levels <= 1).all():
+        raise ValueError(f"levels must be {mask.shape} like the mask and lie in 0 to 1, got {levels.shape}")
+    return np.where(mask, to_stops(torch.from_numpy(levels.astype(np.float32)), times).numpy(), np.float32(0))
 
 
 def gaussian(key: Sequence[int], shape: Sequence[int]) -> Tensor:

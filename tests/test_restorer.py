@@ -317,20 +317,38 @@ def test_nothing_is_painted_darker_or_lighter_than_the_tissue_around_it(restorer
     assert painted.min() >= 90 and painted.max() <= 179 and painted.std() > 1
 
 
-def test_painting_from_a_guess_walks_only_the_levels_below(restorer):
+def test_an_estimate_of_a_level_is_painted_from_there(restorer):
     image, mask = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), np.zeros((64, 64), bool)
     mask[20:40, 20:40] = True
     calls = []
     hook = restorer.denoiser.register_forward_hook(lambda module, inputs, output: calls.append(float(inputs[1].max())))
-    guess = np.where(mask[..., None], np.uint8(200), image)
-    (near,) = restorer.restore_batch([image], [mask], guesses=[guess], level=0.02, steps=10)
+    light, dark = (np.where(mask[..., None], np.uint8(grey), image) for grey in (200, 60))
+    low = np.full(mask.shape, 0.3)
+    (lighter,) = restorer.restore_batch([light], [mask], levels=[low], steps=10)
     hook.remove()
-    assert calls[0] == pytest.approx(0.02) and calls == sorted(calls, reverse=True)
-    assert np.array_equal(near[~mask], image[~mask])
-    dark = np.where(mask[..., None], np.uint8(60), image)
-    (far,) = restorer.restore_batch([image], [mask], guesses=[dark], level=0.02, steps=10)
-    assert near[mask].mean() > far[mask].mean()                             # it begins from the guess
-    with pytest.raises(ValueError, match="level"):
-        restorer.restore_batch([image], [mask], guesses=[guess], level=1.0)
-    with pytest.raises(ValueError, match="guess"):
-        restorer.restore_batch([image], [mask], guesses=[guess[:32]])
+    assert abs(calls[0] - 0.3) < 0.1 and calls == sorted(calls, reverse=True)     # the nearest stop of the walk
+    assert np.array_equal(lighter[~mask], image[~mask])
+    (darker,) = restorer.restore_batch([dark], [mask], levels=[low], steps=10)
+    assert lighter[mask].mean() > darker[mask].mean()                      # it begins from the estimate
+    (one,), (other,) = (restorer.restore_batch([each], [mask], steps=2) for each in (light, dark))
+    assert np.array_equal(one[mask], other[mask])                          # which at level 1 is never seen
+
+
+def test_a_pixel_of_level_0_is_known_and_levels_mix_in_one_image(restorer):
+    image, mask = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), np.zeros((64, 64), bool)
+    mask[10:50, 10:50] = True
+    levels = np.ones(mask.shape)
+    levels[20:40, 20:40], levels[20:40, 40:45] = 0, 0.4
+    (painted,) = restorer.restore_batch([image], [mask], levels=[levels], steps=3)
+    assert np.array_equal(painted[20:40, 20:40], image[20:40, 20:40])
+    assert (painted[10:20] != image[10:20]).any() and np.array_equal(painted[~mask], image[~mask])
+    both = restorer.restore_batch([image, image], [mask, mask], levels=[levels, np.full(mask.shape, 0.4)], steps=3)
+    assert np.array_equal(both[0], painted)                                # whatever shares the batch
+
+
+@pytest.mark.parametrize("levels", [np.full((64, 64), 1.1), np.full((64, 64), -0.1), np.ones((32, 64))])
+def test_levels_that_do_not_fit_are_refused(restorer, levels):
+    mask = np.zeros((64, 64), bool)
+    mask[:9] = True
+    with pytest.raises(ValueError, match="levels"):
+        restorer.restore_batch([np.zeros((64, 64, 3), np.uint8)], [mask], levels=[levels])

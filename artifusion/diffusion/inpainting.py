@@ -17,7 +17,7 @@ class Evidence:
 
     A pixel whose evidence has level l enters as that evidence, at level l, until the walk comes down to l, and is
     walked on from there. Known pixels have level 0 and stay as they are; those of level 1 are walked from noise. A
-    level between 0 and 1 is one of the walk's (`raised`).
+    level between 0 and 1 is one at which the walk stops (`to_stops`).
 
     values: (B, C, H, W) the evidence as it is at its level, alpha(l) estimate + sigma(l) noise; level: (B, 1, H, W).
     """
@@ -30,10 +30,11 @@ class Evidence:
         return torch.where(waits, self.values, x), self.level.clamp(max=level)
 
 
-def raised(level: Tensor, times: Sequence[float]) -> Tensor:
-    """Levels (...) in [0, 1] raised to the next one at which a walk along `times` stops; 0 stays 0."""
-    stops = torch.tensor(sorted({0.0, 1.0, *times}), dtype=level.dtype, device=level.device)
-    return stops[torch.searchsorted(stops, level)]
+def to_stops(level: Tensor, times: Sequence[float]) -> Tensor:
+    """Levels (...) in [0, 1] moved to the nearest one at which a walk along `times` stops; 0 alone becomes 0."""
+    stops = torch.tensor(sorted({*times} - {0.0}), dtype=level.dtype, device=level.device)
+    middles = (stops[1:] + stops[:-1]) / 2
+    return torch.where(level > 0, stops[torch.searchsorted(middles, level)], 0.0)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,9 @@ def restore(restorer: Restorer, seed: int, trial: Trial, **given: Any) -> np.nda
 
 def refined(restorer: Restorer, seed: int, trial: Trial) -> np.ndarray:
     """Pasted patches, noised to a middle level and painted again."""
-    return restore(restorer, seed, trial, guesses=[exemplar(trial)], level=MIDDLE_LEVEL)
+    (painted,) = restorer.restore_batch([exemplar(trial)], [trial.hole], seed=seed, keys=[(trial.number,)],
+                                        mpp=trial.spacing_um, levels=[np.full(trial.hole.shape, MIDDLE_LEVEL)])
+    return painted
 
 
 def exemplar(trial: Trial) -> np.ndarray:
