@@ -154,7 +154,8 @@ class Sought:
 
     @cached_property
     def _ring_small(self) -> np.ndarray:
-        return reduced(self._ring(FITTED_UM), self.step) * self.step**2
+        ring = reduced(self._ring(FITTED_UM), self.step) * self.step**2
+        return ring * self._seen if (ring * self._seen).any() else ring      # without pixels that hold some of the hole
 
     @cached_property
     def _inside_small(self) -> np.ndarray:
@@ -201,3 +202,13 @@ def turned(down: int, right: int, orientation: int) -> Point:
     for _ in range(orientation % 4):
         down, right = -right, down
     return Point(-right if orientation >= 4 else right, down)
+
+
+def spread(hole: Hole, mpp: float) -> float:
+    """Mean squared distance of the known pixels around a hole from their mean, as donors are judged; 0 without any."""
+    sought = Sought.of(hole, mpp, None, Weights())
+    values, weight = sought._template[sought._seen], sought._ring_small[sought._seen]
+    if not weight.sum():
+        return 0.0
+    mean = (values * weight[:, None]).sum(axis=0) / weight.sum()
+    return float((np.square(values - mean).sum(axis=1) * weight).sum() / weight.sum())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -56,19 +56,22 @@ class DonorIndex:
         size = Size(max(1, slide.size.width // step), max(1, slide.size.height // step))
         whole = Box(0, 0, min(slide.size.width, size.width * step), min(slide.size.height, size.height * step))
         picture = slide.read_as(whole, size)
-        barred = np.zeros(size[::-1], bool)
-        for mask in avoid:
-            covered = mask.coverage(Size(-(-slide.size.width // step), -(-slide.size.height // step)),
-                                    Box(0, 0, *size))
-            barred |= covered
-        margin = 2 * round(MARGIN_UM / (step * mpp)) + 3
-        grown = cv2.dilate(barred.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (margin, margin)))
-        return cls(slide, mpp, tuple(avoid), step, picture, grown == 0, own)
+        return cls(slide, mpp, (), step, picture, np.ones(size[::-1], bool), own).without(*avoid)
 
     @classmethod
     def of_images(cls, images: Sequence[np.ndarray], mpp: float) -> tuple[DonorIndex, ...]:
         """An index of each of some images without artifacts, uint8 (H, W, 3), of so many um per pixel."""
         return tuple(cls.of(in_memory(image), mpp, own=False) for image in images)
+
+    def without(self, *masks: Mask) -> DonorIndex:
+        """The same index with more to avoid: what these masks cover, and MARGIN_UM around it."""
+        barred = np.zeros(self.usable.shape, bool)
+        stepped = Size(*(-(-side // self.step) for side in self.slide.size))
+        for mask in masks:
+            barred |= mask.coverage(stepped, Box(0, 0, *self.size))
+        side = 2 * round(MARGIN_UM / (self.step * self.mpp)) + 3
+        grown = cv2.dilate(barred.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+        return replace(self, avoid=(*self.avoid, *masks), usable=self.usable & (grown == 0))
 
     def allowed(self, l0_box: Box) -> np.ndarray:
         """Which level-0 pixels of a box lie on the slide and outside every mask: bool (H, W)."""
