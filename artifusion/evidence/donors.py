@@ -19,6 +19,8 @@ class Fit(NamedTuple):
     ring: its surroundings against the hole's, at about 1 um per pixel.
     edge: the same pixel by pixel, close to the hole.
     inside: what it brings against what was imagined, blurred.
+    tone: the mean colour of its surroundings against that of the hole's.
+    texture: how much stronger or weaker edges are inside it than around the hole.
     grain: the strength and direction of the fibres around it against those around the hole.
     rarity: by how many nats its colours are rarer on the slide than those around the hole.
     distance: mm from the hole; 1 for another image.
@@ -28,6 +30,8 @@ class Fit(NamedTuple):
     edge: float
     inside: float
     grain: float
+    tone: float
+    texture: float
     rarity: float
     distance: float
 
@@ -41,6 +45,8 @@ class Weights:
     edge: float = 0.3
     inside: float = 1.0
     grain: float = 2.0
+    tone: float = 0.0
+    texture: float = 0.0
     rarity: float = 30.0
     distance: float = 10.0
 

@@ -93,49 +93,50 @@ class Sought:
         step, box = self.step, place.l0_box(self.size)
         slack = -(-place.slack // step) * step
         near = box.expanded(slack)
-        allowed = index.allowed(near)
+        allowed = unoriented(index.allowed(near), place.orientation)
         rgb = unoriented(index.slide.read(near), place.orientation)
         area = reduced(opponent(rgb), step)
-        area[reduced(unoriented(allowed, place.orientation).astype(np.float32), step) < 0.999] = FORBIDDEN
+        area[reduced(allowed.astype(np.float32), step) < 0.999] = FORBIDDEN
         row, column, _ = best_shift(area, self._template, self._ring_small + INSIDE * self._inside_small)
-        down, right = row * step - slack, column * step - slack
-        shift = turned(down, right, place.orientation)
-        l0_box = Box(box.x + shift.x, box.y + shift.y, box.width, box.height)
-        if not self._fits(index.allowed(l0_box), place.orientation):
+        part = Box(column * step, row * step, *self.size).slices()
+        if not self._fits(allowed[part]):
             return []
-        donor = area[row : row + self._template.shape[0], column : column + self._template.shape[1]]
-        pixels = rgb[row * step :, column * step :][: self.size.height, : self.size.width]
-        centre = Point(l0_box.x + l0_box.width // 2, l0_box.y + l0_box.height // 2)
-        off = np.hypot(centre.x - self.centre.x, centre.y - self.centre.y) * self.mpp / 1000
-        fit = Fit(ring=self._mean(np.square(donor - self._template), self._ring_small), edge=0.0,
-                  inside=self._mean(np.square(self._low(donor) - self._low(self._template)), self._inside_small),
-                  grain=self._mean(np.square(self._grain(donor) - self._template_grain), self._ring_small),
-                  rarity=self._rarity(pixels, index), distance=min(FAR_MM, off) if index.own else 1.0)
+        l0_box = moved(box, row * step - slack, column * step - slack, place.orientation)
+        fit = self._fit(rgb[part], l0_box, index)
         return [Donor(self.hole.l0_box, l0_box, place.orientation, place.source, self.weights.cost(fit), fit)]
 
     def finished(self, donor: Donor, index: DonorIndex) -> Donor:
-        """A judged donor, shifted pixel by pixel to where the edge fits best."""
-        slack = max(1, self.step)
+        """A judged donor, shifted pixel by pixel to where the edge fits best, and judged there."""
+        slack = self.step
         near = donor.l0_box.expanded(slack)
-        pixels = opponent(unoriented(index.slide.read(near), donor.orientation))
+        allowed = unoriented(index.allowed(near), donor.orientation)
+        rgb = unoriented(index.slide.read(near), donor.orientation)
         rows, columns, weight = self._edge
-        wanted = opponent(self.guess[rows, columns])
-        best: tuple[float, int, int] | None = None
-        for down, right in sorted(np.ndindex(2 * slack + 1, 2 * slack + 1), key=lambda at: max(abs(at[0] - slack),
-                                                                                              abs(at[1] - slack))):
-            difference = float((np.square(pixels[rows + down, columns + right] - wanted).sum(axis=1) * weight).sum())
-            if best is None or difference < best[0]:
-                shift = turned(down - slack, right - slack, donor.orientation)
-                moved = donor.l0_box._replace(x=donor.l0_box.x + shift.x, y=donor.l0_box.y + shift.y)
-                if self._fits(index.allowed(moved), donor.orientation):
-                    best = difference, *moved[:2]
-        assert best is not None, "the donor itself fits"
-        fit = donor.fit._replace(edge=best[0])
-        return replace(donor, l0_box=donor.l0_box._replace(x=best[1], y=best[2]), fit=fit,
-                       cost=self.weights.cost(fit))
+        wanted, pixels = opponent(self.guess[rows, columns]), opponent(rgb)
+        differences = {(down, right): float((np.square(pixels[rows + down, columns + right] - wanted).sum(axis=1)
+                                             * weight).sum()) for down, right in np.ndindex(*[2 * slack + 1] * 2)}
+        for at in sorted(differences, key=lambda at: (differences[at], np.hypot(at[0] - slack, at[1] - slack))):
+            part = Box(at[1], at[0], *self.size).slices()
+            if self._fits(allowed[part]):
+                l0_box = moved(donor.l0_box, at[0] - slack, at[1] - slack, donor.orientation)
+                fit = self._fit(rgb[part], l0_box, index)._replace(edge=differences[at])
+                return replace(donor, l0_box=l0_box, fit=fit, cost=self.weights.cost(fit))
+        raise AssertionError("a judged donor fits where it is")
 
-    def _fits(self, allowed: np.ndarray, orientation: int) -> bool:
-        return bool(unoriented(allowed, orientation)[self.hole.hole | (self._ring(FITTED_UM) > 0)].all())
+    def _fit(self, rgb: np.ndarray, l0_box: Box, index: DonorIndex) -> Fit:
+        """How ill a donor's pixels, as they come to lie on the hole's box, fit; but for the edge."""
+        donor = reduced(opponent(rgb), self.step)
+        off = np.hypot(l0_box.x + l0_box.width / 2 - self.centre.x, l0_box.y + l0_box.height / 2 - self.centre.y)
+        return Fit(ring=self._mean(np.square(donor - self._template), self._ring_small), edge=0.0,
+                   inside=self._mean(np.square(self._low(donor) - self._low(self._template)), self._inside_small),
+                   grain=self._mean(np.square(self._grain(donor) - self._template_grain), self._ring_small),
+                   tone=float(np.square(self._tone(donor - self._template)).sum()),
+                   texture=float(np.square(self._strength(donor) - self._strength(self._template)).sum()),
+                   rarity=self._rarity(rgb, index),
+                   distance=min(FAR_MM, float(off) * self.mpp / 1000) if index.own else 1.0)
+
+    def _fits(self, allowed: np.ndarray) -> bool:
+        return bool(allowed[self.hole.hole | (self._ring(FITTED_UM) > 0)].all())
 
     def _ring(self, fall_um: float) -> np.ndarray:
         """Weights of the known pixels, float32 (H, W), which fall off with the distance from the hole; their sum is 1
@@ -184,6 +185,16 @@ class Sought:
     def _grain(self, values: np.ndarray) -> np.ndarray:
         return grain(np.ascontiguousarray(values[..., 0]), self._seen, GRAIN_UM / (self.step * self.mpp))
 
+    def _tone(self, difference):
+        return (difference * self._ring_small[..., None]).sum(axis=(0, 1)) / max(float(self._ring_small.sum()), 1e-9)
+
+    def _strength(self, values):
+        inside = values is not self._template
+        where = np.ones(values.shape[:2], bool) if inside else self._seen
+        found = grain(np.ascontiguousarray(values[..., 0]), where, GRAIN_UM / (self.step * self.mpp))[..., 0]
+        weight = self._inside_small if inside else self._ring_small
+        return (found * weight).sum() / max(float(weight.sum()), 1e-9)
+
     def _mean(self, squares: np.ndarray, weight: np.ndarray) -> float:
         return float((squares.sum(axis=2) * weight).sum() / max(float(weight.sum()), 1e-9))
 
@@ -202,6 +213,12 @@ def turned(down: int, right: int, orientation: int) -> Point:
     for _ in range(orientation % 4):
         down, right = -right, down
     return Point(-right if orientation >= 4 else right, down)
+
+
+def moved(l0_box: Box, down: int, right: int, orientation: int) -> Box:
+    """A donor's box, shifted by so many pixels in the hole's frame."""
+    shift = turned(down, right, orientation)
+    return l0_box._replace(x=l0_box.x + shift.x, y=l0_box.y + shift.y)
 
 
 def spread(hole: Hole, mpp: float) -> float:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from artifusion.evidence.likeness import Picture, opponent, reduced
+from artifusion.evidence.likeness import Picture, opponent
 from artifusion.geometry import Box, Point, Size
 from artifusion.mask.mask import Mask
 from artifusion.slide.reader import ImageSlide, Slide
@@ -105,16 +105,18 @@ class DonorIndex:
     @cached_property
     def far(self) -> Picture:
         """All of the picture, coarser by far_step, ready to be searched."""
-        usable = reduced(self.usable.astype(np.float32), self.far_step) > 0.999
-        return Picture(reduced(opponent(self.picture), self.far_step), usable)
+        size = Size(*(max(1, side // self.far_step) for side in self.size))
+        part = Box(0, 0, *(side * self.far_step for side in size)).slices()
+        picture, usable = (cv2.resize(values[part], size, interpolation=cv2.INTER_AREA)
+                           for values in (self.picture, self.usable.view(np.uint8) * np.uint8(255)))
+        return Picture(opponent(picture), usable == 255)
 
     @cached_property
     def rarity(self) -> np.ndarray:
         """How rare each colour is on the slide, by its cell of the RGB cube: float32 (BINS, BINS, BINS), in nats."""
-        seen = self.picture[self.usable] if self.usable.any() else self.picture.reshape(-1, 3)
-        seen = seen[:: max(1, len(seen) // 2_000_000)] // (256 // BINS)
-        counts = np.zeros((BINS,) * 3, np.float32)
-        np.add.at(counts, tuple(seen.T), 1)
+        seen = self.picture.reshape(-1, 3)
+        cells = (seen[:: max(1, len(seen) // 2_000_000)] // (256 // BINS)) @ np.array([BINS**2, BINS, 1])
+        counts = np.bincount(cells, minlength=BINS**3).reshape((BINS,) * 3).astype(np.float32)
         counts = gaussian_filter(counts, 0.7, mode="constant")      # neighbouring cells are like colours
         return -np.log((counts + 0.5) / (counts.sum() + 0.5 * counts.size)).astype(np.float32)
 

@@ -8,15 +8,16 @@ from scipy.ndimage import distance_transform_edt
 
 from artifusion.evidence.likeness import reduced
 
-PIECE_UM = 150.0            # no piece is longer
+PIECE_UM = 150.0            # over which tissue stays alike: how long a piece is, about
 GRID = 24                   # cells of the grid that pieces are cut on, per PIECE_UM
+LONGER = 1.25               # times that, that a piece may measure
 ROUNDS = 8                  # of Lloyd's algorithm
 
 
 def pieces(hole: np.ndarray, mpp: float, longest_um: float = PIECE_UM) -> np.ndarray:
     """Which piece every pixel of a hole belongs to: int32 (H, W), from 1 in the order of filling; 0 outside.
 
-    Compact pieces no longer than longest_um: long thin holes are cut across, along their length. From the edge
+    Compact pieces about longest_um wide and high, LONGER times that at most: long thin holes are cut across, along their length. From the edge
     inwards: the piece comes first of which the largest share of its outline is known or filled. What is hidden but not
     in the hole counts as unknown only where it lies outside the array.
 
@@ -46,7 +47,7 @@ def divided(cells: np.ndarray, longest: float) -> np.ndarray:
     group is too long.
     """
     extent = float(np.ptp(cells, axis=0).max()) + 1
-    count = max(1, round(max(extent / longest, len(cells) / longest**2)))
+    count = 1 if extent <= LONGER * longest else max(2, round(max(extent / longest, len(cells) / longest**2)))
     points = cells.astype(np.float64)
     while True:
         centres = spread(points, count)
@@ -56,7 +57,7 @@ def divided(cells: np.ndarray, longest: float) -> np.ndarray:
                                 for n in range(count)])
         _, group = np.unique(nearest_of(points, centres), return_inverse=True)
         longest_found = max(float(np.ptp(points[group == n], axis=0).max()) + 1 for n in range(group.max() + 1))
-        if longest_found <= max(longest, 1.0) or count >= len(cells):
+        if longest_found <= max(LONGER * longest, 1.0) or count >= len(cells):
             return group
         count += max(1, count // 8)
 

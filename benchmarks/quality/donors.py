@@ -198,7 +198,7 @@ def main() -> None:
         count = given.holes * (4 if image.size > 1e8 else 1)
         for trial in trials(path.stem, image, mpp, count, np.random.default_rng([given.seed, number])):
             measure(trial, image, index, imagine, given, rows)
-    table = {name: summary(found) | {"holes": len(found)} for name, found in rows.items()}
+    table = {name: summary(found) | {"holes": len(found)} for name, found in rows.items() if name != 'donors'}
     for name, found in table.items():
         print(f"{name:>18}", *(f"{key} {value:<7g}" for key, value in found.items()))
     if given.json:
@@ -224,7 +224,8 @@ def measure(trial: Trial, image: np.ndarray, index: DonorIndex, imagine: Imagina
                           trial.hole[box], trial.mpp) for donor in donors]
         for name, weights in settings().items() if donors else ():
             costs = [weights.cost(donor.fit) for donor in donors]
-            rows.setdefault(name, []).append(scores[int(np.argmin(costs))] | donors[int(np.argmin(costs))].fit._asdict())
+            rows.setdefault(name, []).append(scores[int(np.argmin(costs))])
+        rows.setdefault("donors", []).append([score | {"fit": donor.fit} for score, donor in zip(scores, donors)])
         return
     found = graft(hole, [own], imagined=expected)
     row = figures(found.pixels, truth, trial.hole, trial.mpp)
