@@ -12,6 +12,7 @@ MAY = {                                                 # room -> the rooms it m
     "slide": set(),
     "mask": {"slide"},
     "output": {"slide", "mask"},
+    "evidence": {"slide", "mask"},
     "diffusion": set(),
     "restorer": RESTORER, "checkpoint": RESTORER, "pretrained": set(), "pixels": set(), "device": set(),
     "damage": {"slide", "mask", "output"},
@@ -22,7 +23,7 @@ MAY = {                                                 # room -> the rooms it m
     "cli": {"slide", "mask", "output", "damage", "detection", "training", "restoration", "evaluation"} | RESTORER,
     "__main__": {"cli"},
 }
-TORCHLESS = ("slide", "mask", "output", "damage", "cli", "pretrained", "restoration/pipeline", "restoration/painting",
+TORCHLESS = ("slide", "mask", "output", "evidence", "damage", "cli", "pretrained", "restoration/pipeline", "restoration/painting",
              "training/tiles", "training/shards", "training/corpus", *FLOOR)            # planning takes no seconds
 
 

@@ -1,0 +1,109 @@
+"""Donors: real tissue of the same slide that looks like what was imagined in a hole and fits what surrounds it.
+
+Coarse to fine. All places of the small picture near the hole, and of a smaller one of the whole slide, are compared
+in eight orientations; the best are read from the slide, shifted into place at about 1 um per pixel and judged; the
+best of these are shifted into place pixel by pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from artifusion.evidence.donors import Donor, Hole, Place, Weights
+from artifusion.evidence.fitting import FORBIDDEN, Sought
+from artifusion.evidence.index import DonorIndex
+from artifusion.evidence.likeness import ORIENTATIONS, Picture, best_shift, opponent, oriented
+from artifusion.geometry import Box
+
+PER_ORIENTATION = 6         # places that each orientation enters
+JUDGED, FINISHED = 28, 8    # donors that are read, and that are fitted pixel by pixel
+NEARLY = 0.05               # donors whose costs differ by no more than this share are as good
+REUSED = 0.4                # share of its box that a donor may have in common with one that was taken
+SAME = 0.8                  # ... with one that was judged, of its orientation
+
+
+def find_donors(hole: Hole, indices: Sequence[DonorIndex], *, imagined: np.ndarray | None = None, seed: int = 0,
+                weights: Weights | None = None, taken: Sequence[Donor] = ()) -> list[Donor]:
+    """The donors for a hole, best first; none where nothing usable is large enough.
+
+    Args:
+        hole: with at least `reach_px` around what is to be filled, where the slide has it.
+        indices: where to look: the hole's own slide, other images, or both.
+        imagined: uint8 like the hole's pixels, what may look like its inside (default: its surroundings, smoothed).
+        seed: which of those that fit nearly as well comes first; all others are in the order of their costs.
+        taken: donors that other pieces of the region got: what overlaps one of these much is no donor again.
+
+    The same call gives the same donors. Memory: the transforms of a picture of 720 px a side, and one donor that is
+    read: about 100 MB for holes of 150 um at 0.25 um per pixel.
+    """
+    sought = Sought.of(hole, indices[0].mpp, imagined, weights or Weights())
+    places = sorted(place for source, index in enumerate(indices) for place in searched(sought, index, source))
+    judged: list[Donor] = []
+    looked: list[Place] = []
+    for place in places:
+        box = place.l0_box(sought.size)
+        if (any(place.source == donor.source and shared(box, donor.l0_box) > REUSED for donor in taken)
+                or any(place[1:3] == other[1:3] and shared(box, other.l0_box(sought.size)) > SAME for other in looked)):
+            continue
+        looked.append(place)
+        judged += sought.judged(place, indices[place.source])
+        if len(looked) == JUDGED:
+            break
+    judged.sort(key=lambda donor: donor.cost)
+    finished = (sought.finished(donor, indices[donor.source]) for donor in judged[:FINISHED])
+    donors = sorted((donor for donor in finished), key=lambda donor: donor.cost)
+    equal = [donor for donor in donors if donor.cost <= donors[0].cost * (1 + NEARLY)]
+    if len(equal) > 1:
+        chosen = equal[int(np.random.default_rng([seed, *hole.filled_box[:2]]).integers(len(equal)))]
+        donors.remove(chosen)
+        donors.insert(0, chosen)
+    return donors
+
+
+def searched(sought: Sought, index: DonorIndex, source: int) -> Iterator[Place]:
+    """Places on the small pictures: all of the slide, and what is near the hole at the finer scale."""
+    if not index.own or index.far_step > 1:
+        step, slack = index.step * index.far_step, index.step
+        for place in best_places(sought, index.far, step, source):
+            if index.far_step > 1:
+                place = nearer(sought, index, place)
+            yield place._replace(slack=slack)
+    if index.own:
+        picture, origin = index.near(sought.centre)
+        for place in best_places(sought, picture, index.step, source):
+            yield place._replace(l0_x=place.l0_x + origin.x * index.step, l0_y=place.l0_y + origin.y * index.step)
+
+
+def best_places(sought: Sought, picture: Picture, step: int, source: int) -> Iterator[Place]:
+    """The PER_ORIENTATION best places of a picture for each orientation, no two of them side by side."""
+    template, weight, support = sought.coarse(step)
+    apart = max(1, min(weight.shape) // 6)
+    for orientation in range(ORIENTATIONS):
+        found = picture.differences(*(oriented(part, orientation) for part in (template, weight, support)))
+        for _ in range(PER_ORIENTATION if found.size else 0):
+            row, column = (int(at) for at in np.unravel_index(int(np.argmin(found)), found.shape))
+            if not np.isfinite(found[row, column]):
+                break
+            yield Place(float(found[row, column]), source, orientation, column * step, row * step, step)
+            found[max(0, row - apart) : row + apart + 1, max(0, column - apart) : column + apart + 1] = np.inf
+
+
+def nearer(sought: Sought, index: DonorIndex, place: Place) -> Place:
+    """A place of the coarser picture, shifted to where it fits best on the picture itself."""
+    template, weight, _ = (oriented(part, place.orientation) for part in sought.coarse(index.step))
+    step, slack = index.step, index.far_step
+    box = Box(place.l0_x // step, place.l0_y // step, weight.shape[1], weight.shape[0]).expanded(slack)
+    inside = box.intersection(Box(0, 0, *index.size))
+    if inside.width < weight.shape[1] or inside.height < weight.shape[0]:
+        return place
+    area = opponent(index.picture[inside.slices()])
+    area[~index.usable[inside.slices()]] = FORBIDDEN
+    row, column, difference = best_shift(area, template, weight)
+    return place._replace(difference=difference, l0_x=(inside.x + column) * step, l0_y=(inside.y + row) * step)
+
+
+def shared(one: Box, other: Box) -> float:
+    """The common part of two boxes over the smaller of them."""
+    return one.intersection(other).area / min(one.area, other.area)

@@ -1,0 +1,231 @@
+"""What a donor must fit: a hole's surroundings and what was imagined inside, at every scale that finding looks at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+from artifusion.evidence.donors import Donor, Fit, Hole, Place, Weights
+from artifusion.evidence.index import BINS, DonorIndex
+from artifusion.evidence.likeness import (
+    best_shift,
+    blurred,
+    carried,
+    grain,
+    opponent,
+    oriented,
+    reduced,
+    unoriented,
+)
+from artifusion.geometry import Box, Point, Size
+
+RING_UM = 12.0              # weight of known pixels in the coarse search falls to 1/e over so many um from the hole
+FITTED_UM = 6.0             # ... where a donor is judged
+EDGE_UM = 2.0               # ... pixel by pixel
+REACH = 1.6                 # times RING_UM: what lies further off has no weight
+NO_WEIGHT = 0.08            # of the highest: below it a known pixel has none
+INSIDE = 0.5                # weight of the inside in the searches, that of all surroundings being 1
+JUDGED_UM = 1.0             # um per pixel at which donors are judged
+JUDGED_PX = 192             # at most, the longer side of what is judged
+LOW_UM = 8.0                # blur under which insides are compared: what was imagined has no detail
+GRAIN_UM = 6.0              # blur of the grain
+EDGE_PIXELS = 3000          # that the last fit looks at
+FORBIDDEN = 1e4             # what masked pixels are taken for: nothing fits them
+FAR_MM = 3.0                # no distance counts more
+
+
+def reach_px(mpp: float) -> int:
+    """Pixels around a hole that finding looks at."""
+    return max(2, round(REACH * RING_UM / mpp))
+
+
+@dataclass(frozen=True, eq=False)
+class Sought:
+    """A hole with its surroundings and an estimate of its inside, and how well donors fit it.
+
+    guess: uint8 (H, W, 3), the hole's pixels with what was imagined, or with its surroundings smoothed into it.
+    """
+
+    hole: Hole
+    guess: np.ndarray
+    mpp: float
+    weights: Weights
+
+    @classmethod
+    def of(cls, hole: Hole, mpp: float, imagined: np.ndarray | None, weights: Weights) -> Sought:
+        """What is sought for a hole: the part of it within reach."""
+        around = hole.filled_box.expanded(reach_px(mpp)).intersection(hole.l0_box)
+        cut = hole.cut(around)
+        if imagined is not None:
+            inside = imagined[around.slices(hole.l0_box)]
+        else:
+            inside = carried(cut.pixels, cut.known).clip(0, 255).round().astype(np.uint8)
+        return cls(cut, np.where(cut.known[..., None], cut.pixels, inside), mpp, weights)
+
+    @property
+    def size(self) -> Size:
+        return Size(self.hole.l0_box.width, self.hole.l0_box.height)
+
+    @property
+    def centre(self) -> Point:
+        box = self.hole.l0_box
+        return Point(box.x + box.width // 2, box.y + box.height // 2)
+
+    @property
+    def step(self) -> int:
+        """Level-0 pixels per pixel where donors are judged."""
+        return max(1, round(JUDGED_UM / self.mpp), -(-max(self.size) // JUDGED_PX))
+
+    def coarse(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For a search at a step: template float32 (h, w, 3), weight float32 (h, w) and support bool (h, w)."""
+        ring, inside = self._ring(RING_UM), self.hole.hole / self.hole.hole.sum()
+        pad = [(0, -length % step) for length in ring.shape]
+        template = reduced(np.pad(opponent(self.guess), (*pad, (0, 0)), mode="edge"), step)
+        weight = reduced(np.pad(ring + INSIDE * inside, pad), step)
+        return template, weight / weight.sum() * (1 + INSIDE), weight > 0
+
+    def judged(self, place: Place, index: DonorIndex) -> list[Donor]:
+        """The donor at a place, shifted to where it fits best and judged without its edge; none if masked pixels
+        are in its way."""
+        step, box = self.step, place.l0_box(self.size)
+        slack = -(-place.slack // step) * step
+        near = box.expanded(slack)
+        allowed = unoriented(index.allowed(near), place.orientation)
+        rgb = unoriented(index.slide.read(near), place.orientation)
+        area = reduced(opponent(rgb), step)
+        area[reduced(allowed.astype(np.float32), step) < 0.999] = FORBIDDEN
+        row, column, _ = best_shift(area, self._template, self._ring_small + INSIDE * self._inside_small)
+        part = Box(column * step, row * step, *self.size).slices()
+        if not self._fits(allowed[part]):
+            return []
+        l0_box = moved(box, row * step - slack, column * step - slack, place.orientation)
+        fit = self._fit(rgb[part], l0_box, index)
+        return [Donor(self.hole.l0_box, l0_box, place.orientation, place.source, self.weights.cost(fit), fit)]
+
+    def finished(self, donor: Donor, index: DonorIndex) -> Donor:
+        """A judged donor, shifted pixel by pixel to where the edge fits best, and judged there."""
+        slack = self.step
+        near = donor.l0_box.expanded(slack)
+        allowed = unoriented(index.allowed(near), donor.orientation)
+        rgb = unoriented(index.slide.read(near), donor.orientation)
+        rows, columns, weight = self._edge
+        wanted, pixels = opponent(self.guess[rows, columns]), opponent(rgb)
+        differences = {(down, right): float((np.square(pixels[rows + down, columns + right] - wanted).sum(axis=1)
+                                             * weight).sum()) for down, right in np.ndindex(*[2 * slack + 1] * 2)}
+        for at in sorted(differences, key=lambda at: (differences[at], np.hypot(at[0] - slack, at[1] - slack))):
+            part = Box(at[1], at[0], *self.size).slices()
+            if self._fits(allowed[part]):
+                l0_box = moved(donor.l0_box, at[0] - slack, at[1] - slack, donor.orientation)
+                fit = self._fit(rgb[part], l0_box, index)._replace(edge=differences[at])
+                return replace(donor, l0_box=l0_box, fit=fit, cost=self.weights.cost(fit))
+        raise AssertionError("a judged donor fits where it is")
+
+    def _fit(self, rgb: np.ndarray, l0_box: Box, index: DonorIndex) -> Fit:
+        """How ill a donor's pixels, as they come to lie on the hole's box, fit; but for the edge."""
+        donor = reduced(opponent(rgb), self.step)
+        off = np.hypot(l0_box.x + l0_box.width / 2 - self.centre.x, l0_box.y + l0_box.height / 2 - self.centre.y)
+        return Fit(ring=self._mean(np.square(donor - self._template), self._ring_small), edge=0.0,
+                   inside=self._mean(np.square(self._low(donor) - self._low(self._template)), self._inside_small),
+                   grain=self._mean(np.square(self._grain(donor) - self._template_grain), self._ring_small),
+                   tone=float(np.square(self._tone(donor - self._template)).sum()),
+                   texture=float(np.square(self._strength(donor) - self._strength(self._template)).sum()),
+                   rarity=self._rarity(rgb, index),
+                   distance=min(FAR_MM, float(off) * self.mpp / 1000) if index.own else 1.0)
+
+    def _fits(self, allowed: np.ndarray) -> bool:
+        return bool(allowed[self.hole.hole | (self._ring(FITTED_UM) > 0)].all())
+
+    def _ring(self, fall_um: float) -> np.ndarray:
+        """Weights of the known pixels, float32 (H, W), which fall off with the distance from the hole; their sum is 1
+        where any pixel is known."""
+        weight = np.exp(-np.square(self._away_um / fall_um)) * self.hole.known
+        weight[weight < NO_WEIGHT] = 0
+        return (weight / max(weight.sum(), 1e-9)).astype(np.float32)
+
+    @cached_property
+    def _away_um(self) -> np.ndarray:
+        return distance_transform_edt(~self.hole.hole) * self.mpp
+
+    @cached_property
+    def _template(self) -> np.ndarray:
+        return reduced(opponent(self.guess), self.step)
+
+    @cached_property
+    def _ring_small(self) -> np.ndarray:
+        ring = reduced(self._ring(FITTED_UM), self.step) * self.step**2
+        return ring * self._seen if (ring * self._seen).any() else ring      # without pixels that hold some of the hole
+
+    @cached_property
+    def _inside_small(self) -> np.ndarray:
+        return reduced(self.hole.hole / self.hole.hole.sum(), self.step) * self.step**2
+
+    @cached_property
+    def _seen(self) -> np.ndarray:
+        return reduced(self.hole.known.astype(np.float32), self.step) > 0.999
+
+    @cached_property
+    def _template_grain(self) -> np.ndarray:
+        return self._grain(self._template)
+
+    @cached_property
+    def _edge(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, columns and weights of known pixels at the hole, EDGE_PIXELS at most."""
+        ring = self._ring(EDGE_UM)
+        rows, columns = np.nonzero(ring)
+        every = max(1, -(-len(rows) // EDGE_PIXELS))
+        rows, columns = rows[::every], columns[::every]
+        return rows, columns, ring[rows, columns] / max(ring[rows, columns].sum(), 1e-9)
+
+    def _low(self, values: np.ndarray) -> np.ndarray:
+        return blurred(values, self._inside_small > 0, LOW_UM / (self.step * self.mpp))
+
+    def _grain(self, values: np.ndarray) -> np.ndarray:
+        return grain(np.ascontiguousarray(values[..., 0]), self._seen, GRAIN_UM / (self.step * self.mpp))
+
+    def _tone(self, difference):
+        return (difference * self._ring_small[..., None]).sum(axis=(0, 1)) / max(float(self._ring_small.sum()), 1e-9)
+
+    def _strength(self, values):
+        inside = values is not self._template
+        where = np.ones(values.shape[:2], bool) if inside else self._seen
+        found = grain(np.ascontiguousarray(values[..., 0]), where, GRAIN_UM / (self.step * self.mpp))[..., 0]
+        weight = self._inside_small if inside else self._ring_small
+        return (found * weight).sum() / max(float(weight.sum()), 1e-9)
+
+    def _mean(self, squares: np.ndarray, weight: np.ndarray) -> float:
+        return float((squares.sum(axis=2) * weight).sum() / max(float(weight.sum()), 1e-9))
+
+    def _rarity(self, pixels: np.ndarray, index: DonorIndex) -> float:
+        """By how many nats the colours inside are rarer on the donor's slide than those around the hole."""
+        step = min(index.step, *self.size)
+        cells = np.minimum(reduced(pixels, step), 255).astype(np.uint8) // (256 // BINS)
+        here = np.minimum(reduced(self.guess, step), 255).astype(np.uint8) // (256 // BINS)
+        rare, usual = (index.rarity[tuple(np.moveaxis(each, 2, 0))] for each in (cells, here))
+        inside, ring = reduced(self.hole.hole.astype(np.float32), step), reduced(self._ring(RING_UM), step)
+        return max(0.0, float((rare * inside).sum() / inside.sum() - (usual * ring).sum() / max(ring.sum(), 1e-9)))
+
+
+def turned(down: int, right: int, orientation: int) -> Point:
+    """A shift in the hole's frame as one on the slide, of a donor that lies there in an orientation."""
+    for _ in range(orientation % 4):
+        down, right = -right, down
+    return Point(-right if orientation >= 4 else right, down)
+
+
+def moved(l0_box: Box, down: int, right: int, orientation: int) -> Box:
+    """A donor's box, shifted by so many pixels in the hole's frame."""
+    shift = turned(down, right, orientation)
+    return l0_box._replace(x=l0_box.x + shift.x, y=l0_box.y + shift.y)
+
+
+def spread(hole: Hole, mpp: float) -> float:
+    """Mean squared distance of the known pixels around a hole from their mean, as donors are judged; 0 without any."""
+    sought = Sought.of(hole, mpp, None, Weights())
+    values, weight = sought._template[sought._seen], sought._ring_small[sought._seen]
+    if not weight.sum():
+        return 0.0
+    mean = (values * weight[:, None]).sum(axis=0) / weight.sum()
+    return float((np.square(values - mean).sum(axis=1) * weight).sum() / weight.sum())

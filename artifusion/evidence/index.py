@@ -1,0 +1,136 @@
+"""A small picture of a whole slide, and where on it lies tissue or glass that may stand in for what is hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from artifusion.evidence.likeness import Picture, opponent
+from artifusion.geometry import Box, Point, Size
+from artifusion.mask.mask import Mask
+from artifusion.slide.reader import ImageSlide, Slide
+
+INDEX_UM = (2.0, 4.0, 8.0, 16.0)     # um per pixel of the picture: the finest with few pixels, but see FULL_PX
+SMALL_PX = 1_000_000                 # up to so many pixels, finer than 4 um per pixel
+FULL_PX = 40_000_000                 # of a picture: 160 MB with what is usable
+NEAR_PX = 720                        # side of the part around a hole that is searched as it is
+MARGIN_UM = 4.0                      # around what is masked, that is no donor either
+BINS = 16                            # per channel, of the histogram that tells rare colours
+
+
+@dataclass(frozen=True, eq=False)
+class DonorIndex:
+    """Where a slide has pixels that may be grafted, at low magnification.
+
+    Attributes:
+        slide: what donors are read from.
+        mpp: um per level-0 pixel.
+        avoid: level-0 pixels that are no donors: every mask of the slide.
+        step: level-0 pixels per pixel of the picture.
+        picture: uint8 (H, W, 3), the slide reduced; at most 40 million pixels.
+        usable: bool (H, W), nothing of `avoid` within MARGIN_UM. Glass is usable too.
+        own: holes lie on this slide, not on another.
+    """
+
+    slide: Slide
+    mpp: float
+    avoid: tuple[Mask, ...]
+    step: int
+    picture: np.ndarray
+    usable: np.ndarray
+    own: bool = True
+
+    @classmethod
+    def of(cls, slide: Slide, mpp: float, avoid: Sequence[Mask] = (), own: bool = True) -> DonorIndex:
+        """The index of a slide of so many um per pixel, without what the masks cover.
+
+        Memory: 4 bytes a pixel of the picture, and one read.
+        """
+        step = index_step(slide.size, mpp)
+        size = Size(max(1, slide.size.width // step), max(1, slide.size.height // step))
+        whole = Box(0, 0, min(slide.size.width, size.width * step), min(slide.size.height, size.height * step))
+        picture = slide.read_as(whole, size)
+        return cls(slide, mpp, (), step, picture, np.ones(size[::-1], bool), own).without(*avoid)
+
+    @classmethod
+    def of_images(cls, images: Sequence[np.ndarray], mpp: float) -> tuple[DonorIndex, ...]:
+        """An index of each of some images without artifacts, uint8 (H, W, 3), of so many um per pixel."""
+        return tuple(cls.of(in_memory(image), mpp, own=False) for image in images)
+
+    def without(self, *masks: Mask) -> DonorIndex:
+        """The same index with more to avoid: what these masks cover, and MARGIN_UM around it."""
+        barred = np.zeros(self.usable.shape, bool)
+        stepped = Size(*(-(-side // self.step) for side in self.slide.size))
+        for mask in masks:
+            barred |= mask.coverage(stepped, Box(0, 0, *self.size))
+        side = 2 * round(MARGIN_UM / (self.step * self.mpp)) + 3
+        grown = cv2.dilate(barred.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+        return replace(self, avoid=(*self.avoid, *masks), usable=self.usable & (grown == 0))
+
+    def allowed(self, l0_box: Box) -> np.ndarray:
+        """Which level-0 pixels of a box lie on the slide and outside every mask: bool (H, W)."""
+        free = np.zeros((l0_box.height, l0_box.width), bool)
+        free[l0_box.intersection(Box(0, 0, *self.slide.size)).slices(l0_box)] = True
+        for mask in self.avoid:
+            free &= ~mask.read(l0_box)
+        return free
+
+    def near(self, l0_centre: Point) -> tuple[Picture, Point]:
+        """The part of the picture around a place, ready to be searched, and its first pixel. The last one is kept."""
+        side = NEAR_PX // 8                                          # pieces of one region ask for the same part
+        origin = Point(*(min(max(0, round((at / self.step - NEAR_PX / 2) / side) * side), max(0, length - NEAR_PX))
+                         for at, length in zip(l0_centre, self.size, strict=True)))
+        kept = self.__dict__.get("_near")
+        if kept is None or kept[1] != origin:
+            part = Box(*origin, NEAR_PX, NEAR_PX).slices()
+            kept = Picture(opponent(self.picture[part]), self.usable[part]), origin
+            self.__dict__["_near"] = kept
+        return kept
+
+    @property
+    def size(self) -> Size:
+        return Size(self.picture.shape[1], self.picture.shape[0])
+
+    @property
+    def far_step(self) -> int:
+        """Pixels of the picture per pixel of the coarser one that shows all of it in one search; 1: not needed."""
+        return next(n for n in range(1, max(self.size) + 1) if max(self.size) <= n * NEAR_PX)
+
+    @cached_property
+    def far(self) -> Picture:
+        """All of the picture, coarser by far_step, ready to be searched."""
+        size = Size(*(max(1, side // self.far_step) for side in self.size))
+        part = Box(0, 0, *(side * self.far_step for side in size)).slices()
+        picture, usable = (cv2.resize(values[part], size, interpolation=cv2.INTER_AREA)
+                           for values in (self.picture, self.usable.view(np.uint8) * np.uint8(255)))
+        return Picture(opponent(picture), usable == 255)
+
+    @cached_property
+    def rarity(self) -> np.ndarray:
+        """How rare each colour is on the slide, by its cell of the RGB cube: float32 (BINS, BINS, BINS), in nats."""
+        seen = self.picture.reshape(-1, 3)
+        cells = (seen[:: max(1, len(seen) // 2_000_000)] // (256 // BINS)) @ np.array([BINS**2, BINS, 1])
+        counts = np.bincount(cells, minlength=BINS**3).reshape((BINS,) * 3).astype(np.float32)
+        counts = gaussian_filter(counts, 0.7, mode="constant")      # neighbouring cells are like colours
+        return -np.log((counts + 0.5) / (counts.sum() + 0.5 * counts.size)).astype(np.float32)
+
+
+def index_step(size: Size, mpp: float) -> int:
+    """Level-0 pixels per pixel of the index of a slide of that size and scale."""
+    area_um2 = size.width * size.height * mpp**2
+    um = next((um for um in INDEX_UM if area_um2 / um**2 <= (SMALL_PX if um < 4 else FULL_PX)), INDEX_UM[-1])
+    least = int(np.ceil((size.width * size.height / FULL_PX) ** 0.5))       # where a scale is mistaken
+    return max(1, round(um / mpp), least)
+
+
+def in_memory(image: np.ndarray, mpp: float | None = None) -> Slide:
+    """An image, uint8 (H, W, 3), as a slide of one level."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"an image must be uint8 (H, W, 3) RGB, got {image.dtype} {image.shape}")
+    return ImageSlide(Path("image"), image, "PNG", True, None, None, mpp)

@@ -1,0 +1,129 @@
+"""How alike two pieces of tissue are: in colour, in the grain of their fibres, under weights and in eight orientations."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from scipy import fft
+
+from artifusion.geometry import Size
+
+ORIENTATIONS = 8
+COLOUR = 3.0                # a squared difference of colour counts so often against one of brightness
+LEAST_SHARE = 1e-3          # of known pixels under a blur, below which nothing is known there
+
+
+def oriented(values: np.ndarray, orientation: int) -> np.ndarray:
+    """An array (H, W, ...) turned by `orientation` % 4 quarters, and mirrored for 4 to 7."""
+    values = np.rot90(values, orientation % 4)
+    return np.ascontiguousarray(values[:, ::-1] if orientation >= 4 else values)
+
+
+def unoriented(values: np.ndarray, orientation: int) -> np.ndarray:
+    """The inverse of `oriented`."""
+    values = values[:, ::-1] if orientation >= 4 else values
+    return np.ascontiguousarray(np.rot90(values, -(orientation % 4)))
+
+
+def opponent(rgb: np.ndarray) -> np.ndarray:
+    """RGB (..., 3) as brightness and two differences of colour, float32 (..., 3), in grey levels.
+
+    A rotation of RGB, but for the two differences, whose squares count COLOUR times: equal greys differ by what
+    their grey levels differ.
+    """
+    turn = np.array([[1, 1, 1], [1.5**0.5, 0, -(1.5**0.5)], [0.5**0.5, -(2**0.5), 0.5**0.5]], np.float32) / 3
+    turn[1:] *= COLOUR**0.5
+    return rgb.astype(np.float32) @ turn.T
+
+
+def reduced(values: np.ndarray, step: int) -> np.ndarray:
+    """Means of squares of `step` pixels: (H, W, ...) -> float32 (H / step, W / step, ...); what is left over is cut."""
+    if step == 1:
+        return np.ascontiguousarray(values, np.float32)
+    size = Size(max(1, values.shape[1] // step), max(1, values.shape[0] // step))
+    cut = np.ascontiguousarray(values[: size.height * step, : size.width * step])
+    return cv2.resize(cut.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+
+
+def blurred(values: np.ndarray, known: np.ndarray, sigma_px: float) -> np.ndarray:
+    """Means (H, W, ...) of the known pixels around, under a Gaussian; 0 where none is near."""
+    weight = known.astype(np.float32)
+    masked = values.astype(np.float32) * (weight if values.ndim == 2 else weight[..., None])
+    share = np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma_px), LEAST_SHARE)
+    found = cv2.GaussianBlur(masked, (0, 0), sigma_px)
+    return found / (share if values.ndim == 2 else share[..., None])
+
+
+def carried(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Values (H, W, C) with those of known pixels carried smoothly to all others: float32. 0 where none is known.
+
+    Pulled up a pyramid of means and pushed down again  (Gortler et al. 1996).
+    """
+    values, weight = values.astype(np.float32), known.astype(np.float32)
+    if known.all() or max(known.shape) == 1:
+        return values * weight[..., None]
+    pad = [(0, length % 2) for length in known.shape]
+    share = reduced(np.pad(weight, pad), 2)
+    half = reduced(np.pad(values * weight[..., None], (*pad, (0, 0))), 2) / np.maximum(share, LEAST_SHARE)[..., None]
+    coarse = carried(half, share > 0)
+    size = Size(2 * share.shape[1], 2 * share.shape[0])
+    fine = cv2.resize(coarse, size, interpolation=cv2.INTER_LINEAR)[: known.shape[0], : known.shape[1]]
+    return np.where(known[..., None], values, fine.reshape(values.shape))
+
+
+def grain(light: np.ndarray, known: np.ndarray, sigma_px: float) -> np.ndarray:
+    """How strong edges are and which way they run, around every pixel: float32 (H, W, 3), in grey levels.
+
+    The structure tensor's trace, difference and twice its mixed term, over the root of the trace  (Bigun & Granlund
+    1987). Brightness (H, W); pixels that are not known, and their neighbours, are left out.
+    """
+    sure = cv2.erode(known.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+    across, down = (cv2.Sobel(light, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
+    tensor = np.stack([across**2 + down**2, across**2 - down**2, 2 * across * down], axis=2)
+    tensor = blurred(tensor, sure, sigma_px)
+    return tensor / np.sqrt(tensor[..., :1] + 1.0)
+
+
+class Picture:
+    """A picture under which templates are moved: float32 (H, W, C), what of it is usable, bool (H, W), transformed.
+
+    Memory: about C + 2 times its pixels in complex64, halved, and the pixels.
+    """
+
+    def __init__(self, values: np.ndarray, usable: np.ndarray) -> None:
+        self.size = Size(values.shape[1], values.shape[0])
+        self._shape = [fft.next_fast_len(length, True) for length in values.shape[:2]]
+        self.centre = values.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+        planes = np.moveaxis(values - self.centre, 2, 0)
+        self._planes = fft.rfft2(planes, self._shape)
+        self._squares = fft.rfft2(np.square(planes).sum(axis=0), self._shape)
+        self._barred = fft.rfft2((~usable).astype(np.float32), self._shape)
+
+    def differences(self, template: np.ndarray, weight: np.ndarray, support: np.ndarray) -> np.ndarray:
+        """Sums of weighted squared differences to a template (h, w, C) at every place where it fits: float32.
+
+        inf where a pixel of the support, bool (h, w), would lie on one that is not usable. One product of transforms
+        serves all channels: five times as fast as one template match for each.
+        """
+        height, width = weight.shape
+        if height > self.size.height or width > self.size.width:
+            return np.full((0, 0), np.inf, np.float32)
+        values = template - self.centre
+        kernels = self._transformed(np.moveaxis(values * weight[..., None], 2, 0))
+        product = self._squares * self._transformed(weight).conj() - 2 * (self._planes * kernels.conj()).sum(axis=0)
+        places = np.s_[: self.size.height - height + 1, : self.size.width - width + 1]
+        found = fft.irfft2(product, self._shape)[places] + float((np.square(values) * weight[..., None]).sum())
+        covered = fft.irfft2(self._barred * self._transformed(support.astype(np.float32)).conj(), self._shape)[places]
+        return np.where(covered > 0.5, np.float32(np.inf), np.maximum(found, 0))
+
+    def _transformed(self, kernel: np.ndarray) -> np.ndarray:
+        """The transform of kernels that are small against the picture: their rows first, which are few."""
+        return fft.fft(fft.rfft(kernel.astype(np.float32), self._shape[1], axis=-1), self._shape[0], axis=-2)
+
+
+def best_shift(area: np.ndarray, template: np.ndarray, weight: np.ndarray) -> tuple[int, int, float]:
+    """Where in an area a template (h, w, C) fits best: row, column and weighted sum of squared differences there."""
+    root = np.repeat(np.sqrt(weight)[..., None], template.shape[2], axis=2)      # OpenCV squares its mask
+    found = cv2.matchTemplate(area, template, cv2.TM_SQDIFF, mask=np.ascontiguousarray(root, np.float32))
+    row, column = np.unravel_index(int(np.argmin(found)), found.shape)
+    return int(row), int(column), max(0.0, float(found[row, column]))

@@ -1,0 +1,33 @@
+"""Tonal agreement: a donor in the colours of the place where it comes to lie."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from artifusion.evidence.likeness import blurred, carried, reduced
+
+TONE_UM = 12.0              # blur under which colours are compared
+STEP_UM = 2.0               # um per pixel at which this is done
+MOST = 24.0                 # grey levels by which a colour is moved at most
+
+
+def toned(donor: np.ndarray, pixels: np.ndarray, hole: np.ndarray, known: np.ndarray, mpp: float) -> np.ndarray:
+    """A donor, uint8 (H, W, 3), with the low-frequency difference of the surroundings carried in: uint8 (H, W, 3).
+
+    pixels: uint8 (H, W, 3), what is there where known, bool (H, W). Only the hole, bool (H, W), changes.
+    """
+    if not known.any():
+        return donor
+    step = max(1, min(round(STEP_UM / mpp), *(length // 4 or 1 for length in known.shape)))
+    pad = [(0, -length % step) for length in known.shape]
+    share = reduced(np.pad(known, pad).astype(np.float32), step)
+    difference = np.where(known[..., None], pixels.astype(np.float32) - donor, 0)
+    difference = reduced(np.pad(difference, (*pad, (0, 0))), step) / np.maximum(share, 1e-3)[..., None]
+    sigma_px = max(0.8, TONE_UM / (step * mpp))
+    seen = share > 0.5 if (share > 0.5).any() else share > 0
+    low = carried(blurred(difference, seen, sigma_px), seen)
+    low = cv2.GaussianBlur(low, (0, 0), sigma_px / 2).clip(-MOST, MOST)
+    size = (low.shape[1] * step, low.shape[0] * step)
+    low = cv2.resize(low, size, interpolation=cv2.INTER_LINEAR)[: known.shape[0], : known.shape[1]]
+    return np.where(hole[..., None], (donor + low).clip(0, 255).round().astype(np.uint8), donor)
