@@ -137,6 +137,8 @@ class RestoreConfig(Frozen):
     reuse: bool = True                                  # every second step recalls the lower levels of the one before
     jump_length: PositiveInt = 1                        # RePaint's time travel: every so many steps ...
     jump_samples: PositiveInt = 1                       # ... are walked so often
+    end_half_log_snr: float = Field(3.0, ge=0, le=5)    # log(alpha / sigma) of the last level before clean
+    match_bands: bool = True                            # painted pixels become as sharp and noisy as those around them
     context_px: int = Field(64, ge=1)                   # known tissue around a region that the denoiser sees
     max_canvas_px: PositiveInt = 1536                   # larger regions are painted cell by cell
     batch_size: PositiveInt = 4                         # canvases of up to 512 px that are denoised together

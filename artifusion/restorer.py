@@ -14,6 +14,7 @@ from torch import Tensor
 from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import RestoreConfig
 from artifusion.device import autocast, keep_freed_memory, resolve_devices
+from artifusion.diffusion.finish import match_fine_bands
 from artifusion.diffusion.frame import MIN_KNOWN, Frame
 from artifusion.diffusion.inpainting import Evidence, NoisedKnown, to_stops
 from artifusion.diffusion.reuse import EverySecondStep
@@ -146,8 +147,11 @@ class Restorer:
 
     def _times(self, steps: int) -> list[float]:
         """The noise levels that the painting walks."""
-        levels = log_snr_levels(steps, self.schedule) if self.config.spacing == "log-snr" else even_levels(steps)
-        return travelled(levels, self.config.jump_length, self.config.jump_samples)
+        config = self.config
+        levels = even_levels(steps)
+        if config.spacing == "log-snr":
+            levels = log_snr_levels(steps, self.schedule, config.end_half_log_snr)
+        return travelled(levels, config.jump_length, config.jump_samples)
 
     def _paint_in_memory(
         self, images: np.ndarray, levels: np.ndarray, keys: list[tuple[int, ...]],
@@ -215,7 +219,10 @@ class Restorer:
         *_, x = sample(everywhere, self.schedule, noise, times, STEPS[self.config.sampler], condition)
         if not torch.isfinite(x).all():
             raise WeightsError(f"{self.weights.name}: these weights paint no finite numbers; use others")
-        return images_from_tensor(frame.leave(x))[:, :height, :width]
+        result = torch.where(hole > 0, frame.leave(x), pixels)
+        if self.config.match_bands:
+            result = match_fine_bands(result, hole)
+        return images_from_tensor(result)[:, :height, :width]
 
 
 def colour_range(pixels: Tensor) -> Tensor:

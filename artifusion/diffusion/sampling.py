@@ -14,7 +14,7 @@ from torch import Tensor
 
 from artifusion.diffusion.schedule import Schedule
 
-HALF_LOG_SNR = (-4.6, 3.0)              # log(alpha / sigma) between which the levels of `log_snr_levels` lie
+FIRST_HALF_LOG_SNR = -4.6               # log(alpha / sigma) near which the levels of `log_snr_levels` begin
 ORDER = 3                               # of the multistep solver
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -91,10 +91,12 @@ def even_levels(steps: int) -> list[float]:
     return np.linspace(1, 0, steps + 1).tolist()
 
 
-def log_snr_levels(steps: int, schedule: Schedule) -> list[float]:
+def log_snr_levels(steps: int, schedule: Schedule, end: float = 3.0) -> list[float]:
     """`steps` steps from noise to clean whose levels in between are evenly spaced in log-SNR, as multistep solvers like
-    them (Lu et al. 2022, section 4.1): most of them where structure forms, few where only fine noise is left."""
-    inner = np.linspace(*HALF_LOG_SNR, steps + 1)[1:-1]
+    them (Lu et al. 2022, section 4.1): most of them where structure forms, few where only fine noise is left.
+
+    end: log(alpha / sigma) towards which they go; a step short of it the walk leaps to clean."""
+    inner = np.linspace(FIRST_HALF_LOG_SNR, end, steps + 1)[1:-1]
     return [1.0, *schedule.level_of(inner).tolist(), 0.0]
 
 

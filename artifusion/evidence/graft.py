@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,9 @@ from artifusion.evidence.index import DonorIndex
 from artifusion.evidence.pieces import PIECE_UM, pieces
 from artifusion.evidence.score import Verdict, score_of, verdict_of
 from artifusion.evidence.tone import toned
+
+Imagine = Callable[[Hole], np.ndarray]
+"""A piece of a hole with what is known around it -> what it may look like: uint8 (H, W, 3), an expectation."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,11 @@ class Graft:
     verdict: Verdict
 
 
-def graft(hole: Hole, indices: Sequence[DonorIndex], *, imagined: np.ndarray | None = None, seed: int = 0,
+def graft(hole: Hole, indices: Sequence[DonorIndex], *, imagine: Imagine | None = None, seed: int = 0,
           weights: Weights | None = None, longest_um: float = PIECE_UM, tone: bool = True) -> Graft:
     """A hole filled with the slide's own tissue; each piece is fitted to what was grafted before it.
 
-    Arguments as those of `find_donors`. Memory: the hole's pixels and those of one piece in float32 a few times.
+    `imagine` gives what may look like the inside of a piece; other arguments as those of `find_donors`. Memory: the hole's pixels and those of one piece in float32 a few times.
     """
     mpp = indices[0].mpp
     numbers = pieces(hole.hole, mpp, longest_um)
@@ -52,7 +55,7 @@ def graft(hole: Hole, indices: Sequence[DonorIndex], *, imagined: np.ndarray | N
         part = Hole(hole.l0_box, pixels, numbers == number, known)
         box = part.filled_box.expanded(reach_px(mpp)).intersection(hole.l0_box)
         part, at = part.cut(box), box.slices(hole.l0_box)
-        found = find_donors(part, indices, imagined=None if imagined is None else imagined[at], seed=seed,
+        found = find_donors(part, indices, imagined=None if imagine is None else imagine(part), seed=seed,
                             weights=weights, taken=[donor for donor in donors if donor is not None])
         donors.append(found[0] if found else None)
         areas.append(int(part.hole.sum()))

@@ -11,6 +11,7 @@ import numpy as np
 
 from artifusion.mask.regions import Canvas, batches
 from artifusion.output.patches import Patches
+from artifusion.restoration.grafting import Grafts
 from artifusion.restoration.workers import Work, painters_on
 
 if TYPE_CHECKING:
@@ -22,11 +23,12 @@ Batch = tuple[Canvas, ...]
 View = tuple[np.ndarray, np.ndarray]                        # uint8 (H, W, 3) and bool (H, W)
 
 
-def paint(canvases: Sequence[Canvas], patches: Patches, restorer: Restorer, mpp: float, seed: int
-          ) -> Generator[Canvas, None, None]:
+def paint(canvases: Sequence[Canvas], patches: Patches, restorer: Restorer, mpp: float, seed: int,
+          grafts: Grafts | None = None) -> Generator[Canvas, None, None]:
     """Paint every canvas that is not painted yet, batch by batch; yields each when it is on disk.
 
-    A canvas sees what earlier waves painted as known tissue, and everything else that is masked as a hole. All canvases
+    A canvas sees what earlier waves painted as known tissue, grafts at their noise levels, and everything else that is
+    masked as a hole. All canvases
     of a region are expressed relative to the same colours. Batches are those of the plan, each painted whole by one
     device, so their number changes no byte. One thread reads and writes, in turn; a batch that must see what is still
     being painted is read after that is written. An exception ends everything; what was painted before it is kept.
@@ -40,7 +42,7 @@ def paint(canvases: Sequence[Canvas], patches: Patches, restorer: Restorer, mpp:
             yield from batch
         else:
             todo.append(batch)
-    read = Reader(canvases, todo, patches, mpp, seed)
+    read = Reader(canvases, todo, patches, mpp, seed, grafts)
 
     def keep(batch: Batch, images: list[np.ndarray]) -> None:
         for canvas, image in zip(batch, images, strict=True):
@@ -77,9 +79,9 @@ def sees(canvas: Canvas, others: Iterable[Canvas]) -> bool:
 class Reader:
     """Batch -> what the restorer is asked; batches are read in one thread."""
 
-    def __init__(self, canvases: Sequence[Canvas], todo: Iterable[Batch], patches: Patches, mpp: float, seed: int
-                 ) -> None:
-        self._patches, self._mpp, self._seed = patches, mpp, seed
+    def __init__(self, canvases: Sequence[Canvas], todo: Iterable[Batch], patches: Patches, mpp: float, seed: int,
+                 grafts: Grafts | None = None) -> None:
+        self._patches, self._mpp, self._seed, self._grafts = patches, mpp, seed, grafts
         self._members: dict[int, list[Canvas]] = {}
         for canvas in canvases:
             self._members.setdefault(canvas.region, []).append(canvas)
@@ -88,11 +90,15 @@ class Reader:
 
     def __call__(self, batch: Batch) -> Work:
         views = {canvas: view(canvas, self._patches, canvas.wave) for canvas in batch}
+        surroundings = [self._surroundings(canvas.region, views) for canvas in batch]
+        levels = [hole.astype(np.float32) if self._grafts is None else self._grafts.lay(pixels, hole, canvas.l0_box)
+                  for canvas, (pixels, hole) in views.items()]
         return {
             "images": [pixels for pixels, _ in views.values()],
             "masks": [hole for _, hole in views.values()],
             "keys": [(canvas.l0_box.x, canvas.l0_box.y) for canvas in batch],
-            "surroundings": [self._surroundings(canvas.region, views) for canvas in batch],
+            "surroundings": surroundings,
+            "levels": levels,
             "mpp": self._mpp,
             "seed": self._seed,
         }

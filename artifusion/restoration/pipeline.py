@@ -16,6 +16,7 @@ from tqdm import tqdm
 from artifusion import __version__
 from artifusion.config import RestoreConfig
 from artifusion.errors import ConfigError, OutputError
+from artifusion.evidence.index import DonorIndex
 from artifusion.files import file_state, sha256, write_json
 from artifusion.mask.classes import CLASSES, named_counts
 from artifusion.mask.mask import Mask
@@ -29,6 +30,7 @@ from artifusion.output.progress import byte_bar
 from artifusion.output.provenance import geojson, note, sidecar
 from artifusion.output.verify import verify_slide
 from artifusion.output.writer import synced, write_slide
+from artifusion.restoration.grafting import Grafts, graft_regions
 from artifusion.restoration.painting import paint
 from artifusion.slide.reader import Slide, open_slide
 
@@ -238,7 +240,12 @@ def paint_plan(slide: Slide, plan: Plan, restorer: Restorer, seed: int, work: Pa
     """The painted patches of all canvases of a plan; those that an interrupted run painted are taken as they are."""
     patches = Patches(work / "patches", slide, plan.mask)
     spacing_um = slide.mpp or restorer.config.default_spacing_um
-    with closing(paint(plan.canvases, patches, restorer, spacing_um, seed)) as painting:
+    grafts = Grafts(work / "grafts")
+    index = DonorIndex.of(slide, spacing_um, [plan.mask])
+    for _ in tqdm(graft_regions(slide, plan.mask, plan.regions, index, restorer, grafts, seed), desc="finding",
+                  unit="region", total=len(plan.regions), disable=quiet or None):
+        pass
+    with closing(paint(plan.canvases, patches, restorer, spacing_um, seed, grafts)) as painting:
         for _ in tqdm(painting, desc="painting", unit="canvas", total=len(plan.canvases), disable=quiet or None):
             pass
     return patches

@@ -34,6 +34,7 @@ import shapely
 import shapely.affinity
 from PIL import Image
 
+from artifusion.evaluation.nuclei import find_nuclei, nuclear_threshold, stains
 from artifusion.evidence import find
 from artifusion.evidence.donors import Hole, Weights, donor_pixels
 from artifusion.evidence.fitting import reach_px
@@ -41,7 +42,6 @@ from artifusion.evidence.graft import graft
 from artifusion.evidence.index import DonorIndex, in_memory
 from artifusion.evidence.likeness import blurred
 from artifusion.evidence.pieces import PIECE_UM
-from artifusion.evaluation.nuclei import find_nuclei, nuclear_threshold, stains
 from artifusion.geometry import Box
 from artifusion.mask.mask import Mask
 from artifusion.slide.tissue import tissue_mask
