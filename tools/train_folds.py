@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from artifusion.config import TrainConfig, load_config
 from artifusion.damage import artifacts
-from artifusion.damage.spots import GROW_PX, SIZES_UM, Strength, paint
+from artifusion.damage.spots import MARGIN_PX, SIZES_UM, Strength, paint
 from artifusion.detection.folds import MULTIPLE, FoldNet, resized, seen
 from artifusion.detection.signs import Look, look_of
 from artifusion.slide.tissue import GLASS_OD, optical_density
@@ -161,7 +161,7 @@ def draw(scenes: list[Scene], rng: np.random.Generator) -> Sample:
         row, column = tissue[rng.integers(len(tissue))]
         strength: Strength = "strong" if rng.random() < 0.7 else "mild"
         pixels, mask = paint(kind, pixels, (int(column), int(row)), round(size_um), rng, strength)
-        return ndimage.binary_erosion(mask, iterations=GROW_PX, border_value=1)
+        return ndimage.binary_erosion(mask, iterations=MARGIN_PX, border_value=1)
 
     if rng.random() < WITH_OTHERS:
         kind = OTHERS[rng.integers(len(OTHERS))]
