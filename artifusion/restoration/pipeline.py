@@ -37,7 +37,7 @@ from artifusion.output.workspace import (
     workspace,
     write_json,
 )
-from artifusion.output.writer import synced, write_slide
+from artifusion.output.writer import sync_in_background, write_slide
 from artifusion.restoration.painting import paint
 from artifusion.slide.reader import Slide, file_state, open_slide, sha256
 
@@ -223,7 +223,7 @@ def restore_slide(
                               time.monotonic() - started)
             declared = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset)
             known = job["source"]["sha256"] if file_state(source) == state else None    # else it is taken again
-            with synced(report.path):
+            with sync_in_background(report.path):
                 verified = verify_slide(source, report.path, content, declared, source_sha256=known)
             if not verified.ok:
                 raise OutputError(f"{target}: not written, verification failed: {'; '.join(verified.problems)}")
