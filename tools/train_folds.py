@@ -142,7 +142,7 @@ def strip(pixels: np.ndarray, at: np.ndarray, rng: np.random.Generator) -> tuple
     ragged *= rng.choice([0, rng.uniform(0, 0.3)]) * half / ragged.std()
     covered = (abs(across + ragged[along.astype(int) % len(ragged)]) < half) & (abs(along) < reach)
     here = optical_density(pixels)
-    above = (here - artifacts.GLASS_OD).clip(0)
+    above = (here - artifacts.MOUNTANT_OD).clip(0)
     if rng.random() < 0.5:
         above = np.roll(above, rng.integers(-40, 41, 2), (0, 1))
     here = here + covered[..., None] * rng.uniform(*LAYERS) * above

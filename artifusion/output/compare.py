@@ -60,7 +60,7 @@ class StoredPage:
         return tiff.read_segment(self.file, self.page, index)
 
 
-def compare_copied(before: Slide, after: Slide, mask: Mask, found: Comparison) -> list[str]:
+def compare_copied(before: Slide, after: Slide, mask: Mask, comparison: Comparison) -> list[str]:
     """Return the problems of a copied container, directory by directory: its tags and segments against the source's."""
     old_tiff, new_tiff = tiff.read_tiff(before.path), tiff.read_tiff(after.path)
     levels = level_pages(old_tiff, before)
@@ -73,11 +73,11 @@ def compare_copied(before: Slide, after: Slide, mask: Mask, found: Comparison) -
             old, new = StoredPage(old_file, pages[0]), StoredPage(new_file, pages[1])
             problems += _tag_problems(number, old.page, new.page)
             touched = old.grid.touched(mask) if number in restored_pages else []
-            problems += compare_segments(f"directory {number}", old, new, touched, mask, found)
+            problems += compare_segments(f"directory {number}", old, new, touched, mask, comparison)
     return problems
 
 
-def compare_generic(before: Slide, after: Slide, mask: Mask, found: Comparison) -> list[str]:
+def compare_generic(before: Slide, after: Slide, mask: Mask, comparison: Comparison) -> list[str]:
     """Return the problems of a generic pyramid: its level sizes, and its copied levels against the source's."""
     plan = generic_pyramid(before)
     if [level.size for level in plan] != list(after.level_sizes):
@@ -98,12 +98,12 @@ def compare_generic(before: Slide, after: Slide, mask: Mask, found: Comparison) 
                     problems.append(f"level {number}: its codec changed")
             except SlideError as error:
                 problems.append(f"level {number}: {error}")
-            problems += compare_segments(f"level {number}", old, new, old.grid.touched(mask), mask, found)
+            problems += compare_segments(f"level {number}", old, new, old.grid.touched(mask), mask, comparison)
     return problems
 
 
 def compare_segments(name: str, old: StoredPage, new: StoredPage, touched: Sequence[int], mask: Mask,
-                     found: Comparison) -> list[str]:
+                     comparison: Comparison) -> list[str]:
     """Return the problems of a directory's segments; the touched ones are compared outside the mask, pixel by pixel.
 
     Args:
@@ -114,11 +114,11 @@ def compare_segments(name: str, old: StoredPage, new: StoredPage, touched: Seque
         return [f"{name}: {count} segments became {len(new.page.offsets)}"]
     untouched = np.setdiff1d(np.arange(count), touched)
     wrong = dict.fromkeys(changed_segments(old, new, untouched), "no declared region touches it, but it changed")
-    found.segments += count
-    found.touched += len(touched)
-    found.identical += len(untouched) - len(wrong)
+    comparison.segments += count
+    comparison.touched += len(touched)
+    comparison.identical += len(untouched) - len(wrong)
     for index in touched:
-        reason = touched_reason(old, new, index, mask, found)
+        reason = touched_reason(old, new, index, mask, comparison)
         if reason:
             wrong[index] = reason
     listed = [f"{name}, segment {index} at {tuple(old.grid.box(index)[:2])}: {wrong[index]}" for index in sorted(wrong)]
@@ -164,7 +164,7 @@ def _tag_problems(number: int, old: tiff.Page, new: tiff.Page) -> list[str]:
     return problems
 
 
-def touched_reason(old: StoredPage, new: StoredPage, index: int, mask: Mask, found: Comparison) -> str:
+def touched_reason(old: StoredPage, new: StoredPage, index: int, mask: Mask, comparison: Comparison) -> str:
     """Return why a touched segment is wrong outside the mask; empty where it is as its codec leaves it there."""
     old_data, new_data = old.segment(index), new.segment(index)
     if old_data == new_data or not (old_data and new_data):
@@ -177,17 +177,17 @@ def touched_reason(old: StoredPage, new: StoredPage, index: int, mask: Mask, fou
         if old_samples.shape != new_samples.shape:
             return f"its size changed from {old_samples.shape} to {new_samples.shape}"
         shift = (new_samples.astype(np.int16) - old_samples)[shown]
-        found.outside.add(old_samples[shown], new_samples[shown], ~touched)
-        if found.same_size and isinstance(codec, Jpeg2000Codec):
+        comparison.outside.add(old_samples[shown], new_samples[shown], ~touched)
+        if comparison.same_size and isinstance(codec, Jpeg2000Codec):
             return reencoded_reason(shift, touched, lv_box)
         beyond = zeroed(shift, codec.reach(touched, old_data))
         if not isinstance(codec, JpegCodec) or not isinstance(new_codec, JpegCodec):
             return moved_reason(beyond, lv_box, f"{codec.name} keeps every pixel beside the regions, but one")
         reencoded_shift = shift
         if beyond.any():
-            if found.by_block and not _must_be_encoded_whole(codec, old_samples, old_data, touched):
+            if comparison.by_block and not _must_be_encoded_whole(codec, old_samples, old_data, touched):
                 return moved_reason(beyond, lv_box, "blocks keep their coefficients beside the regions, but a pixel")
-            found.whole += 1
+            comparison.whole += 1
             reencoded = codec.decode(jpeg.encode(old_samples, old_data, codec.tables, codec.photometric))
             reencoded_shift = (new_samples.astype(np.int16) - reencoded)[shown]
         headers = jpeg.parse(old_data, codec.tables), jpeg.parse(new_data, new_codec.tables)

@@ -45,15 +45,15 @@ class VerifyReport:
 
     def lines(self) -> list[str]:
         """Return the report for people, one statement a line."""
-        lines, found = list[str](), self.compared
+        lines, compared = list[str](), self.compared
         copied = self.container in ("copied", "pyramid")
         if copied:
-            lines.append(f"segments copied: {found.segments}, touched by the declared regions: {found.touched}, "
-                         f"others byte-identical: {found.identical} of {found.segments - found.touched}")
+            lines.append(f"segments copied: {compared.segments}, touched by the declared regions: {compared.touched}, "
+                         f"others byte-identical: {compared.identical} of {compared.segments - compared.touched}")
             lines.append("touched segments that kept all blocks beside the declared regions: "
-                         f"{found.touched - found.whole} of {found.touched}")
+                         f"{compared.touched - compared.whole} of {compared.touched}")
         where = "inside touched segments" if copied else "anywhere"
-        outside = found.outside.to_dict()
+        outside = compared.outside.to_dict()
         lines.append(f"pixels outside the declared regions, {where}: {outside['changed_share']:.2%} changed, "
                      f"by at most {outside['largest']} and {outside['mean']:.2f} grey levels on average")
         return lines + [f"PROBLEM: {problem}" for problem in self.problems] + (["ok"] if self.ok else [])
@@ -140,16 +140,16 @@ def _claims(sidecar: Mapping[str, Any], restored: Path, whole: bool) -> Claims:
     return claims
 
 
-def _slide_problems(before: Slide, after: Slide, mask: Mask, claims: Claims, found: Comparison) -> list[str]:
+def _slide_problems(before: Slide, after: Slide, mask: Mask, claims: Claims, comparison: Comparison) -> list[str]:
     """Return the problems of the slide itself, as its container allows to check."""
     if before.size != after.size:
         return [f"size changed from {before.size} to {after.size}"]
     if claims.container == "copied":
-        return _metadata_problems(before, after) + compare_copied(before, after, mask, found)
+        return _metadata_problems(before, after) + compare_copied(before, after, mask, comparison)
     if claims.container == "pyramid":
-        problems = compare_generic(before, after, mask, found)
+        problems = compare_generic(before, after, mask, comparison)
     else:
-        problems = _pixel_problems(before, after, mask, claims.lossless, found.outside)
+        problems = _pixel_problems(before, after, mask, claims.lossless, comparison.outside)
     return problems + _scale_problems(before, after, claims.given_mpp or before.mpp)
 
 
