@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from artifusion.config import TrainConfig, load_config
 from artifusion.damage import artifacts
-from artifusion.damage.spots import GROW_PX, SIZES_UM, Strength, paint
+from artifusion.damage.spots import MARGIN_PX, SIZES_UM, Strength, paint
 from artifusion.detection.folds import MULTIPLE, FoldNet, network_input, resized
 from artifusion.detection.signs import Look, look_of
 from artifusion.slide.tissue import GLASS_OD, optical_density
@@ -142,7 +142,7 @@ def strip(pixels: np.ndarray, at: np.ndarray, rng: np.random.Generator) -> tuple
     ragged *= rng.choice([0, rng.uniform(0, 0.3)]) * half / ragged.std()
     covered = (abs(across + ragged[along.astype(int) % len(ragged)]) < half) & (abs(along) < reach)
     here = optical_density(pixels)
-    above = (here - artifacts.GLASS_OD).clip(0)
+    above = (here - artifacts.MOUNTANT_OD).clip(0)
     if rng.random() < 0.5:
         above = np.roll(above, rng.integers(-40, 41, 2), (0, 1))
     here = here + covered[..., None] * rng.uniform(*LAYERS) * above
@@ -161,7 +161,7 @@ def draw(scenes: list[Scene], rng: np.random.Generator) -> Sample:
         row, column = tissue[rng.integers(len(tissue))]
         strength: Strength = "strong" if rng.random() < 0.7 else "mild"
         pixels, mask = paint(kind, pixels, (int(column), int(row)), round(size_um), rng, strength)
-        return ndimage.binary_erosion(mask, iterations=GROW_PX, border_value=1)
+        return ndimage.binary_erosion(mask, iterations=MARGIN_PX, border_value=1)
 
     if rng.random() < WITH_OTHERS:
         kind = OTHERS[rng.integers(len(OTHERS))]

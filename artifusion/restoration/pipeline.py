@@ -28,7 +28,7 @@ from artifusion.output.preview import check_picture_name, draw_comparison
 from artifusion.output.progress import byte_bar
 from artifusion.output.provenance import geojson, note, sidecar
 from artifusion.output.verify import verify_slide
-from artifusion.output.writer import synced, write_slide
+from artifusion.output.writer import sync_in_background, write_slide
 from artifusion.restoration.painting import paint
 from artifusion.slide.reader import Slide, open_slide
 
@@ -263,7 +263,7 @@ def verify_written(slide: Slide, written: Path, target: Path, content: dict[str,
         OutputError: the verification failed.
     """
     known = content["source"]["sha256"] if unchanged else None
-    with synced(written):
+    with sync_in_background(written):
         verified = verify_slide(slide.path, written, content, polygons, source_sha256=known)
     if not verified.ok:
         raise OutputError(f"{target}: not written, verification failed: {'; '.join(verified.problems)}")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from artifusion.config import DEFAULT_SPACING_UM, DataConfig
 from artifusion.errors import DataError
-from artifusion.slide.tissue import BLOCK_PX, glass_blocks, optical_density, spoiled_blocks
+from artifusion.slide.tissue import TISSUE_BLOCK_PX, glass_blocks, optical_density, spoiled_blocks
 from artifusion.training.tiles import Tile
 
 PLACES = 8                  # looked at for a crop
@@ -79,7 +79,7 @@ def cut_crop(corpus: Corpus, config: DataConfig, rng: np.random.Generator) -> tu
     span = int(side * zoom)
     for _ in range(PLACES):
         x, y = int(rng.integers(width - span + 1)), int(rng.integers(height - span + 1))
-        blocks = np.s_[y // BLOCK_PX : -(-(y + span) // BLOCK_PX), x // BLOCK_PX : -(-(x + span) // BLOCK_PX)]
+        blocks = tuple(slice(start // TISSUE_BLOCK_PX, -(-(start + span) // TISSUE_BLOCK_PX)) for start in (y, x))
         if glass[blocks].mean() <= MAX_GLASS and not spoiled[blocks].any():
             break
     crop = tile.pixels[y : y + span, x : x + span]

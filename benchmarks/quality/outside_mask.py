@@ -29,7 +29,7 @@ from scipy.ndimage import binary_dilation
 from artifusion.mask.mask import Mask
 from artifusion.mask.regions import find_regions, plan_canvases
 from artifusion.output.codecs import jpeg
-from artifusion.output.codecs.codecs import JPEG_2000, JpegCodec, codec_of
+from artifusion.output.codecs.segment_codecs import JPEG_2000, JpegCodec, codec_of
 from artifusion.output.patches import Patches
 from artifusion.output.provenance import geojson
 from artifusion.output.segments import Grid

@@ -74,7 +74,7 @@ def restore_flat(source: Path, share: float) -> dict[str, Any]:
         declared = geojson(mask, regions, digest)
         facts = {"source": {"sha256": digest}, "output": {}, "written": report.to_dict()}
         written = time.monotonic()
-        with writer.synced(report.path):
+        with writer.sync_in_background(report.path):
             verified = verify_slide(source, report.path, facts, declared, source_sha256=digest)
         end = time.monotonic()
     assert verified.ok and report.container == "copied", verified.problems

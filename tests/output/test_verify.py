@@ -11,7 +11,7 @@ from PIL import Image
 
 from artifusion.errors import OutputError, SlideError
 from artifusion.geometry import Box
-from artifusion.output.codecs.codecs import codec_of
+from artifusion.output.codecs.segment_codecs import codec_of
 from artifusion.output.segments import Grid
 from artifusion.output.verify import verify_slide
 from artifusion.slide import tiff
