@@ -15,6 +15,7 @@ from artifusion.cli.evaluate import evaluate
 from artifusion.cli.mask import mask_commands
 from artifusion.cli.options import MASK_FORMAT, PATH, SCALE, Number, known_classes, known_kinds
 from artifusion.errors import ArtifusionError
+from artifusion.mask.selection import POLARITIES, MaskSelection
 
 
 class OneLineErrors(click.Group):
@@ -67,7 +68,7 @@ def main() -> None:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other tissue.")
 @click.option("--mpp", type=SCALE, help="um per pixel, where the slide does not tell.")
 @click.option("--grow", "grow_um", type=Number(0, 10_000), default=0.0, metavar="UM", help="Widen the mask.")
-@click.option("--mask-polarity", "polarity", type=click.Choice(["restore", "keep"]),
+@click.option("--mask-polarity", "polarity", type=click.Choice(POLARITIES),
               help="What white means; given explicitly, the mask may cover over half of the slide.")
 @click.option("--lossless", is_flag=True, help="What must be encoded anew: without loss.")
 @click.option("--same-size", is_flag=True,
@@ -104,7 +105,6 @@ def restore(
 
     from artifusion.slide.reader import open_slide
 
-    selection = {"polarity": polarity, "grow_um": grow_um, "classes": classes, "mask_format": mask_format}
     with open_slide(slide, mpp=mpp) as opened:
         if opened.mpp is None and not quiet:
             say_scale(opened, settings.default_spacing_um)
@@ -114,7 +114,8 @@ def restore(
             if adapt_minutes or adapt_crops:
                 length = f"about {adapt_minutes:g} minutes" if adapt_minutes else f"{adapt_crops:,} crops"
                 click.echo(f"first {weights} learns from this slide's clean tissue: {length}")
-            say_plan(opened, mask, output, settings, weights, lossless, same_size, selection, quiet)
+            selection = MaskSelection(mask, polarity, grow_um, classes, mask_format)
+            say_plan(opened, selection, output, settings, weights, lossless, same_size, quiet)
             return
 
     from artifusion.restoration.pipeline import restore_slide
@@ -124,7 +125,7 @@ def restore(
     content = restore_slide(
         slide, mask, output, restorer=restorer, seed=seed, mpp=mpp, lossless=lossless, same_size=same_size,
         preview=preview, any_stain=any_stain, adapt_minutes=adapt_minutes, adapt_crops=adapt_crops,
-        overwrite=overwrite, quiet=quiet, **selection,
+        overwrite=overwrite, quiet=quiet, polarity=polarity, grow_um=grow_um, classes=classes, mask_format=mask_format,
     )
     if content is None:
         click.echo(f"{slide}: no artifacts found; nothing to restore, nothing written")
@@ -140,8 +141,8 @@ def say_scale(slide: Any, assumed_um: float) -> None:
 
 
 def say_plan(
-    slide: Any, mask: Path, output: Path | None, settings: Any, weights: str, lossless: bool, same_size: bool,
-    selection: dict[str, Any], quiet: bool,
+    slide: Any, selection: MaskSelection, output: Path | None, settings: Any, weights: str, lossless: bool,
+    same_size: bool, quiet: bool,
 ) -> None:
     """What a restoration will do: regions, canvases, evaluations, and the file it will write."""
     from artifusion.output.container import check_same_size, default_output
@@ -153,7 +154,7 @@ def say_plan(
     if same_size:
         check_same_size(slide, out)
     expected = forecast(slide, out, lossless)
-    plan = plan_restoration(slide, mask, settings, canvas_multiple(weights), **selection)
+    plan = plan_restoration(slide, selection, settings, canvas_multiple(weights))
     if not quiet:
         click.echo(plan.mask.summary, err=True)
     share = 100 * plan.area_px / (slide.size.width * slide.size.height)

@@ -17,7 +17,8 @@ from artifusion.config import DEFAULT_SPACING_UM
 from artifusion.damage.spots import Spot, Strength, damage_spot, plan_damage
 from artifusion.errors import ArtifusionError
 from artifusion.geometry import Box, fitted
-from artifusion.mask.mask import Mask, rectilinear
+from artifusion.mask.mask import Mask
+from artifusion.mask.outlines import rectilinear
 from artifusion.mask.regions import Canvas, find_regions
 from artifusion.output.patches import Patches
 from artifusion.output.provenance import geojson, sidecar

@@ -21,7 +21,7 @@ from artifusion.errors import OutputError, SlideError
 from artifusion.geometry import Box
 from artifusion.mask.classes import CLASSES
 from artifusion.mask.mask import Mask
-from artifusion.mask.rasters import outlined
+from artifusion.mask.outlines import outlined
 from artifusion.mask.writer import mask_geojson, write_class_png, write_geojson
 from artifusion.output.preview import check_picture_name
 from artifusion.output.workspace import beside, check_outputs

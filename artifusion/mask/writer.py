@@ -1,4 +1,4 @@
-"""Masks out: as an image of class ids or black and white, as a pyramid, as QuPath annotations.
+"""Write masks: as an image of class ids or black and white, as a pyramid, as QuPath annotations.
 
 In an image of class ids 0 = keep and n = the class of that id; the vocabulary stands beside the pixels as JSON, name ->
 id: in a PNG's text under `artifusion.classes`, in a TIFF's ImageDescription under the same key.
@@ -26,8 +26,9 @@ from shapely.geometry.base import BaseGeometry
 from artifusion.errors import OutputError
 from artifusion.geometry import ORIGIN, Box, Point, Size, fitted
 from artifusion.mask.classes import CLASSES, CLASSES_KEY, COLORS, class_of
-from artifusion.mask.mask import BLOCK_PX, Mask
-from artifusion.mask.polygons import draw, edge_table, whole_edges
+from artifusion.mask.mask import DRAWN_PX, Mask
+from artifusion.mask.outlines import whole_edges
+from artifusion.mask.polygons import draw, edge_table
 from artifusion.mask.rasters import MOST_PX
 from artifusion.slide.reader import Slide
 
@@ -95,7 +96,7 @@ def class_ids(mask: Mask, size: Size) -> np.ndarray:
         raise ValueError(f"a mask of {mask.l0_size} cannot be drawn as {size}")
     ids = np.zeros((size.height, size.width), np.uint8)
     xs, ys = (whole_edges(count, Fraction(length, count)) for count, length in zip(size, mask.l0_size, strict=True))
-    step = max(1, BLOCK_PX * size.width // mask.l0_size.width)
+    step = max(1, DRAWN_PX * size.width // mask.l0_size.width)
     edge_list, begins = edge_table(mask.polygons)
     named = [CLASSES[class_of(name)] for name in mask.classes]
     for index in sorted(range(len(named)), key=lambda i: -named[i]):

@@ -7,9 +7,9 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -17,10 +17,10 @@ from artifusion import __version__
 from artifusion.config import RestoreConfig
 from artifusion.errors import ConfigError, OutputError
 from artifusion.mask.classes import CLASSES
-from artifusion.mask.files import read_mask, vocabulary
-from artifusion.mask.formats import MaskFormat, fingerprint
 from artifusion.mask.mask import Mask
+from artifusion.mask.reading import fingerprint, read_selection
 from artifusion.mask.regions import Canvas, Region, find_regions, plan_canvases
+from artifusion.mask.selection import MaskFormat, MaskSelection, Polarity
 from artifusion.output.container import check_same_size, container_of, default_output
 from artifusion.output.patches import Patches
 from artifusion.output.preview import check_picture_name, draw_comparison
@@ -44,8 +44,6 @@ from artifusion.slide.reader import Slide, file_state, open_slide, sha256
 if TYPE_CHECKING:
     from artifusion.restorer import Restorer  # torch, which planning does without
 
-Polarity = Literal["restore", "keep"]
-
 REPAINTED = tuple(name for name in CLASSES if name != "blur")     # of what is detected: blur still carries information
 
 
@@ -62,17 +60,7 @@ class Plan:
         return sum(region.area_px for region in self.regions)
 
 
-def plan_restoration(
-    slide: Slide,
-    mask: str | Path,
-    config: RestoreConfig,
-    multiple: int,
-    *,
-    polarity: Polarity | None = None,
-    grow_um: float = 0.0,
-    classes: Sequence[str] | None = None,
-    mask_format: MaskFormat = "auto",
-) -> Plan:
+def plan_restoration(slide: Slide, selection: MaskSelection, config: RestoreConfig, multiple: int) -> Plan:
     """The regions of a mask and the canvases in which they are painted; reads no pixels of the slide.
 
     Raises:
@@ -82,12 +70,12 @@ def plan_restoration(
     if config.max_canvas_px < 4 * config.context_px + multiple:
         raise ConfigError(f"max_canvas_px must be at least 4 context_px + {multiple} = "
                           f"{4 * config.context_px + multiple}, not {config.max_canvas_px}")
-    selected = read_mask(mask, slide, polarity, grow_um, classes, mask_format)
-    regions = find_regions(selected, config.merge_px)
+    mask = read_selection(selection, slide)
+    regions = find_regions(mask, config.merge_px)
     canvases = plan_canvases(
-        regions, slide.size, multiple=multiple, context_px=config.context_px, max_px=config.max_canvas_px, mask=selected
+        regions, slide.size, multiple=multiple, context_px=config.context_px, max_px=config.max_canvas_px, mask=mask
     )
-    return Plan(selected, regions, canvases)
+    return Plan(mask, regions, canvases)
 
 
 def restore_slide(
@@ -174,16 +162,16 @@ def restore_slide(
             if not detect_mask(slide, mask, classes, any_stain, overwrite, quiet):
                 return None
             inputs.append(mask)
-        plan = plan_restoration(slide, mask, config, restorer.multiple, polarity=polarity, grow_um=grow_um,
-                                classes=classes, mask_format=mask_format)
+        selection = MaskSelection(Path(mask), polarity, grow_um, classes, mask_format)
+        plan = plan_restoration(slide, selection, config, restorer.multiple)
         if not quiet:
             print(plan.mask.summary, file=sys.stderr)
         spacing_um, state = slide.mpp or config.default_spacing_um, file_state(source)
         job: dict[str, Any] = {
             "version": __version__,
             "source": {"name": Path(source).name, "sha256": sha256(source)},
-            "mask": {"name": Path(mask).name, "sha256": fingerprint(Path(mask), slide), "origin": plan.mask.origin,
-                     "classes": vocabulary(classes) if classes is not None else None,
+            "mask": {"name": selection.path.name, "sha256": fingerprint(selection, slide), "origin": plan.mask.origin,
+                     "classes": list(selection.classes) if selection.classes is not None else None,
                      "polarity": polarity or "restore", "grow_um": grow_um},
             "weights": {"name": restorer.weights.name, "sha256": restorer.weights.sha256},
             "sampler": {"name": config.sampler, "condition": f"{config.condition} known", "steps": config.steps,
@@ -198,7 +186,7 @@ def restore_slide(
         }
         avoid = plan.mask
         if adaptation and classes is not None:         # what is not repainted is still nothing to learn from
-            avoid = read_mask(mask, slide, polarity, grow_um, CLASSES, mask_format)
+            avoid = read_selection(replace(selection, classes=CLASSES), slide)
         check_outputs(inputs, outputs, overwrite, published(target, job))
         done = finished(target, job)
         with workspace(target, job) as work:

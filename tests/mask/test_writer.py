@@ -15,7 +15,7 @@ from artifusion.errors import OutputError
 from artifusion.geometry import Point, Size
 from artifusion.mask.classes import CLASSES, COLORS, class_of
 from artifusion.mask.mask import Mask
-from artifusion.mask.rasters import outlined
+from artifusion.mask.outlines import outlined
 from artifusion.mask.writer import (
     class_ids,
     mask_geojson,
