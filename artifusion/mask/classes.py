@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from artifusion.errors import MaskError
 
@@ -31,10 +31,12 @@ def words_of(name: str) -> set[str]:
     return {word.lower().removesuffix("s") for word in WORD.findall(name)}
 
 
-TISSUE = words_of("tissue background foreground glass tumor tumour carcinoma stroma immune cell necrosis epithelium "
-                  "gland lymphocyte nuclei muscle fat vessel mucosa")                  # many are QuPath's own classes
-TELLS_NOTHING = words_of("normal clean healthy benign invasive usable positive negative region area annotation mask "
-                         "section detection detected roi all whole other binary segmentation seg")
+TISSUE_WORDS = words_of(                                        # many are QuPath's own classes
+    "tissue background foreground glass tumor tumour carcinoma stroma immune cell necrosis epithelium gland lymphocyte "
+    "nuclei muscle fat vessel mucosa")
+NEUTRAL_WORDS = words_of(
+    "normal clean healthy benign invasive usable positive negative region area annotation mask section detection "
+    "detected roi all whole other binary segmentation seg")
 
 
 def class_of(name: str) -> str:
@@ -56,7 +58,7 @@ def class_of(name: str) -> str:
 def is_tissue(name: str) -> bool:
     """Whether a name says what a slide consists of, and no artifact: "Tumor: Positive", "Normal tissue 2"."""
     words = words_of(name)
-    return bool(words & TISSUE) and words <= TISSUE | TELLS_NOTHING
+    return bool(words & TISSUE_WORDS) and words <= TISSUE_WORDS | NEUTRAL_WORDS
 
 
 def vocabulary(names: Collection[str]) -> tuple[str, ...]:
@@ -76,8 +78,3 @@ def picked(names: Sequence[str], wanted: Collection[str] | None, whose: str) -> 
         held = ", ".join(name for name in CLASSES if name in map(class_of, names)) or "no artifact at all"
         raise MaskError(f"{whose} holds {held}: --classes {','.join(wanted)} selects nothing; name others")
     return indices
-
-
-def named_artifacts(names: Iterable[str]) -> str:
-    """The classes among these names that say which artifact it is, with commas: all of ours but "other"."""
-    return ", ".join(name for name in CLASSES if name in set(names) and name != "other")

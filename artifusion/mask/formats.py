@@ -1,7 +1,7 @@
-"""Which tool wrote a mask, and the readers of the tools that write images; that of annotations is `geojson`.
+"""Find the reader of a mask; the readers of images are here, and that of annotations is `geojson.GeoJson`.
 
-A reader of images is one class. It says which names it refuses, which images are its own, and which of our class ids
-their pixels have. A new one is added to IMAGE_READERS and, with the word that selects it, to `selection.MaskFormat`.
+A reader of images is one class. It knows which names it refuses, which images its tool wrote, and what their numbers
+mean in our class ids. To add one, write the class, add it to IMAGE_READERS, and add its word to `selection.MaskFormat`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 
 from artifusion.errors import MaskError
 from artifusion.mask.classes import CLASSES, WORD, class_of, is_tissue, picked, words_of
-from artifusion.mask.geojson import GeoJson
+from artifusion.mask.geojson import GEOJSON_SUFFIXES, GeoJson
 from artifusion.mask.mask import Mask
-from artifusion.mask.outlines import outlined
+from artifusion.mask.outlines import class_outlines
 from artifusion.mask.rasters import Raster, read_raster
 from artifusion.mask.selection import MaskFormat
 from artifusion.slide.reader import Slide
@@ -38,7 +38,7 @@ RESTORE_WORDS = words_of("mask binary artifact artefact restore")
 
 
 class Reader(Protocol):
-    """Reads one mask. `knows_classes`: the tool names artifacts, so that its mask may hold none."""
+    """Reads one mask. `knows_classes`: the tool says which artifacts it found, and can have found none."""
 
     @property
     def knows_classes(self) -> bool: ...
@@ -46,8 +46,8 @@ class Reader(Protocol):
     def read(self, slide: Slide, wanted: Collection[str] | None) -> Mask: ...
 
 
-def reader_of(path: Path, slide: Slide, form: MaskFormat) -> Reader:
-    """The reader of a mask, by its name and content, or for an image by its format where that is given.
+def reader_of(path: Path, slide: Slide, mask_format: MaskFormat) -> Reader:
+    """The reader of a mask: that of the given format for an image, else the one that recognises name and content.
 
     Raises:
         MaskError: missing, unreadable, of another shape, of another slide by its name, no mask of artifacts, or one
@@ -56,15 +56,15 @@ def reader_of(path: Path, slide: Slide, form: MaskFormat) -> Reader:
     if not path.exists():
         raise MaskError(f"{path}: no such mask; check the path")
     if path.is_dir():
-        return HistoQc(path, members=histoqc_members(path, slide, check_name=form == "auto"))
-    if GeoJson.recognises(path):
+        return HistoQc(path, members=histoqc_members(path, slide, check_name=mask_format == "auto"))
+    if path.suffix.lower() in GEOJSON_SUFFIXES:
         return GeoJson(path)
-    if form in ("auto", "histoqc"):
+    if mask_format in ("auto", "histoqc"):
         for reader in IMAGE_READERS.values():
             reader.refuse_name(path, slide)
     raster = read_raster(path, slide.size)
-    if form != "auto":
-        return IMAGE_READERS[form](path, raster)
+    if mask_format != "auto":
+        return IMAGE_READERS[mask_format](path, raster)
     for reader in IMAGE_READERS.values():
         if reader.recognises(raster, slide):
             return reader(path, raster)
@@ -76,7 +76,7 @@ def reader_of(path: Path, slide: Slide, form: MaskFormat) -> Reader:
 
 
 class ImageReader:
-    """What the readers of images share: the outlines of their class ids, of which the wanted classes are picked."""
+    """The base of the readers of images: outlines class ids and picks the wanted classes."""
 
     knows_classes = True
 
@@ -99,13 +99,13 @@ class ImageReader:
     def read(self, slide: Slide, wanted: Collection[str] | None) -> Mask:
         """The mask, of the wanted classes (None: all). Raises MaskError where it has none of them."""
         origin, ids = self.class_ids(slide, wanted)
-        polygons, names = outlined(self.path, ids, slide.size)
+        polygons, names = class_outlines(self.path, ids, slide.size)
         kept = picked(names, wanted, f"{self.path}: this {origin}")
         return Mask(tuple(polygons[i] for i in kept), slide.size, tuple(names[i] for i in kept), origin)
 
 
 class ClassMask(ImageReader):
-    """An image of our class ids, which carries its vocabulary; where it does not, ours is taken."""
+    """An image of class ids with the vocabulary that it carries; one without is read by ours."""
 
     @staticmethod
     def recognises(raster: Raster, slide: Slide) -> bool:
@@ -118,10 +118,10 @@ class ClassMask(ImageReader):
 
 
 class HistoQc(ImageReader):
-    """The masks of artifacts that HistoQC wrote for a slide, each white where its artifact is, or one of them.
+    """The masks of artifacts that HistoQC wrote for a slide, or one of them; white marks the artifact.
 
-    Where they overlap, the first class of the vocabulary gets the pixel; those of other classes than the wanted ones
-    are left out before.
+    Members that are not wanted are left out first. Where the others overlap, the first class of the vocabulary gets the
+    pixel.
     """
 
     def __init__(self, path: Path, raster: Raster | None = None, members: Collection[Path] = ()) -> None:
@@ -204,7 +204,7 @@ class GrandQc(ImageReader):
     @staticmethod
     def recognises(raster: Raster, slide: Slide) -> bool:
         match = GRANDQC_NAME.fullmatch(raster.path.name)
-        mostly_margin = raster.counts.get(0, 0) > raster.values.size / 2     # which GrandQC's margin never is
+        mostly_margin = raster.counts.get(0, 0) > raster.values.size / 2     # never so in GrandQC's own masks
         if not match or mostly_margin or not raster.labels - {0}:
             return False
         check_slide(raster.path, match["slide"], slide, "grandqc")
@@ -216,7 +216,7 @@ class GrandQc(ImageReader):
 
 
 class Plain(ImageReader):
-    """A black-and-white mask or a label image: what is white, or not 0, is restored."""
+    """A black-and-white mask or a label image: white, or any label but 0, means restore."""
 
     knows_classes = False
 
@@ -249,12 +249,12 @@ IMAGE_READERS: dict[MaskFormat, type[ImageReader]] = {       # in the order in w
     "classes": ClassMask, "histoqc": HistoQc, "grandqc": GrandQc, "binary": Plain}
 
 
-def check_slide(path: Path, named: str, slide: Slide, form: MaskFormat) -> None:
+def check_slide(path: Path, named: str, slide: Slide, mask_format: MaskFormat) -> None:
     """Raise MaskError where the slide that a tool put into a file's name is another one."""
     stem, suffix = Path(named).stem, Path(named).suffix
     if SLIDE_SUFFIX.fullmatch(suffix) and stem not in (slide.path.stem, slide.path.name):
         raise MaskError(f"{path}: is named after {named}, and the slide is {slide.path.name}; name the mask of this "
-                        f"slide, or pass --mask-format {form} if it is the same one")
+                        f"slide, or pass --mask-format {mask_format} if it is the same one")
 
 
 def own_words(path: Path, slide: Slide) -> str:

@@ -26,7 +26,7 @@ from artifusion.mask.mask import Mask
 from artifusion.mask.polygons import MOST_CORNERS, polygons_of
 from artifusion.slide.reader import Slide, shortened
 
-SUFFIXES = (".geojson", ".json", ".gz", ".zip")
+GEOJSON_SUFFIXES = (".geojson", ".json", ".gz", ".zip")
 MOST_BYTES = 1 << 28                 # of text, unpacked
 LONGEST_NAME = 100                   # of a class
 LARGEST_OUTSIDE = 0.5                # share of the area that may lie outside the slide
@@ -44,10 +44,6 @@ class GeoJson:
         self.path = path
         self.content = load_geojson(path)
         self.knows_classes = self._tool() == "GrandQC"
-
-    @staticmethod
-    def recognises(path: Path) -> bool:
-        return path.suffix.lower() in SUFFIXES
 
     def _tool(self) -> str:
         properties = [feature["properties"] for feature in features_of(self.content)
@@ -120,7 +116,7 @@ def _unpacked(path: Path) -> bytes:
     elif start == b"PK\3\4":
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist()
-                     if name.lower().endswith(SUFFIXES[:2]) and not name.startswith("__MACOSX")]
+                     if name.lower().endswith(GEOJSON_SUFFIXES[:2]) and not name.startswith("__MACOSX")]
             if len(names) != 1:
                 raise MaskError(f"{path}: holds {len(names)} GeoJSON files; unpack it and name the one of this slide")
             with archive.open(names[0]) as entry:

@@ -56,6 +56,11 @@ class Mask:
         return sum(self.areas_px)
 
     @property
+    def artifacts(self) -> str:
+        """The classes that name an artifact, with commas: all of the vocabulary but "other"."""
+        return ", ".join(name for name in CLASSES if name in self.classes and name != DEFAULT_CLASS)
+
+    @property
     def summary(self) -> str:
         """What it is and holds, in one line: "GrandQC class mask: 3 folds, 1 bubble, 0.41 Mpx"."""
         counts = Counter(class_of(name) for name, area in zip(self.classes, self.areas_px, strict=True) if area)

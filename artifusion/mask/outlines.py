@@ -11,15 +11,14 @@ import shapely
 from shapely import Polygon
 
 from artifusion.errors import MaskError
-from artifusion.geometry import Size
+from artifusion.geometry import Size, strips
 from artifusion.mask.classes import CLASSES
 from artifusion.mask.polygons import MOST_CORNERS
-from artifusion.mask.rasters import strips
 
 ONE = Fraction(1)
 
 
-def outlined(path: Path, ids: np.ndarray, l0_size: Size) -> tuple[list[Polygon], list[str]]:
+def class_outlines(path: Path, ids: np.ndarray, l0_size: Size) -> tuple[list[Polygon], list[str]]:
     """The exact outlines of an image of class ids (H, W) in level-0 pixels, and the class of each.
 
     Raises:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +16,16 @@ from PIL import Image, ImageOps
 from scipy import ndimage
 
 from artifusion.errors import MaskError
-from artifusion.geometry import Size
+from artifusion.geometry import Size, strips
 from artifusion.mask.classes import CLASSES_KEY
 from artifusion.slide.reader import shortened
 
 ASPECT_TOLERANCE = 0.003             # beside one mask pixel of rounding per side; more would misplace edges unnoticed
+MOST_CLASS_IDS = 7                   # the largest class id of any tool, ours included
 MOST_LABELS = 15                     # a lossless image with values up to this holds labels: nonzero = restore
 GRAY_SHARE = 0.05                    # more pixels than this neither black nor white: no mask
 FLAT_PX = 9                          # side of an even gray area, which is no edge that was smoothed
 MOST_PX = 500_000_000                # of a mask image at most; GrandQC writes 280 million for 100,000 x 100,000 px
-STRIP_PX = 1 << 22                   # of an image, that are worked on at a time, about
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,9 @@ class Raster:
     Attributes:
         lossless: the numbers are exactly those that were written.
         indices: the numbers behind the colours of an image with a palette.
-        vocabulary: name -> id, where the file tells that its numbers are class ids.
+        vocabulary: name -> id, where the file says that its numbers are class ids.
+        counts: pixels per value, in order of the values.
+        labels: the values, where they can be class ids of a tool: lossless, and none above 7; else none.
     """
 
     path: Path
@@ -44,37 +45,38 @@ class Raster:
     lossless: bool
     indices: np.ndarray | None = None
     vocabulary: dict[str, int] | None = None
+    counts: dict[int, int] = field(init=False)
+    labels: frozenset[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counts", counted(self.values))
+        labels = self.counts if self.holds_numbers and max(self.counts) <= MOST_CLASS_IDS else ()
+        object.__setattr__(self, "labels", frozenset(labels))
+
+    @property
+    def holds_numbers(self) -> bool:
+        """Whether the values can be labels: exact, and more than black and white."""
+        return self.lossless and self.values.dtype != np.bool_
 
     @property
     def numbers(self) -> np.ndarray:
         """What is stored per pixel."""
         return self.values if self.indices is None else self.indices
 
-    @cached_property
-    def counts(self) -> dict[int, int]:
-        """Pixels per value, in order of the values."""
-        return counted(self.values)
-
-    @property
-    def labels(self) -> set[int]:
-        """The values, where they can be class ids of a tool: exact, and none above 7. Else none."""
-        exact = self.lossless and self.values.dtype != np.bool_
-        return set(self.counts) if exact and max(self.counts) <= 7 else set()
-
     @property
     def many_labels(self) -> bool:
         """Whether it is a label image with more than one label beside 0."""
-        exact = self.lossless and self.values.dtype != np.bool_
-        return exact and max(self.counts) <= MOST_LABELS and len(self.counts) > 2
+        return self.holds_numbers and max(self.counts) <= MOST_LABELS and len(self.counts) > 2
 
-    def share(self, values: set[int]) -> str:
+    def share(self, values: Collection[int]) -> str:
         """The share of the pixels that have one of these values, in words."""
         share = sum(self.counts[value] for value in values) / self.values.size
         return f"{share:.0%}" if share >= 0.1 or not share else f"{share:.2%}"
 
     def mapped(self, ids: dict[int, int], whose: str) -> np.ndarray:
         """Our class ids, uint8 (H, W), of an image of those of a tool. Raises MaskError for a number not in `ids`."""
-        unknown = [value for value in counted(self.numbers) if value not in ids]
+        held = self.counts if self.indices is None else counted(self.indices)
+        unknown = [value for value in held if value not in ids]
         if unknown:
             raise MaskError(f"{self.path}: holds {', '.join(map(str, unknown[:5]))}, which are none of "
                             f"{whose} class ids ({', '.join(map(str, sorted(ids)))}); choose another --mask-format")
@@ -152,14 +154,6 @@ def counted(values: np.ndarray) -> dict[int, int]:
     for rows, _ in strips(values.shape):
         total += np.bincount(values[rows].ravel(), minlength=len(total))
     return {value: int(total[value]) for value in np.flatnonzero(total).tolist()}
-
-
-def strips(shape: tuple[int, ...], around: int = 0) -> Iterator[tuple[slice, slice]]:
-    """The rows of an array in strips of about STRIP_PX pixels, and each with up to `around` rows more on both sides."""
-    step = max(1, STRIP_PX // max(1, shape[1]))
-    for top in range(0, shape[0], step):
-        bottom = min(shape[0], top + step)
-        yield slice(top, bottom), slice(max(0, top - around), min(shape[0], bottom + around))
 
 
 def _load(path: Path) -> Raster:

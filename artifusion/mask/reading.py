@@ -10,7 +10,6 @@ from pathlib import Path
 import shapely
 
 from artifusion.errors import MaskError
-from artifusion.mask.classes import named_artifacts
 from artifusion.mask.formats import histoqc_members, reader_of
 from artifusion.mask.mask import Mask
 from artifusion.mask.polygons import polygons_of
@@ -65,10 +64,9 @@ def fingerprint(selection: MaskSelection, slide: Slide) -> str:
 
 def inverted(mask: Mask, path: Path) -> Mask:
     """The mask of everything on the slide that this one leaves out. Raises MaskError where it names artifacts."""
-    artifacts = named_artifacts(mask.classes)
-    if artifacts:
-        raise MaskError(f"{path}: this {mask.origin} marks artifacts ({artifacts}), and --mask-polarity keep would "
-                        "repaint everything else; leave it out")
+    if mask.artifacts:
+        raise MaskError(f"{path}: this {mask.origin} marks artifacts ({mask.artifacts}), and --mask-polarity keep "
+                        "would repaint everything else; leave it out")
     rest = shapely.box(0, 0, *mask.l0_size).difference(shapely.union_all(mask.polygons))
     return Mask(tuple(polygons_of(rest)), mask.l0_size, origin=f"{mask.origin}, white = keep")
 
@@ -95,9 +93,8 @@ def check_share(mask: Mask, selection: MaskSelection, knows_classes: bool) -> No
     if share == 0:
         raise MaskError(f"{path}: selects nothing (white means restore); mark what to restore in white, or pass "
                         "--mask-polarity keep if black marks it")
-    artifacts = named_artifacts(mask.classes)
-    if share > LARGEST_SHARE and polarity is None and artifacts:
-        raise MaskError(f"{path}: covers {share:.0%} of the slide with {artifacts}; if that is meant, pass "
+    if share > LARGEST_SHARE and polarity is None and mask.artifacts:
+        raise MaskError(f"{path}: covers {share:.0%} of the slide with {mask.artifacts}; if that is meant, pass "
                         "--mask-polarity restore, or pick some with --classes")
     if share > LARGEST_SHARE and polarity is None:
         raise MaskError(f"{path}: covers {share:.0%} of the slide; if white means keep, pass --mask-polarity keep, "

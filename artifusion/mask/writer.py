@@ -54,7 +54,7 @@ def write_mask(mask: Mask, path: Path, slide: Slide, *, binary: bool = False, do
         mpp: um per mask pixel, instead.
 
     Raises:
-        OutputError: another suffix, a scale that cannot be had, or it cannot be written there.
+        OutputError: another suffix, an impossible scale, or `path` cannot be written.
     """
     check_mask_name(path)
     if path.suffix.lower() in SUFFIXES[-2:]:

@@ -49,7 +49,7 @@ SQUARE = {"type": "Polygon", "coordinates": [[[10, 10], [60, 10], [60, 60], [10,
 @pytest.mark.parametrize("seed", range(40))
 def test_reading_the_outline_of_a_raster_gives_the_raster(seed, monkeypatch):
     rng = np.random.default_rng(seed)
-    monkeypatch.setattr("artifusion.mask.rasters.STRIP_PX", int(rng.integers(1, 400)))
+    monkeypatch.setattr("artifusion.geometry.STRIP_PX", int(rng.integers(1, 400)))
     height, width = rng.integers(1, 50, 2)
     size = Size(*(int(n) for n in rng.integers(1, 160, 2)))
     raster = rng.random((height, width)) < rng.random()
@@ -200,7 +200,7 @@ def test_growing_needs_the_scale_and_widens_by_it(tmp_path, slide, jpeg_image):
 
 @pytest.mark.parametrize("strip_px", [1, 700, 1 << 22])
 def test_strips_do_not_show_in_what_is_read(tmp_path, slide, monkeypatch, strip_px):
-    monkeypatch.setattr("artifusion.mask.rasters.STRIP_PX", strip_px)
+    monkeypatch.setattr("artifusion.geometry.STRIP_PX", strip_px)
     image = Image.fromarray((blob() > 0).astype(np.uint8) * 2)
     image.putpalette([0, 0, 0, 9, 9, 9, 0, 0, 200])
     image.save(tmp_path / "m.png")
