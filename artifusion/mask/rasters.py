@@ -65,7 +65,7 @@ class Raster:
 
     @property
     def many_labels(self) -> bool:
-        """Whether it is a label image with more than one label beside 0."""
+        """Whether it is a label image with more than two values."""
         return self.holds_numbers and max(self.counts) <= MOST_LABELS and len(self.counts) > 2
 
     def share(self, values: Collection[int]) -> str:
