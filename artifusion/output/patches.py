@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from artifusion.errors import OutputError
+from artifusion.files import REMEDY, sync, whole_file
 from artifusion.geometry import Box
 from artifusion.mask.mask import Mask
 from artifusion.mask.regions import Canvas
@@ -58,16 +58,10 @@ class Patches:
             raise ValueError(f"a canvas of {canvas.size} needs uint8 {(*canvas.size[::-1], 3)}, "
                              f"got {image.dtype} {image.shape}")
         path = self.folder / ("_".join(map(str, (canvas.wave, *canvas.l0_target))) + ".npy")
-        partial = path.with_suffix(".partial")
-        try:
-            with partial.open("wb") as file:
+        with whole_file(path, f"{REMEDY}: finished canvases are kept") as part:
+            with part.open("wb") as file:
                 np.save(file, np.ascontiguousarray(image[canvas.l0_target.slices(canvas.l0_box)]))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written ({error.strerror or error}); free some space, start again: "
-                              "finished canvases are kept") from None
+            sync(part)
         self._load.cache_clear()
         self._remember(canvas.l0_target, canvas.wave, path)
 

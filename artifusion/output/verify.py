@@ -13,13 +13,14 @@ import numpy as np
 import openslide
 
 from artifusion.errors import OutputError
+from artifusion.files import sha256
 from artifusion.geometry import Box
 from artifusion.mask.geojson import geojson_polygons
 from artifusion.mask.mask import Mask
 from artifusion.output.allowed_change import REENCODED_BLOCK_LIMIT, REENCODED_BLOCK_PX, worst_block
 from artifusion.output.compare import Comparison, compare_copied, compare_generic
 from artifusion.output.segments import PixelChange
-from artifusion.slide.reader import Slide, open_slide, sha256
+from artifusion.slide.reader import Slide, open_slide
 
 REENCODED_MEAN_LIMIT = 3.0               # grey levels that another JPEG moves a slide's pixels by on average
 READ_PX = 1024                           # side of the boxes that are compared at once

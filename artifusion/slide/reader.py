@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from types import TracebackType
@@ -250,18 +249,6 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
     except (OSError, ValueError, SyntaxError, KeyError, IndexError, RuntimeError, tifffile.TiffFileError) as error:
         raise SlideError(f"{path}: neither a slide nor an image that can be read ({reason}; as an image: "
                          f"{shortened(error)}); it must be {FORMATS}") from None
-
-
-def sha256(path: str | Path) -> str:
-    """Return a file's SHA-256 in hex, read in pieces."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def file_state(path: str | Path) -> tuple[int, int, int]:
-    """Return a file's inode, size and time of change in ns: one of them differs after it was replaced or written."""
-    status = Path(path).stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def shortened(error: Exception) -> str:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from artifusion.config import Frozen, SpacingUm, describe
 from artifusion.errors import DataError, OutputError
-from artifusion.mask.files import read_mask
+from artifusion.mask.reading import read_mask
 from artifusion.slide.reader import open_slide
 from artifusion.training.tiles import SHARD, TILE_PX, Tile, clean_tiles, cut_tiles, find_images, grid
 

@@ -24,13 +24,14 @@ from typing import Any
 
 import numpy as np
 
+from artifusion.files import sha256
 from artifusion.mask.regions import find_regions, plan_canvases
 from artifusion.output import compare, writer
 from artifusion.output.patches import Patches
 from artifusion.output.provenance import geojson
 from artifusion.output.segments import Grid
 from artifusion.output.verify import verify_slide
-from artifusion.slide.reader import open_slide, sha256
+from artifusion.slide.reader import open_slide
 from benchmarks.memory import peak_mb, warm_memory
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.synthetic import COLOUR, make_slide, spots, tiles_across, tissue_tiles

@@ -17,7 +17,7 @@ from artifusion.cli.app import main
 from artifusion.config import DataConfig, DenoiserConfig, RestoreConfig, TrainConfig, load_config
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.errors import DataError
-from artifusion.mask.files import read_mask
+from artifusion.mask.reading import read_mask
 from artifusion.restoration import adaptation
 from artifusion.restoration.pipeline import restore_slide
 from artifusion.slide.reader import open_slide
