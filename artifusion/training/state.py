@@ -41,7 +41,7 @@ PROBE_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 class Record:
     """What a run adds up to over all its sessions, and those of the weights it began from."""
 
-    images: int = 0                     # crops seen in this run
+    crops: int = 0                      # seen in this run
     minutes: float = 0.0                # in the loop, this run
     data: str = ""                      # digest of the tiles it learns from
     init: dict[str, Any] | None = None  # name, sha256 and record of the weights it began from
@@ -50,7 +50,7 @@ class Record:
     def total(self) -> dict[str, Any]:
         earlier = (self.init or {}).get("training", {})
         return {
-            "images": self.images + earlier.get("images", 0),
+            "crops": self.crops + earlier.get("crops", 0),
             "minutes": round(self.minutes + earlier.get("minutes", 0), 1),
         } | ({"distilled": self.distilled} if self.distilled else {})
 
@@ -101,20 +101,18 @@ class Trainer:
         with autocast(self.device):
             predicted = self.parallel(x, level, (level > 0).float(), spacing)
         loss = prediction_loss(predicted, x0, level, noise, self.schedule, self.config.targets.max_snr_weight)
-        noisy = (level > 0).sum().clamp(min=1).float()  # a slice counts by its share of the batch's noisy pixels
-        loss = loss * (noisy / self.group.mean(noisy))
         value = self.group.mean(loss.detach()).item()
         loss.backward()
         slope = nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.clip_norm).item()
         if not math.isfinite(value + slope):
             raise ArtifusionError(
-                f"the loss is {value} and its gradient {slope} after {self.record.images:,} crops; lower learning_rate "
+                f"the loss is {value} and its gradient {slope} after {self.record.crops:,} crops; lower learning_rate "
                 f"and begin a new --run-dir, with --init {self.run_dir / 'weights'} if it holds weights"
             )
         for optimizer in self.optimizers:
             optimizer.step()
         crops = len(level) * self.group.size
-        self.record.images += crops
+        self.record.crops += crops
         self._average(crops)
         return value
 
@@ -135,7 +133,7 @@ class Trainer:
     @torch.no_grad()
     def _average(self, crops: int) -> None:
         """Move the average; its half-life is a share of the crops seen so far (Karras et al. 2024, EDM2 ramp-up)."""
-        seen = self.record.total()["images"]
+        seen = self.record.total()["crops"]
         keep = 0.5 ** (crops / (self.config.ema_halflife * seen))
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.denoiser.parameters()), 1 - keep)
 
