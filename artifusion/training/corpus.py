@@ -113,10 +113,11 @@ class View:
 def cut_crop(
     corpus: Corpus, config: DataConfig, side_px: int, rng: np.random.Generator, graft: np.ndarray | None = None
 ) -> tuple[np.ndarray, float]:
-    """A training crop and the um per pixel that the denoiser is told: uint8 (side, side, 3).
+    """A training crop, uint8 (side, side, 3), and the um per pixel that the denoiser gets with it.
 
     Random source (by weight), tile, scale (down only), place, flip, quarter turn, stain and degradation. The scale is
-    the configuration's, else the slide's own, else the default; an estimate is told with its uncertainty.
+    the configuration's, else the slide's own, else the default; an estimate gets a random error within its
+    uncertainty.
 
     Args:
         graft: int8 (side, side); where 1 the crop shows another place of the tile, where 0 its own, and where -1 the
@@ -140,8 +141,8 @@ def cut_crop(
     if config.degraded:
         crop = degrade(crop, rng)
     jitter = source.spacing_jitter[number]
-    doubt = (1 + jitter) ** rng.uniform(-1, 1) if jitter else 1.0
-    return crop, spacing_um * view.span_px / side_px * doubt
+    error = (1 + jitter) ** rng.uniform(-1, 1) if jitter else 1.0
+    return crop, spacing_um * view.span_px / side_px * error
 
 
 def jitter_stain(rgb: np.ndarray, spread: float, rng: np.random.Generator) -> np.ndarray:

@@ -46,12 +46,12 @@ class Progress:
 
 
 def learning_rate(crops: int, done: float, config: TrainConfig) -> float:
-    """Trapezoid over its peak: up over `warmup_crops`, then 1, then to 0 over the last `cooldown` of the run.
+    """The learning rate over its peak: a rise over `warmup_crops`, then 1, then a fall over the last `cooldown`.
 
     `done` in [0, 1] is the finished share of the run.
     """
-    down = min(1.0, (1 - done) / config.cooldown) if config.cooldown else 1.0
-    return max(0.0, min(1.0, crops / config.warmup_crops, down))
+    fall = min(1.0, (1 - done) / config.cooldown) if config.cooldown else 1.0
+    return max(0.0, min(1.0, crops / config.warmup_crops, fall))
 
 
 def train(

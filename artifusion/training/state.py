@@ -103,11 +103,11 @@ class Trainer:
         loss = prediction_loss(predicted, x0, level, noise, self.schedule, self.config.targets.max_snr_weight)
         value = self.group.mean(loss.detach()).item()
         loss.backward()
-        slope = nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.clip_norm).item()
-        if not math.isfinite(value + slope):
+        gradient_norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.clip_norm).item()
+        if not math.isfinite(value + gradient_norm):
             raise ArtifusionError(
-                f"the loss is {value} and its gradient {slope} after {self.record.crops:,} crops; lower learning_rate "
-                f"and begin a new --run-dir, with --init {self.run_dir / 'weights'} if it holds weights"
+                f"the loss is {value} and its gradient {gradient_norm} after {self.record.crops:,} crops; lower "
+                f"learning_rate and begin a new --run-dir, with --init {self.run_dir / 'weights'} if it holds weights"
             )
         for optimizer in self.optimizers:
             optimizer.step()
@@ -133,16 +133,16 @@ class Trainer:
     @torch.no_grad()
     def _average(self, crops: int) -> None:
         """Move the average; its half-life is a share of the crops seen so far (Karras et al. 2024, EDM2 ramp-up)."""
-        seen = self.record.total()["crops"]
-        keep = 0.5 ** (crops / (self.config.ema_halflife * seen))
+        halflife_crops = self.config.ema_halflife * self.record.total()["crops"]
+        keep = 0.5 ** (crops / halflife_crops)
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.denoiser.parameters()), 1 - keep)
 
     def _enter(self, pixels: np.ndarray, level: Tensor) -> Tensor:
         """Crops relative to their known pixels, or to all of them where little is known."""
         x = tensor_from_images(pixels).to(self.device)
         known = (level == 0).float()
-        little = known.mean((1, 2, 3), keepdim=True) < MIN_KNOWN_SHARE
-        return Frame.of_known(x, torch.where(little, 1.0, known)).enter(x)
+        too_few = known.mean((1, 2, 3), keepdim=True) < MIN_KNOWN_SHARE
+        return Frame.of_known(x, torch.where(too_few, 1.0, known)).enter(x)
 
     @torch.inference_mode()
     def level_errors(self, held_out: tuple[np.ndarray, np.ndarray]) -> dict[float, float]:
@@ -178,8 +178,8 @@ class Trainer:
         rows, columns = np.mgrid[:side, :side] / side - 0.5
         mask = np.hypot(rows, columns) < 0.33
         student = self.config.distill
-        how = RestoreConfig(sampler="ddim", steps=student.steps, reuse=False) if student else RestoreConfig()
-        restorer = Restorer(Weights(self.ema, self.config.name, "", {}), str(self.device), how)
+        sampling = RestoreConfig(sampler="ddim", steps=student.steps, reuse=False) if student else RestoreConfig()
+        restorer = Restorer(Weights(self.ema, self.config.name, "", {}), str(self.device), sampling)
         strips = []
         for image, spacing in list(zip(pixels, spacing_um, strict=True))[:PREVIEWS]:
             hole = np.where(mask[..., None], np.uint8(255), image)
