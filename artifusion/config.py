@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -106,6 +107,25 @@ class DistillConfig(Frozen):
     substeps: int = Field(8, ge=2, le=100)              # of the teacher, for each of them
 
 
+class AdversarialConfig(Frozen):
+    """The finish of a run: a student of few ancestral steps, and a discriminator that compares what it paints with the
+    tissue that was there. The defaults are those of the one trial that stayed alive."""
+
+    steps: int = Field(3, ge=2, le=10)                  # of the walk, from noise to clean
+    # Noise on what the discriminator sees of each step's prediction but the first's, relative to the tissue's contrast.
+    noise_sd: tuple[NonNegativeFloat, ...] = (0.5, 0.12)
+    discriminator_rate: PositiveFloat = 4e-4            # its learning rate; the student's is `learning_rate`
+    penalty: float = Field(15.0, ge=0)                  # weight of its gradient penalty
+    reconstruction: float = Field(5.0, ge=0)            # weights of the student's other losses
+    colour: float = Field(10.0, ge=0)
+
+    @model_validator(mode="after")
+    def _every_step_has_its_noise(self) -> AdversarialConfig:
+        if len(self.noise_sd) != self.steps - 1:
+            raise ValueError(f"noise_sd needs {self.steps - 1} entries, one for every step but the first")
+        return self
+
+
 class TrainConfig(Frozen):
     """One training run."""
 
@@ -114,6 +134,7 @@ class TrainConfig(Frozen):
     targets: TargetConfig = TargetConfig()
     data: DataConfig = DataConfig()
     distill: DistillConfig | None = None
+    adversarial: AdversarialConfig | None = None
     crops: PositiveInt = 1_000_000
     batch_size: PositiveInt = 16                        # crops of data.crop_px
     learning_rate: PositiveFloat = 2e-3
@@ -133,6 +154,13 @@ class TrainConfig(Frozen):
                 raise ValueError(f"data.{name} must be a multiple of {self.denoiser.multiple} for these window_sizes")
         if sum(self.data.other_crops_px.values()) > 1:
             raise ValueError("data.other_crops_px holds shares of the batches, which add up to at most 1")
+        return self
+
+    @model_validator(mode="after")
+    def _a_finish_has_one_side(self) -> TrainConfig:
+        if self.adversarial and (self.distill or self.data.other_crops_px):
+            raise ValueError("an adversarial finish has crops of one side and no teacher: "
+                             "leave out distill and data.other_crops_px")
         return self
 
     def crops_of(self, side_px: int) -> int:
@@ -188,12 +216,7 @@ def load_config(model: type[ConfigT], kind: Kind, source: str | Path, **given: A
     shipped = shipped_folder() / kind / f"{path.name}.toml" if len(path.parts) == 1 else path
     try:
         text = (path if path.is_file() else shipped).read_text()     # a run's folder may be named like it
-        table = tomllib.loads(text)
-        if base := table.pop("extends", None):
-            shared = tomllib.loads((shipped_folder() / kind / f"{base}.toml").read_text())
-            table = {key: shared[key] | value if isinstance(value, dict) and key in shared else value
-                     for key, value in (shared | table).items()}
-        return model.model_validate(table | given)
+        return model.model_validate(extended(tomllib.loads(text), kind, source) | given)
     except IsADirectoryError:
         raise ConfigError(f"{source}: is a folder; name the TOML file") from None
     except PermissionError:
@@ -205,6 +228,23 @@ def load_config(model: type[ConfigT], kind: Kind, source: str | Path, **given: A
         raise ConfigError(f"{source}: not valid TOML: {error}") from None
     except ValidationError as error:
         raise ConfigError(f"{source}: {describe(error, model)}") from None
+
+
+def extended(table: dict[str, Any], kind: Kind, source: str | Path) -> dict[str, Any]:
+    """A configuration's table on top of that of the shipped one that it extends, if it does.
+
+    Raises:
+        ConfigError: it extends none that is shipped.
+    """
+    base = table.pop("extends", None)
+    if base is None:
+        return table
+    path = shipped_folder() / kind / f"{base}.toml"
+    if not path.is_file():
+        raise ConfigError(f"{source}: extends {base!r}, and there is no such shipped {kind} configuration")
+    below = tomllib.loads(path.read_text())
+    return {key: below[key] | value if isinstance(value, dict) and key in below else value
+            for key, value in (below | table).items()}
 
 
 def shipped_folder() -> Path:

@@ -36,6 +36,22 @@ def test_mistakes_are_named_in_one_line(tmp_path, text, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_configuration_that_extends_another_differs_where_it_says_so(tmp_path):
+    base = load_config(TrainConfig, "train", "he-small")
+    file = tmp_path / "more.toml"
+    file.write_text('extends = "he-small"\nseed = 3\n[data]\nmax_zoom = 1.0\n')
+    config = load_config(TrainConfig, "train", file)
+    assert config == base.model_copy(update={"seed": 3, "data": base.data.model_copy(update={"max_zoom": 1.0})})
+    file.write_text('extends = "nothing"')
+    with pytest.raises(ConfigError, match="extends 'nothing', and there is no such shipped train configuration"):
+        load_config(TrainConfig, "train", file)
+
+
+@pytest.mark.parametrize("name", ["he-small", "he-base", "distill", "finish", "adapt", "paper"])
+def test_every_shipped_training_configuration_is_valid(name):
+    assert load_config(TrainConfig, "train", name).crops > 0
+
+
 def test_an_unknown_name_lists_the_known_ones(tmp_path):
     with pytest.raises(ConfigError, match="he-small"):
         load_config(TrainConfig, "train", "nothing")

@@ -32,7 +32,7 @@ class Teacher:
         return log_snr_levels(self.config.steps * self.config.substeps, self.schedule)
 
     def student_level(self, level: Tensor) -> Tensor:
-        """One of the student's levels in each crop, by its highest, which is even in [0, 1]: (B, 1, H, W) -> the same."""
+        """One of the student's levels in each crop, by the highest, which is even in [0, 1]: (B, 1, H, W), as given."""
         steps = self.config.steps
         step = ((1 - level.amax((1, 2, 3), keepdim=True)) * steps).long().clamp(0, steps - 1)      # (B, 1, 1, 1)
         grid = torch.tensor(self.levels[:: self.config.substeps], device=level.device)

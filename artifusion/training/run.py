@@ -11,7 +11,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -20,18 +19,16 @@ from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import TrainConfig
 from artifusion.errors import ConfigError, DataError, DeviceError, OutputError
 from artifusion.training.batches import batches
-from artifusion.training.corpus import Corpus, cut_crop, is_validation
+from artifusion.training.corpus import Corpus, is_validation
 from artifusion.training.curves import draw_curves
 from artifusion.training.distributed import process_group
+from artifusion.training.held_out import HeldOut, held_out_crops, level_errors, preview
 from artifusion.training.interrupts import postponed
 from artifusion.training.shards import read_tiles
 from artifusion.training.state import CONFIG, STATE, Trainer
-from artifusion.training.tiles import Tile, find_images
+from artifusion.training.tiles import find_images
 
 LOG, CURVES, PREVIEW, LOCK = "log.csv", "curves.png", "preview.png", "lock"
-HELD_OUT = 48               # validation crops
-
-HeldOut = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -40,9 +37,13 @@ class Progress:
 
     crops: int                  # seen in all
     begun: int                  # seen before this call
-    loss: float                 # mean since the last checkpoint
+    losses: dict[str, float]    # "loss" and its parts, means since the last checkpoint
     crops_per_second: float
     rate: float                 # learning rate over its peak
+
+    @property
+    def loss(self) -> float:
+        return self.losses["loss"]
 
 
 def learning_rate(crops: int, done: float, config: TrainConfig) -> float:
@@ -113,7 +114,7 @@ def _loop(trainer: Trainer, corpus: Corpus, held_out: HeldOut | None, max_minute
     config, group, record = trainer.config, trainer.group, trainer.record
     started = saved = time.monotonic()
     begun_crops, begun_minutes = record.crops, record.minutes
-    losses: list[float] = []
+    losses: dict[str, list[float]] = {}
     progress: Progress | None = None
 
     def done_share() -> float:
@@ -130,17 +131,19 @@ def _loop(trainer: Trainer, corpus: Corpus, held_out: HeldOut | None, max_minute
             if progress and losses and (stop or late or done >= 1):
                 if group.rank == 0:
                     checkpoint(trainer, progress, held_out)
-                saved, losses = time.monotonic(), []
+                saved, losses = time.monotonic(), {}
             if stop:
                 raise KeyboardInterrupt
             if done >= 1:
                 break
             rate = learning_rate(record.crops - (begun_crops if max_minutes else 0), done, config)
-            losses.append(trainer.step(batch, rate))
+            for name, loss in trainer.step(batch, rate).items():
+                losses.setdefault(name, []).append(loss)
             elapsed = time.monotonic() - started
             record.minutes = begun_minutes + elapsed / 60
             speed = (record.crops - begun_crops) / elapsed
-            progress = Progress(record.crops, begun_crops, fmean(losses), speed, rate)
+            means = {name: fmean(values) for name, values in losses.items()}
+            progress = Progress(record.crops, begun_crops, means, speed, rate)
             yield progress
 
 
@@ -182,16 +185,6 @@ def read_data(data: Sequence[str | Path], config: TrainConfig, quiet: bool) -> t
     return Corpus.of(training, config.data), held_out_crops(held_out, config)
 
 
-def held_out_crops(tiles: Sequence[Tile], config: TrainConfig) -> HeldOut | None:
-    """The fixed validation crops, without stain jitter; None where no image belongs to the validation split."""
-    if not tiles:
-        return None
-    data = config.data.model_copy(update={"stain_jitter": 0.0, "spacing_jitter": {}})
-    corpus, rng = Corpus.of(tiles, data), np.random.default_rng(0)
-    pixels, spacings = zip(*(cut_crop(corpus, data, data.crop_px, rng) for _ in range(HELD_OUT)), strict=True)
-    return np.stack(pixels), np.array(spacings, np.float32)
-
-
 def checkpoint(trainer: Trainer, progress: Progress, held_out: HeldOut | None) -> None:
     """Save; append a line to the log; draw its curves and held-out restorations.
 
@@ -203,12 +196,12 @@ def checkpoint(trainer: Trainer, progress: Progress, held_out: HeldOut | None) -
         "minutes": round(trainer.record.minutes, 2),
         "loss": round(progress.loss, 5),
         "rate": round(progress.rate, 4),
-    }
+    } | {f"loss_{name}": round(loss, 5) for name, loss in progress.losses.items() if name != "loss"}
     try:
         trainer.save()
         if held_out is not None:
-            row |= {f"error_{level}": round(error, 4) for level, error in trainer.level_errors(held_out).items()}
-            trainer.preview(held_out).save(trainer.run_dir / PREVIEW)
+            row |= {f"error_{level}": round(error, 4) for level, error in level_errors(trainer, held_out).items()}
+            preview(trainer, held_out).save(trainer.run_dir / PREVIEW)
         log = trainer.run_dir / LOG
         with log.open("a", newline="") as file:
             writer = csv.DictWriter(file, row)

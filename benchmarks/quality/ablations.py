@@ -46,8 +46,9 @@ from artifusion.restorer import Restorer
 from artifusion.training.batches import batches
 from artifusion.training.corpus import Corpus, is_validation
 from artifusion.training.distributed import Group
+from artifusion.training.held_out import HeldOut, held_out_crops, level_errors
 from artifusion.training.holes import artifact_hole
-from artifusion.training.run import HeldOut, held_out_crops, learning_rate
+from artifusion.training.run import learning_rate
 from artifusion.training.shards import read_tiles
 from artifusion.training.state import Trainer
 from artifusion.training.tiles import find_images
@@ -117,7 +118,7 @@ def run(name: str, seed: int, minutes: float, corpus: Corpus, held_out: HeldOut)
         "parameters": sum(p.numel() for p in trainer.ema.parameters()),
         "gflop": gflop_per_evaluation(restorer, 256),
         "crops": trainer.record.crops, "crops_per_second": trainer.record.crops / seconds,
-        "errors": {str(level): error for level, error in trainer.level_errors(held_out).items()},
+        "errors": {str(level): error for level, error in level_errors(trainer, held_out).items()},
         **painted(paint, held_out),
     }
 

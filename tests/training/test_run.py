@@ -11,11 +11,11 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tiny_training import TINY, tiny_config
 
-from artifusion.config import DataConfig, DenoiserConfig, DistillConfig, TargetConfig, TrainConfig
+from artifusion.config import DataConfig, DistillConfig, TargetConfig
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.diffusion.schedule import Schedule
 from artifusion.errors import (
@@ -38,7 +38,6 @@ from artifusion.training.state import Trainer, optimizers
 from artifusion.training.targets import draw_target
 from artifusion.training.tiles import find_images
 
-TINY = DenoiserConfig(pixel_dim=8, dims=(16, 32), heads=(2, 2), depths=(1, 1), window_sizes=(4, 4), time_dim=16)
 TINY_TOML = """
 crops = 24
 batch_size = 8
@@ -46,26 +45,6 @@ warmup_crops = 8
 denoiser = { pixel_dim = 8, dims = [16, 32], heads = [2, 2], depths = [1, 1], window_sizes = [4, 4], time_dim = 16 }
 data = { crop_px = 32, validation = ["*/held.png"] }
 """
-
-
-def tiny_config(**changes):
-    base = TrainConfig(
-        name="tiny", denoiser=TINY, data=DataConfig(crop_px=32, validation=("*/held.png",)), crops=32, batch_size=4,
-        warmup_crops=8,
-    )
-    return base.model_copy(update=changes)
-
-
-@pytest.fixture
-def tissue(tmp_path):
-    """A folder with three pink images of textured blobs, one of them held out."""
-    folder = tmp_path / "tissue"
-    folder.mkdir()
-    for n, name in enumerate(("a.png", "b.png", "held.png")):
-        rng = np.random.default_rng(n)
-        texture = np.kron(rng.normal(0, 25, (20, 20, 3)), np.ones((4, 4, 1))) + rng.normal(0, 5, (80, 80, 3))
-        Image.fromarray((np.array([190, 120, 170]) + texture).clip(0, 255).astype(np.uint8)).save(folder / name)
-    return folder
 
 
 def final(run_dir):
@@ -147,7 +126,7 @@ def test_on_one_batch_a_tiny_student_halves_its_teachers_error_and_the_teacher_s
     x0 = tensor_from_images(batch.pixels)
     level = trainer.teacher.student_level(batch.level)
     before = trainer.teacher.answer(x0, level, batch.noise, batch.spacing_um)
-    losses = [trainer.step(batch, 1.0) for _ in range(80)]    # the first is the teacher's own
+    losses = [trainer.step(batch, 1.0)["loss"] for _ in range(80)]    # the first is the teacher's own
     after = trainer.teacher.answer(x0, level, batch.noise, batch.spacing_um)
     assert losses[-1] < losses[0] / 2
     assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
