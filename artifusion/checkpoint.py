@@ -24,7 +24,7 @@ from artifusion.pretrained import CONFIG, MODEL, find_weights, read_config
 class Weights:
     """A denoiser with what must be said about it.
 
-    name, sha256 of the model file, and `training`: the record that the card repeats (images, minutes, data...).
+    name, sha256 of the model file, and `training`: the record that the card repeats (crops, minutes, ...).
     """
 
     denoiser: SwinDenoiser
@@ -63,6 +63,8 @@ def _read(folder: Path) -> Weights:
     architecture, config = read_config(folder)
     try:
         training = dict(config.get("training", {}))
+        if "images" in training:                    # what crops were called in weights up to 0.4.0
+            training = {"crops": training.pop("images")} | training
         model = (folder / MODEL).read_bytes()
         tensors = load(model)
         denoiser = SwinDenoiser(architecture)

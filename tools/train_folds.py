@@ -50,6 +50,7 @@ SCALES_UM = (1.7, 9.0)      # per pixel, before squares are cut to a MULTIPLE: 1
 TOLD_UM = (2.0, 4.0, 8.0)
 BATCH = 16
 RATE = 5e-3
+SOURCES = ("brecahad", "osteosarcoma", "tnbc", "her2st")
 SEVERAL = {"her2st": 20.0}  # whole sections: drawn from as often as so many small images
 
 
@@ -74,7 +75,7 @@ class Sample:
 def scenes(data: Path, validation: bool) -> list[Scene]:
     config = load_config(TrainConfig, "train", "he-small").data
     found = []
-    for path in find_images([data / folder for folder in config.spacing_um]):
+    for path in find_images([data / folder for folder in SOURCES]):
         folder = path.parent.name
         if is_validation(f"{folder}/{path.name}", config) == validation:
             image = Image.open(path).convert("RGB")
