@@ -77,7 +77,6 @@ class Trainer:
         self.teacher = self._teacher(init) if config.distill else None
         if (run_dir / STATE).is_file():
             self._load()
-        self.parallel = group.parallel(self.denoiser)
 
     def step(self, batch: Batch, rate: float) -> float:
         """One optimiser step at `rate` times the peak learning rate; the loss of the whole batch.
@@ -99,12 +98,13 @@ class Trainer:
                 group["lr"] = rate * self.config.learning_rate
             optimizer.zero_grad(set_to_none=True)
         with autocast(self.device):
-            predicted = self.parallel(x, level, (level > 0).float(), spacing)
+            predicted = self.denoiser(x, level, (level > 0).float(), spacing)
         loss = prediction_loss(predicted, x0, level, noise, self.schedule, self.config.targets.max_snr_weight)
         noisy = (level > 0).sum().clamp(min=1).float()  # a slice counts by its share of the batch's noisy pixels
         loss = loss * (noisy / self.group.mean(noisy))
         value = self.group.mean(loss.detach()).item()
         loss.backward()
+        self.group.average_gradients(self.denoiser)
         slope = nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.clip_norm).item()
         if not math.isfinite(value + slope):
             raise ArtifusionError(
