@@ -1,5 +1,5 @@
 # make demo: sets everything up and restores a damaged slide.   make test: sets everything up and runs the tests.
-# make bench [TISSUE=FOLDER]: sets everything up, measures this machine and draws docs/performance.md; some ten minutes.
+# make bench [TISSUE=FOLDER]: sets everything up, measures this machine and draws docs/generated/performance.md; ten minutes.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv

@@ -10,17 +10,19 @@ PINK = (230, 120, 180)
 
 
 class Painter:
-    """Counts its calls; `paint(image)` is what comes where the mask is set."""
+    """Counts its calls and is interrupted after `fail_after` of them; `paint(image)` comes where the mask is set."""
 
     multiple = 64
     device = SimpleNamespace(type="cpu")
     devices = (device,)
     weights = SimpleNamespace(name="stand-in", sha256="0" * 64)
 
-    def __init__(self, **config):
-        self.config, self.calls = RestoreConfig(**config), 0
+    def __init__(self, fail_after=None, **config):
+        self.config, self.calls, self.fail_after = RestoreConfig(**config), 0, fail_after
 
     def restore_batch(self, images, masks, **_):
+        if self.calls == self.fail_after:
+            raise KeyboardInterrupt
         self.calls += 1
         return [np.where(mask[..., None], self.paint(image), image) for image, mask in zip(images, masks, strict=True)]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "artifusion"
-FLOOR = {"errors", "geometry", "config", "ahead"}
+FLOOR = {"errors", "geometry", "config", "files", "ahead"}
 RESTORER = {"restorer", "checkpoint", "pretrained", "pixels", "device", "diffusion"}
 MAY = {                                                 # room -> the rooms it may import; everyone may use the floor
     "slide": set(),
@@ -15,7 +15,7 @@ MAY = {                                                 # room -> the rooms it m
     "diffusion": set(),
     "restorer": RESTORER, "checkpoint": RESTORER, "pretrained": set(), "pixels": set(), "device": set(),
     "damage": {"slide", "mask", "output"},
-    "detection": {"slide", "mask", "output"} | RESTORER,
+    "detection": {"slide", "mask", "output"},
     "training": {"slide", "mask", "output"} | RESTORER,
     "restoration": {"slide", "mask", "output", "detection", "training"} | RESTORER,
     "evaluation": {"slide", "mask", "damage", "training"} | RESTORER,

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from artifusion.config import TrainConfig, load_config
 from artifusion.damage import artifacts
 from artifusion.damage.spots import GROW_PX, SIZES_UM, Strength, paint
-from artifusion.detection.folds import MULTIPLE, FoldNet, resized, seen
+from artifusion.detection.folds import MULTIPLE, FoldNet, network_input, resized
 from artifusion.detection.signs import Look, look_of
 from artifusion.slide.tissue import GLASS_OD, optical_density
 from artifusion.training.corpus import is_validation
@@ -182,7 +182,7 @@ def shown(samples: list[Sample], um: float) -> tuple[Tensor, Tensor]:
     """What the network sees of samples at um per pixel, (N, 3, S, S), and where folds lie, (N, 1, S, S) in 0..1."""
     side = int(SIDE_UM / um) // MULTIPLE * MULTIPLE
 
-    x = torch.cat([seen(resized(sample.pixels, side, side), sample.look) for sample in samples])
+    x = torch.cat([network_input(resized(sample.pixels, side, side), sample.look) for sample in samples])
     truth = torch.from_numpy(np.stack([sample.truth for sample in samples]))[:, None].float()
     return x, F.interpolate(truth, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
 

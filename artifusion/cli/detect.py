@@ -20,26 +20,20 @@ ANY_STAIN = click.option("--any-stain", is_flag=True, help="Look for artifacts o
 @click.option("--overlay", type=PATH, help="Also draw the slide with what was found outlined into this .png or .jpg.")
 @THRESHOLD
 @ANY_STAIN
-@click.option("--denoiser", is_flag=True, help="Also ask the denoiser what is unlike clean tissue; slow.")
-@click.option("--weights", default="he-small", show_default=True, metavar="NAME|DIR|HUB_ID", help="Its model.")
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def detect(
     slide: Path, output: Path, mpp: float | None, overlay: Path | None, threshold: float, any_stain: bool,
-    denoiser: bool, weights: str, device: str, overwrite: bool, quiet: bool,
+    overwrite: bool, quiet: bool,
 ) -> None:
     """Find folds, bubbles, pen, blur, dark spots and dust on SLIDE, an H&E slide or image.
 
     Writes MASK.png, whose pixels are class ids (0 = keep), and MASK.png.geojson with a score per region, for QuPath;
-    `artifusion restore SLIDE --mask MASK.png` repaints them. Finding nothing is a success, too.
+    `artifusion restore SLIDE --mask MASK.png` repaints them. Finding nothing is a success as well.
     """
-    from artifusion.detection.detect import DEFAULT_SOURCES, SOURCES, detect_slide
-    from artifusion.restorer import Restorer
+    from artifusion.detection.detect import detect_slide
 
-    restorer = Restorer.from_pretrained(weights, device) if denoiser else None
     found = detect_slide(slide, output, mpp=mpp, overlay=overlay, threshold=threshold, any_stain=any_stain,
-                         sources=SOURCES if denoiser else DEFAULT_SOURCES, restorer=restorer,
                          overwrite=overwrite, quiet=quiet)
     share = found.mask.area_px / (found.mask.l0_size.width * found.mask.l0_size.height)
     click.echo(f"{output}: {found.mask.summary} ({share:.2%} of the slide)" if found.regions else

@@ -56,7 +56,7 @@ def convert(
 
     from artifusion.mask.files import read_mask
     from artifusion.mask.writer import check_mask_name, write_mask
-    from artifusion.output.workspace import check_outputs
+    from artifusion.output.output import check_outputs
     from artifusion.slide.reader import open_slide
 
     with open_slide(slide_path) as slide:

@@ -66,3 +66,9 @@ def known_classes(ctx: click.Context, param: click.Parameter, value: str | None)
         return tuple(vocabulary([name for name in value.split(",") if name.strip()]))
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def say_scale(slide: Any, assumed_um: float) -> None:
+    """One line on stderr for a slide whose scale is unknown."""
+    why = slide.mpp_doubt or "does not tell its scale"
+    click.echo(f"{slide.path.name} {why}; taking {assumed_um} um/px (--mpp to say better)", err=True)

@@ -16,24 +16,16 @@ from artifusion import __version__
 from artifusion.config import DEFAULT_SPACING_UM
 from artifusion.damage.spots import Spot, Strength, damage_spot, plan_damage
 from artifusion.errors import ArtifusionError
+from artifusion.files import sha256, write_json
 from artifusion.geometry import Box, fitted
 from artifusion.mask.mask import Mask, rectilinear
 from artifusion.mask.regions import Canvas, find_regions
+from artifusion.output.output import Output, beside
 from artifusion.output.patches import Patches
+from artifusion.output.progress import byte_bar
 from artifusion.output.provenance import geojson, sidecar
-from artifusion.output.workspace import (
-    bar,
-    beside,
-    check_outputs,
-    finished,
-    publish,
-    published,
-    sweep,
-    workspace,
-    write_json,
-)
 from artifusion.output.writer import container_of, write_slide
-from artifusion.slide.reader import Slide, open_slide, sha256
+from artifusion.slide.reader import Slide, open_slide
 from artifusion.slide.tissue import tissue_mask
 
 OVERVIEW_PX = 1024          # longer side of the picture in which tissue is found, at most
@@ -61,45 +53,41 @@ def damage_slide(
         SlideError, OutputError; ArtifusionError where no tissue can be found.
     """
     started = time.monotonic()
-    target = Path(out)
     with open_slide(source, mpp=mpp) as slide:
-        declaration, polygons, picture = beside(target, ".json", ".geojson", ".mask.png")
-        outputs = [target, declaration, polygons, picture]
-        sweep(target)
-        check_outputs([Path(source)], outputs, overwrite, published(target))
-        container_of(slide, target)
-        spacing = slide.mpp or DEFAULT_SPACING_UM
-        spots = plan_damage(slide.size, tissue_mask(overview(slide)), kinds, share, spacing, seed, strength)
+        output = Output(Path(out), [slide.path], suffixes=(".json", ".geojson", ".mask.png"), overwrite=overwrite)
+        output.check()
+        container_of(slide, output.target)
+        spacing_um = slide.mpp or DEFAULT_SPACING_UM
+        spots = plan_damage(slide.size, tissue_mask(overview(slide)), kinds, share, spacing_um, seed, strength)
         if not spots:
             raise ArtifusionError(f"{source}: no tissue found on which artifacts would fit")
         job: dict[str, Any] = {
             "version": __version__,
-            "source": {"name": Path(source).name, "sha256": sha256(source)},
+            "source": {"name": slide.path.name, "sha256": sha256(slide.path)},
             "painted": {"kinds": list(kinds), "share": share, "seed": seed, "strength": strength},
-            "mpp": spacing,
+            "mpp": spacing_um,
             "mpp_from": slide.mpp_origin,
             "mpp_doubt": slide.mpp_doubt,
         }
-        check_outputs([Path(source)], outputs, overwrite, published(target, job))
-        done = finished(target, job)
-        with workspace(target, job) as work:
-            if done:
+        output.check(job)
+        with output.work_on(job) as work:
+            if work is None:                                          # an interrupted run had published everything
                 return spots
             line = tqdm(spots, desc="damaging", unit="artifact", disable=quiet or None)
             mask = paint_spots(line, slide, work / "patches")
-            patches = Patches(work / "patches", slide, mask)
-            report = write_slide(slide, mask, patches, target, note=f"{len(spots)} synthetic artifacts painted",
-                                 work=work, progress=bar("writing", quiet))
+            report = write_slide(slide, mask, Patches(work / "patches", slide, mask), output.target,
+                                 note=f"{len(spots)} synthetic artifacts painted", work=work,
+                                 progress=byte_bar("writing", quiet))
             regions = find_regions(mask, 0)
-            content = sidecar(job, regions, len(spots), report.to_dict(), target.name, sha256(report.path),
+            content = sidecar(job, regions, len(spots), report.to_dict(), output.target.name, sha256(report.path),
                               time.monotonic() - started)
-            declared = geojson(mask, regions, job["source"]["sha256"], slide.bounds_offset)
+            polygons = geojson(mask, regions, job["source"]["sha256"], slide.bounds_offset)
             mask_image(mask).save(work / "mask.png")
-            publish(work, job, {
-                declaration: write_json(work / "declaration.json", content),
-                polygons: write_json(work / "polygons.json", declared),
-                picture: work / "mask.png",
-                target: report.path,
+            output.publish({
+                beside(output.target, ".json"): write_json(work / "declaration.json", content),
+                beside(output.target, ".geojson"): write_json(work / "polygons.json", polygons),
+                beside(output.target, ".mask.png"): work / "mask.png",
+                output.target: report.path,
             })
     return spots
 

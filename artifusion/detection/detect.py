@@ -1,9 +1,10 @@
-"""Where a slide is unlike clean tissue: image evidence and the denoiser's, regions with classes and scores."""
+"""Find the artifacts of a slide: regions with classes and scores, and the mask files that hold them."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
@@ -17,26 +18,22 @@ from artifusion.detection.findings import find
 from artifusion.detection.folds import COARSEST_UM, folds
 from artifusion.detection.overlay import draw_outlines
 from artifusion.detection.survey import Survey
-from artifusion.detection.unlikeness import against_own, disagreement
 from artifusion.errors import OutputError, SlideError
 from artifusion.geometry import Box
 from artifusion.mask.classes import CLASSES
 from artifusion.mask.mask import Mask
 from artifusion.mask.rasters import outlined
 from artifusion.mask.writer import mask_geojson, write_class_png, write_geojson
+from artifusion.output.output import beside, check_outputs
 from artifusion.output.preview import check_picture_name
-from artifusion.output.workspace import beside, check_outputs
-from artifusion.restorer import Restorer
 from artifusion.slide.reader import ImageSlide, Slide, open_slide
 
-SOURCES = ("image", "denoiser")
-DEFAULT_SOURCES = ("image",)             # the denoiser takes most of the time, and no gain is shown (docs/detection.md)
 THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
 class Region:
-    """A place unlike clean tissue: its class, a score from 0 to 1 and its box in level-0 pixels."""
+    """One artifact: its class, a score from 0 to 1 and its box in level-0 pixels."""
 
     kind: str
     score: float
@@ -56,14 +53,17 @@ class Detection:
     mask: Mask
     regions: tuple[Region, ...]
 
+    def counts(self, classes: Collection[str]) -> dict[str, int]:
+        """How many regions there are of each of these classes, without those of which there is none."""
+        counts = Counter(region.kind for region in self.regions)
+        return {name: counts[name] for name in CLASSES if name in classes and counts[name]}
+
 
 def detect(
     source: str | Path | Slide | np.ndarray,
     *,
     mpp: float | None = None,
     threshold: float = THRESHOLD,
-    sources: Collection[str] = DEFAULT_SOURCES,
-    restorer: Restorer | None = None,
     any_stain: bool = False,
     quiet: bool = True,
 ) -> Detection:
@@ -73,44 +73,34 @@ def detect(
         source: a path, an open slide, or uint8 (H, W, 3).
         mpp: um per pixel, where the slide does not tell; without either 0.5 is taken.
         threshold: least score of a region; 0.5 leaves alone what is in doubt.
-        sources: kinds of evidence: "image" (densities, colours and shapes), "denoiser", or both.
-        restorer: whose denoiser serves; by default the embedded one.
         any_stain: look even at what is not H&E.
 
     Memory: some 30 bytes a pixel of the coarse scale (26 Mpx at most up to slides of 8 cm) and 2 of the fine one.
 
     Raises:
         SlideError: cannot be read, or is not H&E.
-        ValueError: a threshold or sources that there are not.
+        ValueError: the threshold does not lie between 0 and 1.
     """
     if not 0 < threshold < 1:
         raise ValueError(f"threshold must lie between 0 and 1, got {threshold}")
-    if not sources or set(sources) - set(SOURCES):
-        raise ValueError(f"sources must be some of {SOURCES}, got {sources}")
     if not isinstance(source, Slide):
         opened = open_slide(source, mpp) if isinstance(source, str | Path) else (
             ImageSlide(Path("image"), source, "array", True, None, None, mpp))
         with opened as slide:
-            return detect(slide, threshold=threshold, sources=sources, restorer=restorer, any_stain=any_stain,
-                          quiet=quiet)
+            return detect(slide, threshold=threshold, any_stain=any_stain, quiet=quiet)
     survey = Survey.of(source, mpp or source.mpp or DEFAULT_SPACING_UM)
     tiles = survey.tiles()
     if not tiles:
-        return nothing(survey)
+        return empty_detection(survey)
     try:
-        look, samples = survey.look(tiles, any_stain)
+        look = survey.look(tiles, any_stain)
     except SlideError as error:
         raise SlideError(f"{source.path}: {error}") from None
-    more = [folds(look, survey.coarse_um)] if "image" in sources and survey.coarse_um <= COARSEST_UM else []
-    if "denoiser" in sources:
-        more.append(disagreement(restorer or Restorer.from_pretrained(), samples, survey.coarse_um))
-    seen = tqdm(tiles, desc="looking", unit="tile", disable=quiet or None)
-    maps = survey.maps(seen, look, "image" in sources, more)
-    if "denoiser" in sources:
-        maps["unlike"] = against_own(maps)
+    fold_probability = folds(look, survey.coarse_um) if survey.coarse_um <= COARSEST_UM else None
+    maps = survey.maps(tqdm(tiles, desc="looking", unit="tile", disable=quiet or None), look, fold_probability)
     found = [finding for finding in find(maps, survey.coarse_um) if finding.score >= threshold]
     ids, scores = survey.outline(found, look, partial(tqdm, desc="outlining", unit="tile", disable=quiet or None))
-    return described(survey, ids, scores)
+    return detection_of(survey, ids, scores)
 
 
 def detect_slide(
@@ -121,8 +111,6 @@ def detect_slide(
     overlay: str | Path | None = None,
     threshold: float = THRESHOLD,
     any_stain: bool = False,
-    sources: Collection[str] = DEFAULT_SOURCES,
-    restorer: Restorer | None = None,
     overwrite: bool = False,
     quiet: bool = True,
 ) -> Detection:
@@ -133,7 +121,7 @@ def detect_slide(
     """
     target = Path(out)
     pictures = [Path(overlay)] if overlay else []
-    (annotations,) = beside(target, ".geojson")
+    annotations = beside(target, ".geojson")
     if target.suffix.lower() != ".png":
         raise OutputError(f"{target}: the mask is written as PNG; give it a name that ends in .png")
     for picture in pictures:
@@ -143,7 +131,7 @@ def detect_slide(
         if slide.mpp is None and not quiet:
             why = slide.mpp_doubt or "does not tell its scale"
             print(f"{slide.path.name} {why}; taking {DEFAULT_SPACING_UM} um/px (--mpp to say better)", file=sys.stderr)
-        found = detect(slide, threshold=threshold, sources=sources, restorer=restorer, any_stain=any_stain, quiet=quiet)
+        found = detect(slide, threshold=threshold, any_stain=any_stain, quiet=quiet)
         for picture in pictures:
             draw_outlines(slide, found.mask, picture)
         scores = [region.score for region in found.regions]
@@ -154,35 +142,37 @@ def detect_slide(
 
 def detect_mask(
     slide: Slide, out: Path, classes: Collection[str], any_stain: bool, overwrite: bool, quiet: bool
-) -> bool:
-    """Write what `detect` finds on a slide as class ids, where any of it is of these classes; whether there is.
+) -> Detection:
+    """Write what `detect` finds on a slide as class ids, where any of it is of these classes; returns all of it.
 
-    A mask that lies there already, the same to the byte, is one that an interrupted run left, and fine.
+    An existing `out` with exactly these bytes was left by an interrupted run, and is
+    accepted.
 
     Raises:
-        SlideError: not H&E. OutputError: another mask lies there, without `overwrite`.
+        SlideError: not H&E.
+        OutputError: `out` exists with other bytes, and `overwrite` was not given.
     """
     found = detect(slide, any_stain=any_stain, quiet=quiet)
     if not any(region.kind in classes for region in found.regions):
-        return False
+        return found
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / out.name
         write_class_png(fresh, found.ids)
         if out.exists() and out.read_bytes() == fresh.read_bytes():
-            return True
+            return found
     check_outputs([slide.path], [out], overwrite)
     write_class_png(out, found.ids)
-    return True
+    return found
 
 
-def nothing(survey: Survey) -> Detection:
+def empty_detection(survey: Survey) -> Detection:
     return Detection(np.zeros(survey.fine[::-1], np.uint8), survey.fine_um, Mask((), survey.slide.size), ())
 
 
-def described(survey: Survey, ids: np.ndarray, scores: np.ndarray) -> Detection:
-    """The detection of class ids and scores at the fine scale."""
+def detection_of(survey: Survey, ids: np.ndarray, scores: np.ndarray) -> Detection:
+    """The detection that class ids and scores (in 255ths) at the fine scale describe."""
     if not ids.any():
-        return nothing(survey)
+        return empty_detection(survey)
     size = survey.slide.size
     polygons, classes = outlined(survey.slide.path, ids, size)
     x, y = survey.fine.width / size.width, survey.fine.height / size.height

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -14,35 +14,35 @@ from skimage.morphology import disk
 from artifusion.detection.signs import LOW
 from artifusion.geometry import Box
 
-UNIT = 100                  # of the maps' bytes: evidence 1
+UNIT = 100                  # the byte in a map that means evidence 1
 SPECK_UM = 14.0             # no thicker: dust
 LINE_TIMES = 7.0            # longer than this many widths: a thread
-HOLLOW = 0.8                # what a bubble's rim encloses, as a share of the rim itself, at least
-LARGEST_CELL = 0.6          # share of the whole picture that a bubble may enclose
+HOLLOW = 0.8                # least area that a bubble's rim encloses, as a share of the rim's own
+LARGEST_CELL = 0.6          # largest share of the whole picture that a bubble encloses
 SMALLEST_UM2 = {"fold": 600.0, "bubble": 300.0, "pen": 600.0, "blur": 3000.0, "dark": 150.0, "dust": 3.0,
                 "other": 100.0}
 RIM_LEVELS = (2.0, 1.3, 0.9, 0.6, LOW["black"])
 OWN_LOW = 0.22
 GAP_UM = 3.0                # in a bubble's rim
 STREAK_UM = 4.0             # between streaks of ink
-SOLID_UM = 4.0              # per pixel; in a coarser picture the inside of a ring of ink is tissue, and stays
+SOLID_UM = 4.0              # per pixel; in a coarser picture the inside of a ring of ink is tissue and is kept
 SLENDER = 1.7               # black ink is longer than wide by this much; a dark spot is not
 FOLD_LOW, FOLD_HIGH = 0.5, 0.98         # probability
-FOLD_ENOUGH = 0.85          # its mean over a fold, from which it counts
-FOLD_STEP = 1.35            # how many times denser than its surroundings a fold is, at least
+FOLD_ENOUGH = 0.85          # least mean probability over a fold
+FOLD_STEP = 1.35            # least ratio of a fold's density to that of its surroundings
 STEP_UM = 12.0
-GLASS_SHARE = 0.1           # of a fold's density: what is lighter beside it is glass, against which all is dense
+GLASS_SHARE = 0.1           # of a fold's density; lighter surroundings are glass, and everything is denser than glass
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A place unlike clean tissue: its class, score 0..1, box in pixels of the maps, and which of those it covers.
+    """An artifact in the maps: its class, score 0..1, box in pixels of the maps, and which pixels of the box it covers.
 
-    `shown`: the map that shows it.
+    `map_name`: the map in which it was found.
     """
 
     kind: str
-    shown: str
+    map_name: str
     score: float
     box: Box
     covered: np.ndarray                                                     # bool (box.height, box.width)
@@ -51,30 +51,18 @@ class Finding:
 def find(maps: Mapping[str, np.ndarray], mpp: float) -> Iterator[Finding]:
     """The artifacts in maps of evidence, uint8 (H, W) in UNIT, at mpp um per pixel; a place is found once.
 
-    `maps` holds the KINDS of `evidence`, "fold" (its probability) and "unlike" (what the denoiser says), of which an
-    absent one counts as all zero, and "density" (mean optical density). Memory: about 25 bytes a pixel,
-    more for a very large finding.
+    `maps` holds the KINDS of `evidence` and "fold" (its probability), of which an absent one counts as all zero, and
+    "density" (mean optical density). Memory: about 25 bytes a pixel, more for a very large finding.
     """
     free = np.ones(next(iter(maps.values())).shape, bool)
-    unlike = maps.get("unlike")
-    for kind, where in (("black", bubble), ("pen", pen), ("fold", fold), ("black", black), ("blur", blur),
-                        ("unlike", unexplained)):
-        if kind in maps:
-            for finding in where(maps, free, mpp):
-                yield scored(finding, unlike)
-                near = finding.box.expanded(round(6 / mpp)).intersection(whole_of(free))
-                covered = np.zeros((near.height, near.width), bool)
-                covered[finding.box.slices(near)] = finding.covered
-                free[near.slices()] &= ~grown(covered, 6 / mpp)
-
-
-def scored(finding: Finding, unlike: np.ndarray | None) -> Finding:
-    """The finding's image score, raised where the denoiser finds the place unlike clean tissue too."""
-    if unlike is None or finding.kind in ("blur", "other"):
-        return finding
-    said = np.percentile(unlike[finding.box.slices()][finding.covered], 75) / UNIT
-    odds = finding.score / (1 - finding.score) * np.clip(0.6 + 0.6 * said, 1.0, 2.0)
-    return replace(finding, score=float(odds / (1 + odds)))
+    for map_name, finder in (("black", bubble), ("pen", pen), ("fold", fold), ("black", black), ("blur", blur)):
+        if map_name in maps:
+            for finding in finder(maps, free, mpp):
+                yield finding
+                around = finding.box.expanded(round(6 / mpp)).intersection(whole_of(free))
+                covered = np.zeros((around.height, around.width), bool)
+                covered[finding.box.slices(around)] = finding.covered
+                free[around.slices()] &= ~dilated(covered, 6 / mpp)
 
 
 def score_of(times: float) -> float:
@@ -93,38 +81,39 @@ def components(map_: np.ndarray, low: float, high: float, smallest_px: float) ->
 
 
 def bubble(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterator[Finding]:
-    """Bubbles, by their rims: black at one level or another, where dark tissue beside them no longer is."""
+    """Bubbles, found by their rims: a rim is black at some level at which the dark tissue beside it is not."""
     whole = whole_of(free)
     taken = np.zeros(free.shape, bool)
     for level in RIM_LEVELS:
         for box, covered in components(maps["black"], level, max(level, 0.9), 8.0):
             if covered.mean() > 0.7 or taken[box.slices()][covered].any():
                 continue
-            near = box.expanded(round(2 * GAP_UM / mpp) + 1).intersection(whole)
-            rim = np.zeros((near.height, near.width), bool)
-            rim[box.slices(near)] = covered
-            inside = enclosed(rim, near, whole, mpp)
+            around = box.expanded(round(2 * GAP_UM / mpp) + 1).intersection(whole)
+            rim = np.zeros((around.height, around.width), bool)
+            rim[box.slices(around)] = covered
+            inside = enclosed(rim, around, whole, mpp)
             if inside.any():
-                taken[near.slices()] |= rim | inside
+                taken[around.slices()] |= rim | inside
                 peak = float(np.percentile(maps["black"][box.slices()][covered], 90)) / UNIT
-                yield Finding("bubble", "black", score_of(1.5 * peak), near, rim | inside)
+                yield Finding("bubble", "black", score_of(1.5 * peak), around, rim | inside)
 
 
 def black(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterator[Finding]:
     """Dark spots, dust, threads and black ink, told apart by their shapes."""
     for box, covered in components(maps["black"] * free, LOW["black"], 1, max(1.0, SMALLEST_UM2["dust"] / mpp**2)):
-        here = maps["black"][box.slices()]
-        peak = float(np.percentile(here[covered], 95)) / UNIT
-        own = covered & (here > OWN_LOW * peak * UNIT)       # dark tissue beside a black spot is not of it
+        blackness = maps["black"][box.slices()]
+        peak = float(np.percentile(blackness[covered], 95)) / UNIT
+        own = covered & (blackness > OWN_LOW * peak * UNIT)  # without the dark tissue beside a black spot
         kind = black_kind(own, mpp)
         if np.count_nonzero(own) * mpp**2 >= SMALLEST_UM2[kind]:
             yield Finding(kind, "black", score_of(peak), box, own)
 
 
 def enclosed(rim: np.ndarray, box: Box, whole: Box, mpp: float) -> np.ndarray:
-    """What a rim encloses, alone or with the picture's edge: bool like rim, nothing where it is no bubble's.
+    """Which pixels a bubble's rim encloses, alone or together with the picture's edge: bool, the rim's shape.
 
-    A bubble is round and hollow: the places inside are convex and larger than their rim.
+    A bubble is round and hollow: the places inside are convex and larger than their rim. Where they are not, no pixel
+    is returned.
     """
     closed = np.pad(rim, 1, mode="edge")
     closed = ndimage.binary_dilation(closed, disk(max(1, round(GAP_UM / mpp / 2))))[1:-1, 1:-1]
@@ -164,16 +153,16 @@ def pen(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterato
 
 
 def fold(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterator[Finding]:
-    """Tissue laid double: probably so, and denser than what is beside it."""
+    """Folds: places that are probably one, and denser than the tissue beside them."""
     for box, covered in components(maps["fold"] * free, FOLD_LOW, FOLD_HIGH, SMALLEST_UM2["fold"] / mpp**2):
-        near = box.expanded(round(STEP_UM / mpp) + 1).intersection(whole_of(free))
-        placed = np.zeros((near.height, near.width), bool)
-        placed[box.slices(near)] = covered
-        density = maps["density"][near.slices()]
+        around = box.expanded(round(STEP_UM / mpp) + 1).intersection(whole_of(free))
+        placed = np.zeros((around.height, around.width), bool)
+        placed[box.slices(around)] = covered
+        density = maps["density"][around.slices()]
         own = float(density[placed].mean())
-        around = grown(placed, max(1.5, STEP_UM / mpp)) & ~grown(placed, 3 / mpp)
-        around &= density > GLASS_SHARE * own
-        if around.any() and own >= FOLD_STEP * density[around].mean():
+        beside = dilated(placed, max(1.5, STEP_UM / mpp)) & ~dilated(placed, 3 / mpp)
+        beside &= density > GLASS_SHARE * own
+        if beside.any() and own >= FOLD_STEP * density[beside].mean():
             mean = min(0.999, float(maps["fold"][box.slices()][covered].mean()) / UNIT)
             yield Finding("fold", "fold", score_of(mean / (1 - mean) * (1 - FOLD_ENOUGH) / FOLD_ENOUGH), box, covered)
 
@@ -185,21 +174,12 @@ def blur(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterat
         yield Finding("blur", "blur", score_of(1.25 * mean), box, covered)
 
 
-def unexplained(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterator[Finding]:
-    """What the denoiser alone finds unlike clean tissue."""
-    for box, covered in components(maps["unlike"] * free, 0.6, 1, 600 / mpp**2):
-        peak = float(np.percentile(maps["unlike"][box.slices()][covered], 75)) / UNIT
-        filled = ndimage.binary_fill_holes(covered) & free[box.slices()]
-        yield Finding("other", "unlike", score_of(peak), box, filled)
-
-
 def whole_of(pixels: np.ndarray) -> Box:
+    """The box of a whole map."""
     return Box(0, 0, pixels.shape[1], pixels.shape[0])
 
 
-def grown(covered: np.ndarray, by_px: float) -> np.ndarray:
+def dilated(covered: np.ndarray, by_px: float) -> np.ndarray:
     """The pixels within by_px of covered ones."""
     return ndimage.distance_transform_edt(~covered) <= by_px if by_px >= 0.5 else covered
 
-
-__all__ = ["UNIT", "Finding", "find", "grown"]

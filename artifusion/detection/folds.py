@@ -1,6 +1,6 @@
-"""Folds, as a small network sees them: tissue laid double, told from dense tissue by its outline and its texture.
+"""Find folds with a small network, which tells doubled tissue from dense tissue by its outline and its texture.
 
-It has learned from clean tissue on which `artifusion.damage.artifacts` laid folds, and other artifacts that are none
+It was trained on clean tissue with folds and other artifacts that `artifusion.damage.artifacts` painted
 (weights/folds/README.md; tools/train_folds.py).
 """
 
@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from artifusion.detection.signs import Look
-from artifusion.detection.survey import Source
-from artifusion.geometry import Box
+from artifusion.detection.survey import FoldProbability
 from artifusion.slide.tissue import optical_density
 
 CHANNELS = (12, 24, 36, 48)             # from the full resolution down
-FINEST_UM, COARSEST_UM = 1.7, 16.0      # per pixel; it has learned at 1.8 to 10.7
+FINEST_UM, COARSEST_UM = 1.7, 16.0      # per pixel; it was trained at 1.8 to 10.7
 
 
 class FoldNet(nn.Module):
@@ -57,8 +56,8 @@ def _conv(inputs: int, outputs: int) -> nn.Sequential:
 MULTIPLE = 2 ** (len(CHANNELS) - 1)
 
 
-def seen(rgb: np.ndarray, look: Look) -> Tensor:
-    """What the network is shown of pixels uint8 (H, W, 3): float32 (1, 3, H, W)."""
+def network_input(rgb: np.ndarray, look: Look) -> Tensor:
+    """The network's input for pixels uint8 (H, W, 3): float32 (1, 3, H, W)."""
     density = (optical_density(rgb) - np.array(look.glass, np.float32)) / np.mean(look.density, dtype=np.float32)
     return torch.from_numpy(density).permute(2, 0, 1)[None]
 
@@ -71,30 +70,30 @@ def network() -> FoldNet:
     return net.float().eval()
 
 
-def folds(look: Look, mpp: float) -> Source:
-    """Pixels uint8 (H, W, 3) at mpp um per pixel, and their box -> the map "fold": probabilities float32 (H, W).
+def folds(look: Look, mpp: float) -> FoldProbability:
+    """A function of pixels uint8 (H, W, 3) at mpp um per pixel: the probability of a fold, float32 (H, W).
 
-    The network runs on the CPU in float32, on pixels twice as large where mpp is finer than FINEST_UM, and takes 28
-    kFLOP for each. Beyond COARSEST_UM it is no judge.
+    The network runs on the CPU in float32, at half the size where mpp is finer than FINEST_UM, and takes 28 kFLOP per
+    pixel. Beyond COARSEST_UM its answers mean nothing.
     """
     factor = 2 if mpp < FINEST_UM else 1
 
     @torch.inference_mode()
-    def probability(rgb: np.ndarray, box: Box) -> dict[str, np.ndarray]:
+    def probability(rgb: np.ndarray) -> np.ndarray:
         height, width = rgb.shape[:2]
         pad = [(0, -side % (factor * MULTIPLE)) for side in (height, width)]
         padded = np.pad(rgb, (*pad, (0, 0)), "edge")
         if factor > 1:
             padded = resized(padded, *(side // factor for side in padded.shape[:2]))
-        logits = network()(seen(padded, look))
+        logits = network()(network_input(padded, look))
         logits = F.interpolate(logits, scale_factor=float(factor), mode="bilinear", align_corners=False)
-        return {"fold": torch.sigmoid(logits)[0, 0, :height, :width].numpy()}
+        return torch.sigmoid(logits)[0, 0, :height, :width].numpy()
 
     return probability
 
 
 def resized(rgb: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Pixels uint8 (H, W, 3) at a smaller size, smoothed: here as in training."""
+    """Pixels uint8 (H, W, 3) at a smaller size, smoothed in the same way here and in training."""
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float()
     x = F.interpolate(x, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
     return x[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()

@@ -1,9 +1,10 @@
-"""A slide with what was found on it outlined in the colours of the classes, for a pathologist to look at."""
+"""A picture of a slide with the detected artifacts outlined in the colours of their classes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
@@ -25,8 +26,7 @@ def draw_outlines(slide: Slide, mask: Mask, out: Path) -> None:
     ids = class_ids(mask, size)
     names = [name for name, at in CLASSES.items() if (ids == at).any()]
     for name in names:
-        near = ndimage.binary_dilation(ids == CLASSES[name], iterations=LINE_WIDTH_PX)
-        image[near & (ids != CLASSES[name])] = COLORS[name]
+        image[outline(ids == CLASSES[name], LINE_WIDTH_PX)] = COLORS[name]
     height = LINE_PX * max(1, len(names)) + 8
     picture = Image.new("RGB", (max(size.width, 220), size.height + height), "white")
     picture.paste(Image.fromarray(image))
@@ -37,3 +37,8 @@ def draw_outlines(slide: Slide, mask: Mask, out: Path) -> None:
             draw.rectangle((6, y + 2, 26, y + 14), fill=COLORS[name])
         draw.text((34, y + 2), f"{NOUNS[name]}s" if names else "nothing found", fill="black")
     picture.save(out)
+
+
+def outline(covered: np.ndarray, width_px: int) -> np.ndarray:
+    """The pixels at most width_px outside a shape: bool (H, W)."""
+    return ndimage.binary_dilation(covered, iterations=width_px) & ~covered

@@ -1,7 +1,7 @@
 """What an artifact looks like at a few um/px, pixel by pixel, against the slide's own tissue.
 
-Every map is in one unit: 1 is where the evidence is enough on its own, LOW of it is where an artifact that was found
-ends. Lengths are in um, so that the maps mean the same at every scale.
+Every map is in one unit: 1 is enough evidence on its own; an artifact extends as far as the map exceeds LOW. Lengths
+are in um, so that the maps mean the same at every scale.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from artifusion.slide.tissue import GLASS_OD, optical_density
 
 KINDS = ("pen", "black", "blur")        # "black" becomes bubble, dark, dust, pen or other by its shape
 LOW: Mapping[str, float] = {"pen": 0.45, "black": 0.4, "blur": 0.6}
-FEWEST_PX = 400             # tissue pixels from which a slide's own look is taken; with fewer a common H&E's serves
+FEWEST_PX = 400             # tissue pixels; with fewer, the look of a common H&E slide is taken
 SMALLEST_SIGMA_PX = 0.5
-BLUR_UM = 2.0               # per pixel; where they are larger, nothing is sharp
+BLUR_UM = 2.0               # per pixel; larger pixels never look sharp
 DARK_SHARE, BROWN_SHARE, FOREIGN_SHARE = 0.5, 0.12, 0.8
 
 
@@ -27,10 +27,12 @@ DARK_SHARE, BROWN_SHARE, FOREIGN_SHARE = 0.5, 0.12, 0.8
 class Look:
     """The slide's own tissue: optical densities (R, G, B) above the glass, and how far clean tissue strays.
 
-    glass, density: of bare glass and of median tissue; neutral, stray: median neutral density, and how far above it the
-    densest tenth lies; red, cyan: the most of
-    redness, and of red over green, per density; blue: the least of blue per red;
-    detail: median local contrast.
+    Attributes:
+        glass, density: of bare glass, and of median tissue above it.
+        neutral, stray: the median neutral density, and how far above it the densest tenth lies.
+        red, cyan: the most redness, and the most red over green, per density.
+        blue: the least blue per red.
+        detail: the median local contrast.
     """
 
     glass: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -46,7 +48,8 @@ class Look:
 def look_of(samples: Iterable[np.ndarray], mpp: float, any_stain: bool = False) -> Look:
     """The look of the tissue in pieces of a slide, uint8 (H, W, 3) at mpp um per pixel.
 
-    Medians and quartiles, which artifacts on a quarter of the tissue do not move far. Memory: 40 bytes a pixel.
+    It consists of medians and quantiles: artifacts on a quarter of the tissue do not change it much. Memory: 40 bytes a
+    pixel.
 
     Raises:
         SlideError: not a bright-field H&E slide, unless any_stain.
@@ -114,13 +117,13 @@ def evidence(rgb: np.ndarray, mpp: float, look: Look) -> dict[str, np.ndarray]:
 
 
 def neutral(od: np.ndarray) -> np.ndarray:
-    """How much all colours are absorbed alike: (..., 3) -> (...). Stains let one colour through; black does not."""
+    """How much of all colours is absorbed alike: (..., 3) -> (...). Stains let one colour through; black does not."""
     least, most = od.min(axis=-1), od.max(axis=-1)
     return least - 0.5 * (most - least)
 
 
 def redness(od: np.ndarray) -> np.ndarray:
-    """How much more blue is absorbed than red, where green is absorbed anyway: (..., 3) -> (...)."""
+    """How much more blue than red is absorbed, less a share of the green: (..., 3) -> (...)."""
     return od[..., 2] - od[..., 0] - 0.2 * od[..., 1]
 
 

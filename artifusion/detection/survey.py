@@ -1,16 +1,16 @@
-"""A whole slide looked over in tiles: what its tissue looks like, maps of evidence, and outlines at a finer scale."""
+"""A whole slide, read in tiles: what its tissue looks like, maps of evidence, and outlines at a finer scale."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
 from scipy import ndimage
 
-from artifusion.detection.findings import UNIT, Finding, grown
+from artifusion.detection.findings import UNIT, Finding, dilated
 from artifusion.detection.signs import KINDS, LOW, Look, evidence, look_of
 from artifusion.geometry import Box, Size, fitted
 from artifusion.mask.classes import CLASSES
@@ -18,7 +18,7 @@ from artifusion.mask.mask import footprint
 from artifusion.slide.reader import Slide
 from artifusion.slide.tissue import optical_density
 
-COARSE_UM = (1.0, 2.0, 4.0, 8.0, 16.0)      # um per pixel at which a slide is looked over: the finest with few pixels
+COARSE_UM = (1.0, 2.0, 4.0, 8.0, 16.0)      # um per pixel of the coarse scale: the finest that gives at most COARSE_PX
 COARSE_PX = 26_000_000
 FINEST_UM = 0.5
 TILE_PX = 512
@@ -28,16 +28,16 @@ OVERVIEW_PX = 1024
 SAMPLE_TILES = 12
 FULL_OD = 2.0                               # of the density map's 255
 REFINE_PX = 1024
-SOLID = ("bubble", "pen")                   # what lies inside their outline is theirs
+SOLID = ("bubble", "pen")                   # their inside belongs to them
 MARGIN_UM = {"pen": 2.0, "fold": 1.0, "dark": 4.0, "dust": 2.5, "other": 2.5, "blur": 0.0}
 
-Source = Callable[[np.ndarray, Box], dict[str, np.ndarray]]
-"""Pixels uint8 (H, W, 3) at the coarse scale and their box -> maps (H, W) >= 0 by name."""
+FoldProbability = Callable[[np.ndarray], np.ndarray]
+"""Pixels uint8 (H, W, 3) at the coarse scale -> float32 (H, W), 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """A slide with the two scales at which it is looked at: sizes in pixels and um per pixel."""
+    """A slide and the two scales at which it is read: sizes in pixels and um per pixel."""
 
     slide: Slide
     mpp: float
@@ -48,7 +48,7 @@ class Survey:
 
     @classmethod
     def of(cls, slide: Slide, mpp: float) -> Survey:
-        """The scales for a slide of mpp um per level-0 pixel: as fine as its size allows, never finer than itself."""
+        """The scales for a slide of mpp um per level-0 pixel: as fine as its size allows, never finer than level 0."""
         area_um2 = slide.size.width * slide.size.height * mpp**2
         coarse_um = max(mpp, next((um for um in COARSE_UM if area_um2 / um**2 <= COARSE_PX), COARSE_UM[-1]))
         fine_um = min(coarse_um, max(mpp, FINEST_UM, coarse_um / 2))
@@ -72,45 +72,39 @@ class Survey:
                     found.append(box)
         return found
 
-    def look(self, tiles: list[Box], any_stain: bool) -> tuple[Look, list[np.ndarray]]:
-        """The look of the tissue in a few tiles, evenly spread, and these tiles. Raises SlideError as `look_of`."""
+    def look(self, tiles: list[Box], any_stain: bool) -> Look:
+        """The look of the tissue in a few tiles, evenly spread. Raises SlideError as `look_of`."""
         chosen = [tiles[i] for i in np.unique(np.linspace(0, len(tiles) - 1, SAMPLE_TILES).round().astype(int))]
-        samples = [self.read(box, self.coarse) for box in chosen]
-        return look_of(samples, self.coarse_um, any_stain), samples
+        return look_of([self.read(box, self.coarse) for box in chosen], self.coarse_um, any_stain)
 
     def maps(
-        self, tiles: Iterable[Box], look: Look, image: bool = True, more: Sequence[Source] = (),
+        self, tiles: Iterable[Box], look: Look, fold_probability: FoldProbability | None = None
     ) -> dict[str, np.ndarray]:
-        """The maps that `find` takes, of the whole slide, from its tiles.
+        """The maps that `find` takes, of the whole slide, from its tiles; "fold" only where its probability is given.
 
-        Args:
-            image: with the image evidence.
-            more: other sources of maps.
-
-        Memory: the maps, a byte a coarse pixel each (five, with the denoiser eight), and one tile.
+        Memory: five maps of a byte per coarse pixel, and one tile.
         """
         maps: dict[str, np.ndarray] = {}
         halo = max(HALO_PX, math.ceil(HALO_UM / self.coarse_um / HALO_STEP) * HALO_STEP)
         for box in tiles:
-            near = box.expanded(halo).intersection(Box(0, 0, *self.coarse))
-            rgb = self.read(near, self.coarse)
-            found = evidence(rgb, self.coarse_um, look) if image else {}
-            found = {kind: values * UNIT for kind, values in found.items()}
+            window = box.expanded(halo).intersection(Box(0, 0, *self.coarse))
+            rgb = self.read(window, self.coarse)
+            found = {kind: values * UNIT for kind, values in evidence(rgb, self.coarse_um, look).items()}
             found["density"] = (optical_density(rgb).mean(axis=2) - np.mean(look.glass)) * (255 / FULL_OD)
-            for source in more:
-                found |= {kind: values * UNIT for kind, values in source(rgb, near).items()}
+            if fold_probability is not None:
+                found["fold"] = fold_probability(rgb) * UNIT
             for kind, values in found.items():
                 if kind not in maps:
                     maps[kind] = np.zeros(self.coarse[::-1], np.uint8)
-                maps[kind][box.slices()] = np.clip(values[box.slices(near)], 0, 255).round()
+                maps[kind][box.slices()] = np.clip(values[box.slices(window)], 0, 255).round()
         return maps
 
     def outline(
         self, findings: Collection[Finding], look: Look, progress: Callable[[list[Box]], Iterable[Box]] = iter,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Class ids and scores (in 255ths) at the fine scale, uint8 (H, W) each; the better score keeps the ground.
+        """Class ids and scores (in 255ths) at the fine scale, uint8 (H, W) each; the better score keeps a pixel.
 
-        Every tile of the fine scale is read once for all findings in it. Memory: these two, and one tile.
+        Every tile of the fine scale is read once for all findings in it. Memory: the two arrays, and one tile.
         """
         ids, scores = (np.zeros(self.fine[::-1], np.uint8) for _ in range(2))
         shares: dict[Box, list[tuple[Finding, int, Box]]] = {}
@@ -120,17 +114,17 @@ class Survey:
                 shares.setdefault(tile, []).append((finding, reach, part))
         for tile in progress(list(shares)):
             needed = (part.expanded(reach + round(16 / self.fine_um)) for _, reach, part in shares[tile])
-            near = reduce(Box.union, needed).intersection(Box(0, 0, *self.fine))
-            seen = any(finding.shown in KINDS for finding, _, _ in shares[tile])
-            shown = evidence(self.read(near, self.fine), self.fine_um, look) if seen else {}
+            window = reduce(Box.union, needed).intersection(Box(0, 0, *self.fine))
+            refinable = any(finding.map_name in KINDS for finding, _, _ in shares[tile])
+            fine_maps = evidence(self.read(window, self.fine), self.fine_um, look) if refinable else {}
             for finding, reach, part in shares[tile]:
-                new = self.refined(finding, part, reach, near, shown) & (ids[part.slices()] == 0)
+                new = self.refined(finding, part, reach, window, fine_maps) & (ids[part.slices()] == 0)
                 ids[part.slices()][new] = CLASSES[finding.kind]
                 scores[part.slices()][new] = round(255 * finding.score)
         return ids, scores
 
     def parts(self, box: Box, reach: int) -> Iterator[tuple[Box, Box]]:
-        """The tiles of the fine scale within reach of a box of the coarse one, and what of them is."""
+        """The tiles of the fine scale within reach of a box of the coarse one, each with its part within reach."""
         whole = Box(0, 0, *self.fine)
         around = footprint(box, self.coarse, self.fine) if self.fine != self.coarse else box
         around = around.expanded(reach).intersection(whole)
@@ -139,34 +133,36 @@ class Survey:
                 tile = Box(x, y, REFINE_PX, REFINE_PX)
                 yield tile, tile.intersection(around)
 
-    def refined(self, finding: Finding, part: Box, reach: int, near: Box, shown: dict[str, np.ndarray]) -> np.ndarray:
+    def refined(
+        self, finding: Finding, part: Box, reach: int, read: Box, fine_maps: dict[str, np.ndarray]
+    ) -> np.ndarray:
         """Which pixels of a part of the fine scale a finding covers, its margin included: bool, the part's shape.
 
-        `shown`: the evidence in `near`, which holds the part and what lies within reach of it.
+        `fine_maps`: the evidence in the box `read`, which holds the part and all within reach of it.
         """
-        window = part.expanded(reach).intersection(near)
+        window = part.expanded(reach).intersection(read)
         covered = placed = self.placed(finding, window)
         if not placed.any():
             return np.zeros((part.height, part.width), bool)
-        if finding.shown in shown:
-            shows = shown[finding.shown][window.slices(near)] > LOW[finding.shown]
-            covered = shows & grown(placed, 1.5 * self.coarse_um / self.fine_um)
+        if finding.map_name in fine_maps:
+            evident = fine_maps[finding.map_name][window.slices(read)] > LOW[finding.map_name]
+            covered = evident & dilated(placed, 1.5 * self.coarse_um / self.fine_um)
             if finding.kind in SOLID:
                 covered |= ndimage.binary_erosion(placed, iterations=round(self.coarse_um / self.fine_um))
-        return grown(covered, margin_of(finding, self.coarse_um) / self.fine_um)[part.slices(window)]
+        return dilated(covered, margin_of(finding, self.coarse_um) / self.fine_um)[part.slices(window)]
 
-    def placed(self, finding: Finding, near: Box) -> np.ndarray:
-        """A finding's pixels in a box of the fine scale, enlarged as they are."""
+    def placed(self, finding: Finding, fine_box: Box) -> np.ndarray:
+        """A finding's pixels, enlarged to the fine scale without smoothing, in a box of it: bool, the box's shape."""
         rows, columns = ((np.arange(start, stop) * coarse // fine - first) for start, stop, coarse, fine, first in (
-            (near.y, near.bottom, self.coarse.height, self.fine.height, finding.box.y),
-            (near.x, near.right, self.coarse.width, self.fine.width, finding.box.x)))
+            (fine_box.y, fine_box.bottom, self.coarse.height, self.fine.height, finding.box.y),
+            (fine_box.x, fine_box.right, self.coarse.width, self.fine.width, finding.box.x)))
         inside = ((rows >= 0) & (rows < finding.box.height))[:, None] & ((columns >= 0) & (columns < finding.box.width))
         at = np.ix_(rows.clip(0, finding.box.height - 1), columns.clip(0, finding.box.width - 1))
         return finding.covered[at] & inside
 
 
 def margin_of(finding: Finding, mpp: float) -> float:
-    """um by which a finding is widened: soft rims and halos, which the evidence no longer shows."""
+    """um by which a finding is widened, since the evidence misses soft rims and halos."""
     if finding.kind != "bubble":
         return MARGIN_UM[finding.kind]
     return min(8.0, 0.17 * (np.count_nonzero(finding.covered) / np.pi) ** 0.5 * mpp)

@@ -1,1 +1,1 @@
-"""Room 2: the diffusion model, on tensors. Knows no paths and no slides."""
+"""The diffusion model, on tensors. Knows no paths and no slides."""

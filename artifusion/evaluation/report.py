@@ -109,8 +109,8 @@ def report(figures: Figures, job: Mapping[str, Any], pictures: Sequence[str] = (
         "# Results", "",
         f"Version {job['version']}, weights {job['weights']}, {len(trials)} tiles of 256 px from "
         f"{len({trial.image for trial in trials})} images ({sources}), seed {job['seed']}, device {job['device']}. "
-        f"Written by `{job['command']}`. Intervals in brackets: 95 %, over pairs of tiles. What each figure means and "
-        "what it cannot tell: docs/evaluation.md.", ""]
+        f"Written by `{job['command']}`; do not edit. Intervals in brackets: 95 %, over pairs of tiles. "
+        "What each figure means and what it cannot tell: docs/evaluation.md.", ""]
     if figures.ours:
         lines += ["## Aims", "", *aims(figures)]
     lines += ["## Methods", "", "*real* is another place of the same image, *damaged* the tile with its artifact.", ""]
@@ -136,7 +136,7 @@ def aims(figures: Figures) -> list[str]:
         reached = "reached" if aim.low <= value <= aim.high else "**not reached**"
         verdict = "not measured" if np.isnan(value) else reached
         rows.append([MEASURES[aim.measure].title, aim.words, figures.cell(aim.measure, figures.ours or ""), verdict])
-    return [f"Of *{figures.ours}*, for weights trained on CPUs. Reasons for what was not reached: docs/failures.md.",
+    return [f"Of *{figures.ours}*, for weights trained on CPUs.",
             "", *table(["what", "aim", "measured", ""], rows)]
 
 

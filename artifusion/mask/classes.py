@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 CLASSES: dict[str, int] = {"fold": 1, "bubble": 2, "pen": 3, "blur": 4, "dark": 5, "dust": 6, "other": 7}
 CLASSES_KEY = "artifusion.classes"           # under which a class mask tells its vocabulary
@@ -21,6 +22,12 @@ WORDS: dict[str, set[str]] = {                # what tools and people write; one
     "dust": {"dust", "dusty", "dirt", "debris", "foreignobject", "foreignbody"},
 }
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+
+
+def named_counts(counts: Mapping[str, int]) -> str:
+    """Numbers of artifacts in words: "3 folds, 1 blurred area"."""
+    return ", ".join(f"{counts[name]:,} {NOUNS[name]}{'s' if counts[name] > 1 else ''}" for name in CLASSES
+                     if counts.get(name))
 
 
 def words_of(name: str) -> set[str]:

@@ -12,7 +12,7 @@ import shapely
 from shapely import Polygon
 
 from artifusion.geometry import Box, Size
-from artifusion.mask.classes import CLASSES, NOUNS, class_of
+from artifusion.mask.classes import class_of, named_counts
 from artifusion.mask.polygons import clipped, disjoint, draw, edge_table, pixel_counts, rectilinear, spans
 
 __all__ = ["DEFAULT_CLASS", "Mask", "rectilinear"]
@@ -61,7 +61,7 @@ class Mask:
     def summary(self) -> str:
         """What it is and holds, in one line: "GrandQC class mask: 3 folds, 1 bubble, 0.41 Mpx"."""
         counts = Counter(class_of(name) for name, area in zip(self.classes, self.areas_px, strict=True) if area)
-        parts = [f"{counts[name]:,} {NOUNS[name]}{'s' if counts[name] > 1 else ''}" for name in CLASSES if counts[name]]
+        parts = [named_counts(counts)] if counts else []
         area = f"{self.area_px / 1e6:,.2f} Mpx" if self.area_px >= 1e4 else f"{self.area_px:,} px"
         return f"{self.origin}: {', '.join([*parts, area])}"
 

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import TrainConfig, load_config
 from artifusion.errors import DataError
+from artifusion.files import write_text
 from artifusion.mask.mask import Mask
-from artifusion.output.workspace import write_whole
 from artifusion.restorer import Restorer
 from artifusion.slide.reader import Slide
 from artifusion.training.run import train
@@ -163,5 +163,5 @@ def crops_in(
         seconds = (time.monotonic() - began) / TIMED_STEPS
         steps.close()                                                       # type: ignore[attr-defined]
         shutil.rmtree(trial)
-        write_whole(known, json.dumps(max(1, round(60 * minutes / seconds)) * config.batch_size))
+        write_text(known, json.dumps(max(1, round(60 * minutes / seconds)) * config.batch_size))
     return json.loads(known.read_text())

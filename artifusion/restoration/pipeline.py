@@ -5,48 +5,38 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from artifusion import __version__
 from artifusion.config import RestoreConfig
 from artifusion.errors import ConfigError, OutputError
-from artifusion.mask.classes import CLASSES
-from artifusion.mask.files import read_mask, vocabulary
-from artifusion.mask.formats import MaskFormat, fingerprint
+from artifusion.files import file_state, sha256, write_json
+from artifusion.mask.classes import CLASSES, named_counts
 from artifusion.mask.mask import Mask
 from artifusion.mask.regions import Canvas, Region, find_regions, plan_canvases
+from artifusion.mask.selection import MaskFormat, MaskSelection, Polarity
 from artifusion.output.container import check_same_size, container_of, default_output
+from artifusion.output.output import Output, beside
 from artifusion.output.patches import Patches
 from artifusion.output.preview import check_picture_name, draw_comparison
+from artifusion.output.progress import byte_bar
 from artifusion.output.provenance import geojson, note, sidecar
 from artifusion.output.verify import verify_slide
-from artifusion.output.workspace import (
-    bar,
-    beside,
-    check_outputs,
-    finished,
-    publish,
-    published,
-    sweep,
-    workspace,
-    write_json,
-)
 from artifusion.output.writer import synced, write_slide
 from artifusion.restoration.painting import paint
-from artifusion.slide.reader import Slide, file_state, open_slide, sha256
+from artifusion.slide.reader import Slide, open_slide
 
 if TYPE_CHECKING:
     from artifusion.restorer import Restorer  # torch, which planning does without
 
-Polarity = Literal["restore", "keep"]
-
-REPAINTED = tuple(name for name in CLASSES if name != "blur")     # of what is detected: blur still carries information
+UNASKED = tuple(name for name in CLASSES if name not in ("fold", "blur"))   # are restored where they are detected
+# Most of what is found as folds on large slides is normal tissue (docs/detection.md), and blur carries information.
 
 
 @dataclass(frozen=True)
@@ -62,17 +52,7 @@ class Plan:
         return sum(region.area_px for region in self.regions)
 
 
-def plan_restoration(
-    slide: Slide,
-    mask: str | Path,
-    config: RestoreConfig,
-    multiple: int,
-    *,
-    polarity: Polarity | None = None,
-    grow_um: float = 0.0,
-    classes: Sequence[str] | None = None,
-    mask_format: MaskFormat = "auto",
-) -> Plan:
+def plan_restoration(slide: Slide, selection: MaskSelection, config: RestoreConfig, multiple: int) -> Plan:
     """The regions of a mask and the canvases in which they are painted; reads no pixels of the slide.
 
     Raises:
@@ -82,12 +62,12 @@ def plan_restoration(
     if config.max_canvas_px < 4 * config.context_px + multiple:
         raise ConfigError(f"max_canvas_px must be at least 4 context_px + {multiple} = "
                           f"{4 * config.context_px + multiple}, not {config.max_canvas_px}")
-    selected = read_mask(mask, slide, polarity, grow_um, classes, mask_format)
-    regions = find_regions(selected, config.merge_px)
+    mask = selection.read(slide)
+    regions = find_regions(mask, config.merge_px)
     canvases = plan_canvases(
-        regions, slide.size, multiple=multiple, context_px=config.context_px, max_px=config.max_canvas_px, mask=selected
+        regions, slide.size, multiple=multiple, context_px=config.context_px, max_px=config.max_canvas_px, mask=mask
     )
-    return Plan(selected, regions, canvases)
+    return Plan(mask, regions, canvases)
 
 
 def restore_slide(
@@ -129,7 +109,7 @@ def restore_slide(
         polarity: "keep" where white means keep; given explicitly, the mask may cover over half of the slide.
         grow_um: widen the mask by this much.
         classes: restore only these of fold, bubble, pen, blur, dark, dust, other; of what is detected by default all
-            but blur, which still carries information.
+            but folds and blur, which the sidecar counts as left.
         mask_format: what the mask image is, where its content and name leave it open.
         any_stain: detect even on what is not H&E.
         lossless: re-encoded containers only: no lossy compression.
@@ -143,98 +123,163 @@ def restore_slide(
         SlideError, MaskError, OutputError: with what to do about it.
         DataError: too little clean tissue to adapt to.
     """
-    started, adaptation = time.monotonic(), {}
-    if adapt_minutes is not None or adapt_crops is not None:
-        from artifusion.restoration.adaptation import adapt, check_length
+    started = time.monotonic()
+    learning: dict[str, Any] = {"minutes": adapt_minutes, "crops": adapt_crops}
+    if learns := any(length is not None for length in learning.values()):
+        from artifusion.restoration.adaptation import check_length
 
-        check_length(adapt_minutes, adapt_crops)
-        adaptation = {"adaptation": {"minutes": adapt_minutes, "crops": adapt_crops}}
-    if restorer is None:
-        from artifusion.restorer import Restorer
-
-        restorer = Restorer.from_pretrained()
-    config = restorer.config
+        check_length(**learning)
+    restorer = restorer or default_restorer()
+    left: dict[str, int] | None = None                                # what was detected and is not restored
     with open_slide(source, mpp=mpp) as slide:
-        target = Path(out) if out is not None else default_output(Path(source), slide)
-        declaration, polygons = beside(target, ".json", ".geojson")
-        outputs = [target, declaration, polygons, *([Path(preview)] if preview else [])]
-        inputs = [Path(source), *([Path(mask)] if mask else [])]
-        sweep(target)
-        check_outputs(inputs, outputs, overwrite, published(target))     # tell it before the mask is outlined
-        if preview:
-            check_picture_name(Path(preview))
-        container_of(slide, target)
-        if same_size:
-            check_same_size(slide, target)
+        output = plan_output(slide, out, mask, preview, overwrite=overwrite, same_size=same_size)
         if mask is None:
+            classes = UNASKED if classes is None else classes
             from artifusion.detection.detect import detect_mask
 
-            classes = REPAINTED if classes is None else classes
-            (mask,) = beside(target, ".mask.png")
-            if not detect_mask(slide, mask, classes, any_stain, overwrite, quiet):
+            mask = beside(output.target, ".mask.png")
+            found = detect_mask(slide, mask, classes, any_stain, overwrite, quiet)
+            left = found.counts(set(CLASSES) - set(classes))
+            if left:
+                print(how_to_accept(left, slide), file=sys.stderr)
+            if not found.counts(classes):
                 return None
-            inputs.append(mask)
-        plan = plan_restoration(slide, mask, config, restorer.multiple, polarity=polarity, grow_um=grow_um,
-                                classes=classes, mask_format=mask_format)
+            output.inputs.append(mask)
+        selection = MaskSelection(Path(mask), polarity, grow_um, None if classes is None else tuple(classes),
+                                  mask_format)
+        plan = plan_restoration(slide, selection, restorer.config, restorer.multiple)
         if not quiet:
             print(plan.mask.summary, file=sys.stderr)
-        spacing_um, state = slide.mpp or config.default_spacing_um, file_state(source)
-        job: dict[str, Any] = {
-            "version": __version__,
-            "source": {"name": Path(source).name, "sha256": sha256(source)},
-            "mask": {"name": Path(mask).name, "sha256": fingerprint(Path(mask), slide), "origin": plan.mask.origin,
-                     "classes": vocabulary(classes) if classes is not None else None,
-                     "polarity": polarity or "restore", "grow_um": grow_um},
-            "weights": {"name": restorer.weights.name, "sha256": restorer.weights.sha256},
-            "sampler": {"name": config.sampler, "condition": f"{config.condition} known", "steps": config.steps,
-                        "evaluations_per_canvas": config.evaluations, "seed": seed, "device": restorer.device.type},
-            "mpp": spacing_um,
-            "mpp_from": slide.mpp_origin,
-            "mpp_doubt": slide.mpp_doubt,
-            "config": config.model_dump(),
-            "lossless": lossless,
-            "same_size": same_size,
-            **adaptation,
-        }
-        avoid = plan.mask
-        if adaptation and classes is not None:         # what is not repainted is still nothing to learn from
-            avoid = read_mask(mask, slide, polarity, grow_um, CLASSES, mask_format)
-        check_outputs(inputs, outputs, overwrite, published(target, job))
-        done = finished(target, job)
-        with workspace(target, job) as work:
-            if done:
-                return json.loads(declaration.read_text())
-            declared_job = job
-            if adaptation:
-                restorer, facts = adapt(restorer, slide, avoid, spacing_um, work / "adaptation",
-                                        minutes=adapt_minutes, crops=adapt_crops, quiet=quiet)
-                declared_job = job | facts
-            patches = Patches(work / "patches", slide, plan.mask)
-            with closing(paint(plan.canvases, patches, restorer, spacing_um, seed)) as painting:
-                for _ in tqdm(painting, desc="painting", unit="canvas", total=len(plan.canvases),
-                              disable=quiet or None):
-                    pass
-            text = note(regions=len(plan.regions), share=plan.area_px / (slide.size.width * slide.size.height),
-                        weights=restorer.weights.name, weights_sha256=restorer.weights.sha256,
-                        sampler=f"{config.sampler} {config.evaluations} evaluations", seed=seed, version=__version__)
-            report = write_slide(slide, plan.mask, patches, target, note=text, work=work, lossless=lossless,
-                                 same_size=same_size, progress=bar("writing", quiet))
-            content = sidecar(declared_job, plan.regions, len(plan.canvases), report.to_dict(), target.name, "",
+        state = file_state(source)
+        job = {**describe(slide, selection, plan, restorer, seed), "lossless": lossless, "same_size": same_size}
+        if learns:
+            job["adaptation"] = learning
+        if left is not None:
+            job["mask"]["left"] = left
+        output.check(job)
+        with output.work_on(job) as work:
+            if work is None:                                          # an interrupted run had published everything
+                return json.loads(beside(output.target, ".json").read_text())
+            restorer, facts = learn_slide(restorer, slide, selection, plan, job, work, quiet)
+            patches = paint_plan(slide, plan, restorer, seed, work, quiet)
+            report = write_slide(slide, plan.mask, patches, output.target, note=note_of(plan, slide, restorer, seed),
+                                 work=work, lossless=lossless, same_size=same_size,
+                                 progress=byte_bar("writing", quiet))
+            content = sidecar(job | facts, plan.regions, len(plan.canvases), report.to_dict(), output.target.name, "",
                               time.monotonic() - started)
-            declared = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset)
-            known = job["source"]["sha256"] if file_state(source) == state else None    # else it is taken again
-            with synced(report.path):
-                verified = verify_slide(source, report.path, content, declared, source_sha256=known)
-            if not verified.ok:
-                raise OutputError(f"{target}: not written, verification failed: {'; '.join(verified.problems)}")
-            content["output"]["sha256"] = verified.output_sha256
-            content["verified"] = verified.to_dict()
-            files = {declaration: write_json(work / "declaration.json", content),
-                     polygons: write_json(work / "polygons.json", declared)}
-            if preview:
-                picture = work / f"preview{Path(preview).suffix}"
-                with open_slide(report.path) as restored:
-                    draw_comparison(slide, plan.mask, restored, [region.l0_box for region in plan.regions], picture)
-                files[Path(preview)] = picture
-            publish(work, job, {**files, target: report.path})
+            polygons = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset)
+            unchanged = file_state(source) == state                   # else the source's SHA-256 is taken again
+            content |= verify_written(slide, report.path, output.target, content, polygons, unchanged)
+            output.publish({
+                beside(output.target, ".json"): write_json(work / "declaration.json", content),
+                beside(output.target, ".geojson"): write_json(work / "polygons.json", polygons),
+                **({Path(preview): draw_preview(slide, plan, report.path, work, Path(preview))} if preview else {}),
+                output.target: report.path,
+            })
     return content
+
+
+def how_to_accept(left: Mapping[str, int], slide: Slide) -> str:
+    """What was detected and is left as it is, how to look at it, and how to have it restored."""
+    return (f"{slide.path.name}: {named_counts(left)} found and left as they are; look with `artifusion detect SLIDE "
+            f"-o MASK.png --overlay LOOK.png`, and name with --classes what to restore (--classes {','.join(left)})")
+
+
+def plan_output(slide: Slide, out: str | Path | None, mask: str | Path | None, preview: str | Path | None, *,
+                overwrite: bool, same_size: bool) -> Output:
+    """The output of a restoration, with its sidecar, its polygons and its preview, checked before any work.
+
+    Raises:
+        OutputError: a file that may not be written, or that the slide cannot be written as.
+    """
+    target = Path(out) if out is not None else default_output(slide.path, slide)
+    output = Output(target, [slide.path, *([Path(mask)] if mask else [])], suffixes=(".json", ".geojson"),
+                    others=[Path(preview)] if preview else [], overwrite=overwrite)
+    output.check()
+    if preview:
+        check_picture_name(Path(preview))
+    container_of(slide, target)
+    if same_size:
+        check_same_size(slide, target)
+    return output
+
+
+def describe(slide: Slide, selection: MaskSelection, plan: Plan, restorer: Restorer, seed: int) -> dict[str, Any]:
+    """All that decides the pixels: the job of a restoration, and what its sidecar says of it."""
+    config = restorer.config
+    return {
+        "version": __version__,
+        "source": {"name": slide.path.name, "sha256": sha256(slide.path)},
+        "mask": selection.describe(slide) | {"origin": plan.mask.origin},
+        "weights": {"name": restorer.weights.name, "sha256": restorer.weights.sha256},
+        "sampler": {"name": config.sampler, "condition": f"{config.condition} known", "steps": config.steps,
+                    "evaluations_per_canvas": config.evaluations, "seed": seed, "device": restorer.device.type},
+        "mpp": slide.mpp or config.default_spacing_um,
+        "mpp_from": slide.mpp_origin,
+        "mpp_doubt": slide.mpp_doubt,
+        "config": config.model_dump(),
+    }
+
+
+def learn_slide(restorer: Restorer, slide: Slide, selection: MaskSelection, plan: Plan, job: Mapping[str, Any],
+                work: Path, quiet: bool) -> tuple[Restorer, dict[str, Any]]:
+    """The restorer, adapted to the slide's clean tissue where the job asks for it, and what the sidecar says of it."""
+    if "adaptation" not in job:
+        return restorer, {}
+    from artifusion.restoration.adaptation import adapt
+
+    avoid = plan.mask
+    if selection.classes is not None:             # artifacts that are not restored are still nothing to learn from
+        avoid = selection.with_classes(CLASSES).read(slide)
+    return adapt(restorer, slide, avoid, job["mpp"], work / "adaptation", **job["adaptation"], quiet=quiet)
+
+
+def paint_plan(slide: Slide, plan: Plan, restorer: Restorer, seed: int, work: Path, quiet: bool) -> Patches:
+    """The painted patches of all canvases of a plan; those that an interrupted run painted are taken as they are."""
+    patches = Patches(work / "patches", slide, plan.mask)
+    spacing_um = slide.mpp or restorer.config.default_spacing_um
+    with closing(paint(plan.canvases, patches, restorer, spacing_um, seed)) as painting:
+        for _ in tqdm(painting, desc="painting", unit="canvas", total=len(plan.canvases), disable=quiet or None):
+            pass
+    return patches
+
+
+def note_of(plan: Plan, slide: Slide, restorer: Restorer, seed: int) -> str:
+    """The line about a restoration in the slide's description."""
+    config = restorer.config
+    return note(regions=len(plan.regions), share=plan.area_px / (slide.size.width * slide.size.height),
+                weights=restorer.weights.name, weights_sha256=restorer.weights.sha256,
+                sampler=f"{config.sampler} {config.evaluations} evaluations", seed=seed, version=__version__)
+
+
+def verify_written(slide: Slide, written: Path, target: Path, content: dict[str, Any], polygons: dict[str, Any],
+                   unchanged: bool) -> dict[str, Any]:
+    """What the sidecar says of a written slide: its SHA-256 and the verification, while it is brought to the disk.
+
+    Args:
+        unchanged: whether the source is still the file whose SHA-256 the sidecar holds.
+
+    Raises:
+        OutputError: the verification failed.
+    """
+    known = content["source"]["sha256"] if unchanged else None
+    with synced(written):
+        verified = verify_slide(slide.path, written, content, polygons, source_sha256=known)
+    if not verified.ok:
+        raise OutputError(f"{target}: not written, verification failed: {'; '.join(verified.problems)}")
+    return {"output": content["output"] | {"sha256": verified.output_sha256}, "verified": verified.to_dict()}
+
+
+def draw_preview(slide: Slide, plan: Plan, written: Path, work: Path, preview: Path) -> Path:
+    """The picture of a restoration, in the work folder."""
+    picture = work / f"preview{preview.suffix}"
+    with open_slide(written) as restored:
+        draw_comparison(slide, plan.mask, restored, [region.l0_box for region in plan.regions], picture)
+    return picture
+
+
+def default_restorer() -> Restorer:
+    """A restorer with the embedded weights."""
+    from artifusion.restorer import Restorer
+
+    return Restorer.from_pretrained()

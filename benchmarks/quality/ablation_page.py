@@ -16,11 +16,12 @@ NO_ERROR = 100.0            # from here on it is none: noise prediction says not
 HEAD = """# Ablations: what the choices are worth
 
 Runs of {minutes:g} min of processor time each, {threads} thread(s), one after the other:
-`python -m benchmarks.quality.ablations TRAIN_FOLDER --minutes {minutes:g} --docs docs/ablations.md`. "Ours, reduced"
-is the design of `he-small` at a quarter of its parameters, trained on crops of 64 px in batches of 16; every other
-row differs from it in one choice. Other crops come in batches of about as many pixels. GFLOP are for one evaluation
-of 256 x 256 px, counted by torch; where a choice changes them by more than a tenth, widths were changed until it did
-not.
+`python -m benchmarks.quality.ablations TRAIN_FOLDER --minutes {minutes:g} --only {names}`; do not edit.
+
+"Ours, reduced" is the design of `he-small` at a quarter of its parameters, trained on crops of 64 px in batches of 16;
+every other row differs from it in one choice. Other crops come in batches of about as many pixels. GFLOP are for one
+evaluation of 256 x 256 px, counted by torch; where a choice changes them by more than a tenth, widths were changed
+until it did not.
 
 Every cell is the mean of the seeds and, in brackets, each of them. **+** all seeds are better than all of ours, **-**
 all are worse, no sign: they overlap. With two seeds each, a choice that changes nothing gets a sign one time in three.
@@ -46,7 +47,7 @@ show. A choice may matter more, or less, in a larger network. At this age sample
 leftover noise counts as texture just as detail does, so a texture near 1 is no proof of tissue, and 24 crops leave
 texture and stain rough. Two seeds show the least that chance can do. Learning rate, loss weight and warm-up are those
 found for ours and were not tuned again for the others, which favours ours. A denoising error does not choose weights
-([denoiser.md](denoiser.md)): samples must, and those of such young models hardly can.
+([decisions.md](../decisions.md)): samples must, and those of such young models hardly can.
 
 ## The variants
 
@@ -112,7 +113,7 @@ def page(report: dict[str, Any]) -> str:
     plain = "; ".join(f"{name}: texture {of['texture']:.2f}, stain {of['stain']:.3f}"
                       for name, of in report["references"].items())
     return "\n".join([
-        HEAD.format(**report["conditions"]), *table(runs, JUDGED, COST), "",
+        HEAD.format(**report["conditions"], names=" ".join(names)), *table(runs, JUDGED, COST), "",
         f"The same holes without a model: {plain}.", "",
         "The error at each noise level (1: nothing but noise):", "",
         *table(runs, [of_level(level) for level in LEVELS], {}), TAIL])

@@ -176,14 +176,13 @@ def fill(name: str) -> Paint:
     return lambda truth, hole, spacing_um: PLAIN[name](SimpleNamespace(damaged=truth, hole=hole))
 
 
-def keep(report: dict[str, Any], data: Path, docs: Path | None) -> None:
-    """Write the runs, and the page where one is asked for, each file whole or not at all."""
+def keep(report: dict[str, Any], data: Path, docs: Path) -> None:
+    """Write the runs and the page, each file whole or not at all."""
     for path, text in ((data, json.dumps(report, indent=1) + "\n"), (docs, page(report))):
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f"{path.name}.part")
-            part.write_text(text)
-            os.replace(part, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.part")
+        part.write_text(text)
+        os.replace(part, path)
 
 
 def main() -> None:
@@ -193,7 +192,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAMES")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results") / __version__ / "ablations.json")
-    parser.add_argument("--docs", type=Path)
+    parser.add_argument("--docs", type=Path, default=Path("docs/generated/ablations.md"))
     given = parser.parse_args()
     conditions = {"minutes": given.minutes, "threads": torch.get_num_threads()}
     report: dict[str, Any] = {"conditions": conditions, "references": {}, "runs": []}

@@ -1,8 +1,8 @@
 """What `artifusion detect` finds, and what it leaves alone, on artifacts whose truth is known.
 
-    python -m benchmarks.quality.detect DATA [--parts painted compositor pen clean ablation large] [--json FILE]
+    python -m benchmarks.quality.detect DATA [--parts painted compositor pen clean large] [--json FILE]
 
-DATA is the folder of eval/, wsi/, artifacts/ (docs/detection.md says which sets). Dice is 2 |found and true| over
+DATA is the folder of eval/, wsi/, artifacts/ (docs/detection.md has the figures). Dice is 2 |found and true| over
 |found| + |true|, summed over the images of a class, each of which shows that class alone: "class" counts what was found
 as that class, "any" whatever was found but blur. Truth is compared at the detection's own scale.
 
@@ -11,7 +11,6 @@ as that class, "any" whatever was found but blur. Truth is compared at the detec
   are the dust), real ink from pen overviews, folds that multiply the light of two pieces of tissue.
 - pen: overviews with real ink; the first, third and fifth by name were tuned on, the others are reported.
 - clean: undamaged images; the share of their tissue that is flagged as anything but blur.
-- ablation: painted, with each source of evidence alone and with both.
 - large: pyramids of 10,000, 20,000 and 40,000 px a side at 0.5 um/px, 30 % of it tissue: seconds and peak memory
   of the command.
 """
@@ -37,10 +36,10 @@ from scipy import ndimage
 
 from artifusion.config import DEFAULT_SPACING_UM
 from artifusion.damage.spots import damage_spot, plan_damage
-from artifusion.detection.detect import DEFAULT_SOURCES, SOURCES, detect
+from artifusion.detection.detect import detect
+from artifusion.detection.overlay import outline
 from artifusion.geometry import Box, Size
 from artifusion.mask.classes import CLASSES
-from artifusion.restorer import Restorer
 from artifusion.slide.reader import open_slide
 from artifusion.slide.tissue import tissue_mask
 from benchmarks.memory import run
@@ -212,11 +211,10 @@ def at_scale(truth: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(truth.astype(np.uint8) * 255).resize(ids.shape[::-1], Image.Resampling.BOX)) > 127
 
 
-def dice_of(scenes: Iterator[Scene], kind: str, restorer: Restorer, sources: tuple[str, ...] = DEFAULT_SOURCES,
-            look: Path | None = None) -> dict[str, float]:
+def dice_of(scenes: Iterator[Scene], kind: str, look: Path | None = None) -> dict[str, float]:
     counts = Counts()
     for name, mpp, pixels, truth in scenes:
-        found = detect(pixels, mpp=mpp, restorer=restorer, sources=sources)
+        found = detect(pixels, mpp=mpp)
         counts.add(found.ids, at_scale(truth, found.ids), kind, found.mpp**2)
         if look:
             show(look / f"{kind}-{name.replace('/', '-')}.png", pixels, found.ids, truth)
@@ -229,21 +227,21 @@ def show(path: Path, pixels: np.ndarray, ids: np.ndarray, truth: np.ndarray) -> 
 
     image = np.asarray(Image.fromarray(pixels).resize(ids.shape[::-1])).copy()
     true = at_scale(truth, ids)
-    image[ndimage.binary_dilation(true) & ~true] = (255, 255, 0)
+    image[outline(true, 1)] = (255, 255, 0)
     for name, at in CLASSES.items():
-        image[ndimage.binary_dilation(ids == at) & (ids != at)] = COLORS[name]
+        image[outline(ids == at, 1)] = COLORS[name]
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path)
 
 
-def pens(data: Path, restorer: Restorer) -> dict[str, Any]:
+def pens(data: Path) -> dict[str, Any]:
     counts, result = Counts(), {}
     paths = [p for p in sorted((data / "artifacts/pen").glob("*.png")) if not p.stem.endswith("_mask")]
     for number, path in enumerate(paths):
         pixels = np.asarray(Image.open(path).convert("RGB"))
         truth = np.asarray(Image.open(path.with_name(f"{path.stem}_mask.png")).convert("L")) > 127
         mpp = OVERVIEW_UM.get(path.stem, 25_000 / max(truth.shape))
-        found = detect(pixels, mpp=mpp, restorer=restorer, any_stain=True)
+        found = detect(pixels, mpp=mpp, any_stain=True)
         own = Counts()
         own.add(found.ids, at_scale(truth, found.ids), "pen", 1.0)
         half = "tuned on" if number % 2 == 0 else "held out"
@@ -253,11 +251,11 @@ def pens(data: Path, restorer: Restorer) -> dict[str, Any]:
     return result | {"held out, ink": counts.dice()}
 
 
-def clean(data: Path, restorer: Restorer, sources: tuple[str, ...] = DEFAULT_SOURCES) -> dict[str, Any]:
+def clean(data: Path) -> dict[str, Any]:
     shares: dict[str, Any] = {}
     sums: dict[str, list[float]] = {}
     for name, mpp, pixels, damaged in clean_images(data):
-        found = detect(pixels, mpp=mpp, restorer=restorer, sources=sources)
+        found = detect(pixels, mpp=mpp)
         small = tissue_mask(np.asarray(Image.fromarray(pixels).resize(
             [max(1, round(side * mpp / 2)) for side in pixels.shape[1::-1]], Image.Resampling.BOX)))
         tissue = at_scale(small, found.ids) & ~at_scale(damaged, found.ids)
@@ -308,32 +306,26 @@ def large(data: Path) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parts = ("painted", "compositor", "pen", "clean", "ablation", "large")
+    parts = ("painted", "compositor", "pen", "clean", "large")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
-    parser.add_argument("--every", type=int, default=1, help="painted, compositor, ablation: every so many images only")
+    parser.add_argument("--every", type=int, default=1, help="painted, compositor: every so many images only")
     parser.add_argument("--json", type=Path, help="what was measured before and is not now stays in it")
     parser.add_argument("--look", type=Path, help="a folder for pictures of truth and what was found")
     given = parser.parse_args()
     result = json.loads(given.json.read_text()) if given.json and given.json.exists() else {}
-    restorer = Restorer.from_pretrained()
     for part in given.parts:
         look = given.look and given.look / part
         if part == "painted":
-            result[part] = {k: dice_of(painted(given.data, k, given.every), k, restorer, look=look) for k in KINDS}
+            result[part] = {k: dice_of(painted(given.data, k, given.every), k, look) for k in KINDS}
         elif part == "compositor":
-            result[part] = {k: dice_of(composed(given.data, k, given.every), k, restorer, look=look) for k in KINDS}
+            result[part] = {k: dice_of(composed(given.data, k, given.every), k, look) for k in KINDS}
         elif part == "pen":
-            result[part] = pens(given.data, restorer)
+            result[part] = pens(given.data)
         elif part == "clean":
-            result[part] = clean(given.data, restorer)
-        elif part == "ablation":
-            result[part] = {" and ".join(sources): {
-                k: dice_of(painted(given.data, k, given.every), k, restorer, sources) for k in KINDS} | {
-                "clean": clean(given.data, restorer, sources)["flagged share of tissue"]}
-                for sources in (*((source,) for source in SOURCES), SOURCES)}
+            result[part] = clean(given.data)
         else:
             result[part] = large(given.data)
-        if part in ("painted", "compositor", "ablation"):
+        if part in ("painted", "compositor"):
             result[part]["every"] = given.every
         print(part, json.dumps(result[part], indent=2), flush=True)
         if given.json:

@@ -4,7 +4,8 @@
                                [--json FILE] [--docs FOLDER]
 
 `make bench` installs what it needs and runs it: some ten minutes on two cores, a few GB of temporary files. Results go
-to benchmarks/results/<version>/<machine>.json, and docs/performance.md is drawn from that file. --parts measures these
+to benchmarks/results/<version>/<machine>.json, and docs/generated/performance.md is drawn from that
+file. --parts measures these
 alone and keeps what the file holds of the others; without a name it only draws. --quick runs everything once, on the
 smallest sizes, to see that it runs, and writes to build/bench: its figures mean nothing.
 """
@@ -111,7 +112,8 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):                   # ends like Ctrl-C: temporary files go
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     extent, facts = QUICK if given.quick else Extent(), machine(given.device)
-    results, docs = ("build/bench/results", "build/bench/docs") if given.quick else ("benchmarks/results", "docs")
+    results, docs = ("build/bench/results", "build/bench/docs") if given.quick else (
+        "benchmarks/results", "docs/generated")
     path = given.json or ROOT / results / __version__ / file_name(facts)
     result: dict[str, Any] = {"version": __version__, "quick": given.quick, "parts": {}}
     if path.exists() and (before := json.loads(path.read_text()))["quick"] == given.quick:

@@ -1,4 +1,4 @@
-"""docs/performance.md and its pictures, drawn from a benchmark's JSON."""
+"""docs/generated/performance.md and its pictures, drawn from a benchmark's JSON."""
 
 from __future__ import annotations
 

@@ -46,33 +46,9 @@ def run(*arguments):
     return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
-def test_the_same_call_finds_the_same(inked, tiny):
-    one, other = (detect(inked[0], mpp=MPP, restorer=tiny) for _ in range(2))
+def test_the_same_call_finds_the_same(inked):
+    one, other = (detect(inked[0], mpp=MPP) for _ in range(2))
     assert one.regions == other.regions and np.array_equal(one.ids, other.ids)
-
-
-@pytest.mark.parametrize("sources", [("image",), ("denoiser",), ("image", "denoiser")])
-def test_each_source_of_evidence_works_alone(inked, tiny, sources):
-    found = detect(inked[0], mpp=MPP, restorer=tiny, sources=sources)
-    assert found.ids.shape == inked[1].shape
-    assert {region.kind for region in found.regions} <= ({"other"} if sources == ("denoiser",) else set(CLASSES))
-
-
-@pytest.fixture(scope="module")
-def embedded():
-    return Restorer.from_pretrained(device="cpu")
-
-
-@pytest.mark.parametrize(("kind", "size_px", "least"), [
-    ("pen", 160, 0.6), ("bubble", 110, 0.6), ("dark", 90, 0.6), ("dust", 80, 0.5)])
-def test_the_denoiser_alone_finds_what_no_clean_tissue_looks_like(embedded, kind, size_px, least):
-    damaged, truth = paint(kind, he_like(), (200, 180), size_px, np.random.default_rng(0))
-    found = detect(damaged, mpp=1.0, sources=("denoiser",), restorer=embedded).ids > 0
-    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > least
-
-
-def test_the_denoiser_alone_leaves_clean_tissue_alone(embedded):
-    assert not detect(he_like(), mpp=1.0, sources=("denoiser",), restorer=embedded).ids.any()
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.5, 1.0])
@@ -86,32 +62,32 @@ def test_a_strip_laid_double_is_found_where_no_glass_shows(mpp):
 def test_the_fold_network_is_not_asked_of_pictures_coarser_than_it_knows(monkeypatch):
     asked = []
     monkeypatch.setattr("artifusion.detection.detect.folds", lambda look, mpp:
-                        asked.append(mpp) or (lambda rgb, box: {}))
+                        asked.append(mpp) or (lambda rgb: np.zeros(rgb.shape[:2], np.float32)))
     for mpp in (16.0, 20.0):
         detect(he_like(), mpp=mpp)
     assert asked == [16.0]
 
 
-def test_a_pen_stroke_is_found_where_it_is(inked, tiny):
-    found = detect(inked[0], mpp=MPP, restorer=tiny)
+def test_a_pen_stroke_is_found_where_it_is(inked):
+    found = detect(inked[0], mpp=MPP)
     pen = found.ids == CLASSES["pen"]
     assert 2 * (pen & inked[1]).sum() / (pen.sum() + inked[1].sum()) > 0.7
     assert np.array_equal(found.mask.read(Box(0, 0, 700, 600)), found.ids > 0)
 
 
-def test_clean_glass_and_clean_tissue_show_nothing(tiny):
-    assert not detect(np.full((300, 300, 3), 245, np.uint8), mpp=MPP, restorer=tiny).regions
-    assert not detect(he_like(600, 500), mpp=MPP, restorer=tiny, sources=("image",)).regions
+def test_clean_glass_and_clean_tissue_show_nothing():
+    assert not detect(np.full((300, 300, 3), 245, np.uint8), mpp=MPP).regions
+    assert not detect(he_like(600, 500), mpp=MPP).regions
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 200), (40, 40)])
-def test_a_small_image_is_no_problem(tiny, shape):
+def test_a_small_image_is_no_problem(shape):
     pixels = he_like(200, 200)[: shape[0], : shape[1]]
-    assert detect(pixels, mpp=MPP, restorer=tiny, any_stain=True).ids.shape == shape
+    assert detect(pixels, mpp=MPP, any_stain=True).ids.shape == shape
 
 
-def test_a_higher_threshold_finds_no_more(inked, tiny):
-    areas = [np.count_nonzero(detect(inked[0], mpp=MPP, restorer=tiny, threshold=t).ids) for t in (0.3, 0.6, 0.95)]
+def test_a_higher_threshold_finds_no_more(inked):
+    areas = [np.count_nonzero(detect(inked[0], mpp=MPP, threshold=t).ids) for t in (0.3, 0.6, 0.95)]
     assert areas == sorted(areas, reverse=True) and areas[0] > 0
 
 
@@ -167,7 +143,7 @@ def test_restoring_without_a_mask_repaints_what_was_found_and_keeps_the_mask(ink
     assert content["mask"]["name"] == "out.png.mask.png" and changed.any()
     assert not changed[kept == 0].any()
     given = restore_slide(inked_png, tmp_path / "out.png.mask.png", tmp_path / "given.png", restorer=tiny,
-                          classes=[name for name in CLASSES if name != "blur"])
+                          classes=[name for name in CLASSES if name not in ("fold", "blur")])
     assert np.array_equal(np.asarray(Image.open(tmp_path / "given.png")), after)
     assert given["regions"] == content["regions"]
 
@@ -187,20 +163,39 @@ def test_a_kept_mask_of_its_own_is_no_obstacle_but_another_is(inked_png, tiny, t
     assert (tmp_path / "out.png.mask.png").read_bytes() == b"mine" and not out.exists()
 
 
-def test_blur_is_reported_but_repainted_only_when_asked(tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["fold", "blur"])
+def test_folds_and_blur_are_reported_but_repainted_only_when_asked(tiny, tmp_path, monkeypatch, capsys, name):
     from artifusion.detection import detect
 
     real = detect.detect
 
-    def only_blur(*args, **kwargs):
-        found = real(*args, **kwargs)
-        ids = found.ids.copy()
-        ids[:40, :40] = CLASSES["blur"]
+    def with_another(*args, **kwargs):
+        ids = real(*args, **kwargs).ids.copy()
+        ids[:40, :40] = CLASSES[name]
         survey = detect.Survey.of(args[0], MPP)
-        return detect.described(survey, ids, np.full_like(ids, 200))
+        return detect.detection_of(survey, ids, np.full_like(ids, 200))
 
-    monkeypatch.setattr(detect, "detect", only_blur)
+    monkeypatch.setattr(detect, "detect", with_another)
     path, out = tmp_path / "s.png", tmp_path / "out.png"
     Image.fromarray(he_like(300, 300)).save(path, dpi=(25400 / MPP, 25400 / MPP))
-    assert restore_slide(path, None, out, restorer=tiny) is None and not out.exists()
-    assert restore_slide(path, None, out, restorer=tiny, classes=["blur"])["regions"]
+    assert restore_slide(path, None, out, restorer=tiny) is None and sorted(tmp_path.iterdir()) == [path]
+    told = capsys.readouterr().err
+    assert (told.count("\n") == 1 and "1 fold" in told) or "1 blurred area" in told
+    assert "--overlay" in told and f"--classes {name}" in told
+    content = restore_slide(path, None, out, restorer=tiny, classes=[name])
+    assert content["regions"] and content["mask"]["left"] == {}
+
+
+def test_the_sidecar_counts_what_was_found_and_left(inked_png, tiny, tmp_path, monkeypatch):
+    from artifusion.detection import detect
+
+    real = detect.detect
+
+    def with_fold(*args, **kwargs):
+        ids = real(*args, **kwargs).ids.copy()
+        ids[:40, :40] = CLASSES["fold"]
+        return detect.detection_of(detect.Survey.of(args[0], MPP), ids, np.full_like(ids, 200))
+
+    monkeypatch.setattr(detect, "detect", with_fold)
+    content = restore_slide(inked_png, None, tmp_path / "out.png", restorer=tiny)
+    assert content["mask"]["left"] == {"fold": 1} and {region["class"] for region in content["regions"]} == {"pen"}

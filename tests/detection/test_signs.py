@@ -12,7 +12,7 @@ from artifusion.detection.folds import folds
 from artifusion.detection.signs import evidence, look_of
 from artifusion.detection.survey import COARSE_PX, Survey
 from artifusion.errors import SlideError
-from artifusion.geometry import Box, Size
+from artifusion.geometry import Size
 from artifusion.slide.reader import ImageSlide
 
 MPP = 1.0
@@ -21,8 +21,8 @@ MPP = 1.0
 def found_in(pixels):
     survey = Survey.of(ImageSlide(Path("made up"), pixels, "array", True, None, None, MPP), MPP)
     tiles = survey.tiles()
-    look, _ = survey.look(tiles, any_stain=False)
-    maps = survey.maps(tiles, look, more=[folds(look, MPP)])
+    look = survey.look(tiles, any_stain=False)
+    maps = survey.maps(tiles, look, folds(look, MPP))
     return [finding for finding in find(maps, MPP) if finding.score >= 0.5]
 
 
@@ -87,11 +87,11 @@ def test_maps_of_tiles_are_those_of_the_whole(tmp_path):
     pixels = np.concatenate([he_like(900, 300, seed) for seed in range(2)])
     survey = Survey.of(ImageSlide(tmp_path, pixels, "array", True, None, None, MPP), MPP)
     tiles = survey.tiles()
-    look, _ = survey.look(tiles, any_stain=False)
+    look = survey.look(tiles, any_stain=False)
     assert len(tiles) > 1
-    seen = folds(look, MPP)
-    whole = evidence(pixels, MPP, look) | seen(pixels, Box(0, 0, *survey.coarse))
-    maps = survey.maps(tiles, look, more=[seen])
+    fold_probability = folds(look, MPP)
+    whole = evidence(pixels, MPP, look) | {"fold": fold_probability(pixels)}
+    maps = survey.maps(tiles, look, fold_probability)
     assert maps.keys() == whole.keys() | {"density"}
     for kind, values in whole.items():
         assert np.abs(maps[kind] - np.clip(values * UNIT, 0, 255)).max() <= 1, kind

@@ -2,12 +2,14 @@
 
 import json
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from made_slides import MAKERS
+from painters import PINK, Flat
 from PIL import Image
 
 from artifusion.config import RestoreConfig
@@ -19,27 +21,6 @@ from artifusion.output.verify import verify_slide
 from artifusion.restoration.pipeline import restore_slide
 from artifusion.slide import tiff
 from artifusion.slide.reader import open_slide
-
-PINK = (230, 120, 180)
-
-
-class FlatPainter:
-    """Stands where a Restorer stands and paints one colour; counts what it is asked."""
-
-    multiple = 64
-    device = torch.device("cpu")
-    devices = (device,)
-    weights = SimpleNamespace(name="flat", sha256="0" * 64)
-
-    def __init__(self, fail_after=None, **config):
-        self.config = RestoreConfig(**config)
-        self.calls, self.fail_after = 0, fail_after
-
-    def restore_batch(self, images, masks, **_):
-        if self.calls == self.fail_after:
-            raise KeyboardInterrupt
-        self.calls += 1
-        return [np.where(m[..., None], np.uint8(PINK), i) for i, m in zip(images, masks, strict=True)]
 
 
 def mask_file(folder, slide_path, boxes, scale=1):
@@ -54,7 +35,7 @@ def mask_file(folder, slide_path, boxes, scale=1):
 def test_a_slide_comes_back_with_only_the_mask_painted_and_everything_declared(aperio_slide, tmp_path):
     mask = mask_file(tmp_path, aperio_slide, [(100, 100, 60), (500, 400, 90)])
     before, out = aperio_slide.read_bytes(), tmp_path / "out.svs"
-    content = restore_slide(aperio_slide, mask, out, restorer=FlatPainter())
+    content = restore_slide(aperio_slide, mask, out, restorer=Flat())
     assert aperio_slide.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mask.png", "out.svs", "out.svs.geojson", "out.svs.json"]
     assert content == json.loads((tmp_path / "out.svs.json").read_text())
@@ -69,18 +50,18 @@ def test_a_slide_comes_back_with_only_the_mask_painted_and_everything_declared(a
 def test_the_same_command_gives_the_same_bytes(aperio_slide, tmp_path):
     mask = mask_file(tmp_path, aperio_slide, [(100, 100, 200)])
     for name in ("a.svs", "b.svs"):
-        restore_slide(aperio_slide, mask, tmp_path / name, restorer=FlatPainter())
+        restore_slide(aperio_slide, mask, tmp_path / name, restorer=Flat())
     assert (tmp_path / "a.svs").read_bytes() == (tmp_path / "b.svs").read_bytes()
 
 
 def test_an_interrupted_run_leaves_no_output_and_goes_on_where_it_stopped(aperio_slide, tmp_path):
     mask = mask_file(tmp_path, aperio_slide, [(20, 20, 60), (300, 300, 60), (600, 500, 60)])
-    straight = FlatPainter(batch_size=1)
+    straight = Flat(batch_size=1)
     restore_slide(aperio_slide, mask, tmp_path / "straight.svs", restorer=straight)
     with pytest.raises(KeyboardInterrupt):
-        restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=FlatPainter(fail_after=2, batch_size=1))
+        restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=Flat(fail_after=2, batch_size=1))
     assert not (tmp_path / "out.svs").exists() and (tmp_path / "out.svs.partial").is_dir()
-    resumed = FlatPainter(batch_size=1)
+    resumed = Flat(batch_size=1)
     restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=resumed)
     assert resumed.calls == straight.calls - 2 == 1
     assert (tmp_path / "out.svs").read_bytes() == (tmp_path / "straight.svs").read_bytes()
@@ -90,15 +71,15 @@ def test_an_interrupted_run_leaves_no_output_and_goes_on_where_it_stopped(aperio
 def test_what_another_job_left_is_not_used(aperio_slide, tmp_path):
     mask = mask_file(tmp_path, aperio_slide, [(20, 20, 60), (300, 300, 60)])
     with pytest.raises(KeyboardInterrupt):
-        restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=FlatPainter(fail_after=1, batch_size=1))
-    other = FlatPainter(batch_size=1)
+        restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=Flat(fail_after=1, batch_size=1))
+    other = Flat(batch_size=1)
     restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=other, seed=5)
     assert other.calls == 2
 
 
 def test_a_region_larger_than_a_canvas_is_painted_whole(packbits_slide, tmp_path):
     mask = mask_file(tmp_path, packbits_slide, [(150, 100, 400)])
-    painter = FlatPainter(max_canvas_px=384)
+    painter = Flat(max_canvas_px=384)
     restore_slide(packbits_slide, mask, tmp_path / "out.tif", restorer=painter, lossless=True)
     assert painter.calls > 1
     with open_slide(tmp_path / "out.tif") as slide:
@@ -107,7 +88,7 @@ def test_a_region_larger_than_a_canvas_is_painted_whole(packbits_slide, tmp_path
 
 def test_a_png_keeps_every_pixel_outside_the_mask(png_image, tmp_path):
     mask = mask_file(tmp_path, png_image, [(40, 40, 30)])
-    content = restore_slide(png_image, mask, tmp_path / "out.png", restorer=FlatPainter())
+    content = restore_slide(png_image, mask, tmp_path / "out.png", restorer=Flat())
     before, after = np.asarray(Image.open(png_image)), np.asarray(Image.open(tmp_path / "out.png"))
     inside = np.zeros(before.shape[:2], bool)
     inside[40:70, 40:70] = True
@@ -117,7 +98,7 @@ def test_a_png_keeps_every_pixel_outside_the_mask(png_image, tmp_path):
 
 def test_a_strip_tiff_is_streamed_into_a_pyramid(strip_image, tmp_path):
     mask = mask_file(tmp_path, strip_image, [(10, 10, 20)], scale=4)
-    content = restore_slide(strip_image, mask, tmp_path / "out.tiff", restorer=FlatPainter())
+    content = restore_slide(strip_image, mask, tmp_path / "out.tiff", restorer=Flat())
     assert content["written"]["container"] == "re-encoded" and content["verified"]["ok"]
 
 
@@ -125,9 +106,9 @@ def test_existing_outputs_and_the_source_are_never_overwritten(png_image, tmp_pa
     mask = mask_file(tmp_path, png_image, [(40, 40, 30)])
     (tmp_path / "out.png").write_text("precious")
     with pytest.raises(OutputError, match="--overwrite"):
-        restore_slide(png_image, mask, tmp_path / "out.png", restorer=FlatPainter())
+        restore_slide(png_image, mask, tmp_path / "out.png", restorer=Flat())
     with pytest.raises(OutputError, match="source"):
-        restore_slide(png_image, mask, png_image, restorer=FlatPainter(), overwrite=True)
+        restore_slide(png_image, mask, png_image, restorer=Flat(), overwrite=True)
     assert (tmp_path / "out.png").read_text() == "precious"
 
 
@@ -136,20 +117,20 @@ def test_nothing_that_lies_beside_the_output_is_overwritten_unasked(png_image, t
     for name in ("out.png.json", "out.png.geojson", "look.png"):
         (tmp_path / name).write_text("precious")
         with pytest.raises(OutputError, match="--overwrite"):
-            restore_slide(png_image, mask, tmp_path / "out.png", restorer=FlatPainter(), preview=tmp_path / "look.png")
+            restore_slide(png_image, mask, tmp_path / "out.png", restorer=Flat(), preview=tmp_path / "look.png")
         assert (tmp_path / name).read_text() == "precious"
         (tmp_path / name).unlink()
     for preview, remedy in ((png_image, "source itself"), (mask, "mask"), (tmp_path / "out.png", "two outputs"),
                             (tmp_path / "look.xyz", "preview")):
         with pytest.raises(OutputError, match=remedy):
             restore_slide(
-                png_image, mask, tmp_path / "out.png", restorer=FlatPainter(), preview=preview, overwrite=True
+                png_image, mask, tmp_path / "out.png", restorer=Flat(), preview=preview, overwrite=True
             )
     assert not (tmp_path / "out.png").exists()
 
 
 def test_a_wrong_suffix_is_refused_before_anything_is_painted(aperio_slide, tmp_path):
-    mask, painter = mask_file(tmp_path, aperio_slide, [(40, 40, 30)]), FlatPainter()
+    mask, painter = mask_file(tmp_path, aperio_slide, [(40, 40, 30)]), Flat()
     with pytest.raises(OutputError, match="choose one of these"):
         restore_slide(aperio_slide, mask, tmp_path / "out.png", restorer=painter)
     assert painter.calls == 0 and [path.name for path in tmp_path.iterdir()] == ["mask.png"]
@@ -160,16 +141,16 @@ def test_a_kill_between_the_sidecars_and_the_slide_is_resumed(aperio_slide, tmp_
     replace = os.replace
 
     def killed(source, target):
-        if target.name == "out.svs":
+        if Path(target).name == "out.svs":
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr("artifusion.output.workspace.os.replace", killed)
+    monkeypatch.setattr("artifusion.files.os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=FlatPainter())
+        restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=Flat())
     assert (tmp_path / "out.svs.json").exists() and not (tmp_path / "out.svs").exists()
-    monkeypatch.setattr("artifusion.output.workspace.os.replace", replace)
-    again = FlatPainter()
+    monkeypatch.setattr("artifusion.files.os.replace", replace)
+    again = Flat()
     restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=again)
     assert again.calls == 0 and verify_slide(aperio_slide, tmp_path / "out.svs").ok
 
@@ -178,7 +159,7 @@ def test_a_disk_that_cannot_take_the_slide_leaves_none_and_the_run_goes_on_later
     def full(_):
         raise OSError(28, "No space left on device")
 
-    mask, out, painter = mask_file(tmp_path, aperio_slide, [(100, 100, 60)]), tmp_path / "out.svs", FlatPainter()
+    mask, out, painter = mask_file(tmp_path, aperio_slide, [(100, 100, 60)]), tmp_path / "out.svs", Flat()
     with monkeypatch.context() as patched:
         patched.setattr("artifusion.output.writer.os", SimpleNamespace(fsync=full))
         with pytest.raises(OutputError, match="No space left"):
@@ -194,7 +175,7 @@ def test_jpeg_2000_keeps_its_size_on_request(kind, tmp_path):
     mask = mask_file(tmp_path, slide, [(100, 100, 150), (500, 400, 90)])
     for same_size in (False, True):
         out = tmp_path / f"{same_size}.svs"
-        content = restore_slide(slide, mask, out, restorer=FlatPainter(), same_size=same_size)
+        content = restore_slide(slide, mask, out, restorer=Flat(), same_size=same_size)
         assert content["written"]["lossless"] is not same_size and verify_slide(slide, out).ok
         sizes[same_size] = out.stat().st_size
     assert sizes[True] < 1.02 * slide.stat().st_size and (kind != "jpeg2000" or sizes[True] < sizes[False])
@@ -215,7 +196,7 @@ def test_jpeg_2000_keeps_its_size_on_request(kind, tmp_path):
 
 def test_jpeg_2000_beside_lossy_levels_must_be_exact_unless_the_same_size_was_asked_for(tmp_path):
     slide, out = MAKERS["jpeg2000"](tmp_path), tmp_path / "out.svs"
-    content = restore_slide(slide, mask_file(tmp_path, slide, [(100, 100, 60)]), out, restorer=FlatPainter())
+    content = restore_slide(slide, mask_file(tmp_path, slide, [(100, 100, 60)]), out, restorer=Flat())
     content["written"]["lossless"] = False                    # as where another level is JPEG
     page, old = tiff.read_tiff(out).pages[0], codec_of(tiff.read_tiff(slide).pages[0], same_size=True)
     with slide.open("rb") as source, out.open("rb+") as file:
@@ -231,12 +212,12 @@ def test_the_same_size_is_refused_where_nothing_is_jpeg_2000(aperio_slide, png_i
     for source, out in ((aperio_slide, None), (png_image, None), (jpeg_2000, tmp_path / "out.tiff")):
         mask = mask_file(tmp_path, source, [(100, 100, 60)])
         with pytest.raises(ConfigError, match="leave --same-size away"):
-            restore_slide(source, mask, out, restorer=FlatPainter(), same_size=True)
+            restore_slide(source, mask, out, restorer=Flat(), same_size=True)
 
 
 def test_a_given_scale_goes_into_the_pyramid_and_is_verified(aperio_slide, tmp_path):
     mask = mask_file(tmp_path, aperio_slide, [(40, 40, 30)])
-    restore_slide(aperio_slide, mask, tmp_path / "out.tiff", restorer=FlatPainter(), mpp=0.25)
+    restore_slide(aperio_slide, mask, tmp_path / "out.tiff", restorer=Flat(), mpp=0.25)
     assert verify_slide(aperio_slide, tmp_path / "out.tiff").ok
     with open_slide(tmp_path / "out.tiff") as slide:
         assert slide.mpp == pytest.approx(0.25, rel=1e-3)
@@ -245,12 +226,12 @@ def test_a_given_scale_goes_into_the_pyramid_and_is_verified(aperio_slide, tmp_p
 def test_a_canvas_without_room_for_its_context_is_refused(aperio_slide, tmp_path):
     mask = mask_file(tmp_path, aperio_slide, [(40, 40, 30)])
     with pytest.raises(ConfigError, match="max_canvas_px"):
-        restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=FlatPainter(context_px=400))
+        restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=Flat(context_px=400))
 
 
 def test_an_enlarged_declaration_is_found(aperio_slide, tmp_path):
     mask = mask_file(tmp_path, aperio_slide, [(40, 40, 30)])
-    restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=FlatPainter())
+    restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=Flat())
     declared = json.loads((tmp_path / "out.svs.geojson").read_text())
     for side in (400, 10**9):                             # also far beyond the slide
         declared["features"][0]["geometry"] = {
@@ -285,14 +266,14 @@ def test_a_mask_without_a_gap_is_refused_by_name(png_image, tmp_path):
         Image.new("L", slide.size, 255).save(tmp_path / "mask.png")
     with pytest.raises(MaskError, match="nothing is left to paint from"):
         restore_slide(
-            png_image, tmp_path / "mask.png", tmp_path / "out.png", restorer=FlatPainter(), polarity="restore"
+            png_image, tmp_path / "mask.png", tmp_path / "out.png", restorer=Flat(), polarity="restore"
         )
     assert not (tmp_path / "out.png").exists()
 
 
 def test_the_declaration_read_back_is_the_mask(aperio_slide, tmp_path):
     mask = mask_file(tmp_path, aperio_slide, [(100, 100, 60), (161, 161, 20)])
-    restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=FlatPainter())
+    restore_slide(aperio_slide, mask, tmp_path / "out.svs", restorer=Flat())
     with open_slide(aperio_slide) as slide:
         whole = Box(0, 0, *slide.size)
         declared = read_mask(tmp_path / "out.svs.geojson", slide).read(whole)
@@ -334,7 +315,7 @@ def test_the_canvases_of_a_region_share_the_colours_around_it(tmp_path):
     Image.fromarray(selected).save(mask)
     seen = []
 
-    class Watching(FlatPainter):
+    class Watching(Flat):
         def restore_batch(self, images, masks, *, surroundings, **options):
             seen.extend(surroundings)
             return super().restore_batch(images, masks)

@@ -3,7 +3,11 @@ import os
 import pytest
 
 from artifusion.errors import OutputError, SlideError
-from artifusion.output.workspace import check_outputs, publish, resumes, workspace
+from artifusion.output.output import Output, check_outputs
+
+
+def work_on(target, job):
+    return Output(target, []).work_on(job)
 
 
 def test_outputs_that_would_do_harm_are_refused(tmp_path):
@@ -24,7 +28,7 @@ def test_outputs_that_would_do_harm_are_refused(tmp_path):
 
 
 def test_a_folder_that_may_not_be_written_to_is_refused_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr("artifusion.output.workspace.os.access",                           # the test may run as root
+    monkeypatch.setattr("artifusion.output.output.os.access",                           # the test may run as root
                         lambda path, mode: path != tmp_path / "closed")
     (tmp_path / "closed").mkdir()
     with pytest.raises(OutputError, match="no permission"):
@@ -35,17 +39,16 @@ def test_a_foreign_folder_in_the_way_is_never_removed(tmp_path):
     foreign = tmp_path / "out.svs.partial"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("precious")
-    with pytest.raises(OutputError, match="move it away"), workspace(tmp_path / "out.svs", {}):
+    with pytest.raises(OutputError, match="move it away"), work_on(tmp_path / "out.svs", {}):
         pass
     assert (foreign / "thesis.txt").read_text() == "precious"
 
 
 def test_two_runs_of_one_job_do_not_share_a_folder(tmp_path):
-    with workspace(tmp_path / "out.svs", {"a": 1}) as work:
-        assert resumes(tmp_path / "out.svs", {"a": 1}) and not resumes(tmp_path / "out.svs", {"a": 2})
-        with pytest.raises(OutputError, match="another run"), workspace(tmp_path / "out.svs", {"a": 1}):
+    with work_on(tmp_path / "out.svs", {"a": 1}) as work:
+        with pytest.raises(OutputError, match="another run"), work_on(tmp_path / "out.svs", {"a": 1}):
             pass
-        with pytest.raises(OutputError, match="another run"), workspace(tmp_path / "out.svs", {"a": 2}):
+        with pytest.raises(OutputError, match="another run"), work_on(tmp_path / "out.svs", {"a": 2}):
             pass
         assert (work / "job.json").is_file()
     assert not work.exists()
@@ -53,20 +56,20 @@ def test_two_runs_of_one_job_do_not_share_a_folder(tmp_path):
 
 def test_what_a_failed_run_left_is_kept_for_the_same_job_and_removed_for_another(tmp_path):
     target = tmp_path / "out.svs"
-    with pytest.raises(ZeroDivisionError), workspace(target, {"a": 1}) as work:
+    with pytest.raises(ZeroDivisionError), work_on(target, {"a": 1}) as work:
         (work / "patch").write_text("painted")
         raise ZeroDivisionError
-    with workspace(target, {"a": 1}) as work:
+    with work_on(target, {"a": 1}) as work:
         assert (work / "patch").exists()
-    with pytest.raises(ZeroDivisionError), workspace(target, {"a": 1}) as work:
+    with pytest.raises(ZeroDivisionError), work_on(target, {"a": 1}) as work:
         (work / "patch").write_text("painted")
         raise ZeroDivisionError
-    with workspace(target, {"a": 2}) as work:
+    with work_on(target, {"a": 2}) as work:
         assert not (work / "patch").exists()
 
 
 def test_a_damaged_source_leaves_nothing(tmp_path):
-    with pytest.raises(SlideError, match="whole copy"), workspace(tmp_path / "out.svs", {"a": 1}) as work:
+    with pytest.raises(SlideError, match="whole copy"), work_on(tmp_path / "out.svs", {"a": 1}) as work:
         (work / "patch").write_text("painted")
         raise SlideError("x.svs: get a whole copy of it")
     assert not list(tmp_path.iterdir())
@@ -75,19 +78,21 @@ def test_a_damaged_source_leaves_nothing(tmp_path):
 def test_the_last_file_is_published_last_and_an_old_one_goes_first(tmp_path, monkeypatch):
     for name in ("a.new", "slide.new", "slide"):
         (tmp_path / name).write_text(name)
+    output = Output(tmp_path / "slide", [])
     moved = []
     replace = os.replace
 
     def watched(source, target):
-        assert target.name == "publishing.json" or not (tmp_path / "slide").exists()
+        assert target.name in ("job.json", "publishing.json") or not (tmp_path / "slide").exists()
         moved.append(target.name)
         replace(source, target)
 
-    monkeypatch.setattr("artifusion.output.workspace.os.replace", watched)
-    publish(tmp_path, {}, {tmp_path / "a": tmp_path / "a.new", tmp_path / "slide": tmp_path / "slide.new"})
+    monkeypatch.setattr("artifusion.files.os.replace", watched)
+    with output.work_on({}):
+        output.publish({tmp_path / "slide": tmp_path / "slide.new", tmp_path / "a": tmp_path / "a.new"})
     assert moved[-2:] == ["a", "slide"] and (tmp_path / "slide").read_text() == "slide.new"
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path):
-    with pytest.raises(OutputError, match="written"), workspace(tmp_path / "out.svs", {}):
+    with pytest.raises(OutputError, match="written"), work_on(tmp_path / "out.svs", {}):
         raise OSError(28, "No space left on device", "patch.npy")

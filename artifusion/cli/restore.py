@@ -1,0 +1,131 @@
+"""`artifusion restore`: the masked part of a slide repainted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from artifusion.cli.detect import ANY_STAIN
+from artifusion.cli.options import MASK_FORMAT, PATH, SCALE, Number, known_classes, say_scale
+
+if TYPE_CHECKING:
+    from artifusion.config import RestoreConfig
+    from artifusion.mask.selection import MaskSelection
+    from artifusion.slide.reader import Slide
+
+
+@click.command()
+@click.argument("slide", type=PATH)
+@click.option("--mask", type=PATH,
+              help="What to repaint: an image of the slide at any scale (white = restore), GeoJSON of QuPath, or what "
+                   "GrandQC or HistoQC wrote.  [default: what `artifusion detect` finds]")
+@click.option("--classes", callback=known_classes, metavar="A,B",
+              help="Only these of fold, bubble, pen, blur, dark, dust, other.  [default: all; of what is detected, all "
+                   "but fold and blur]")
+@ANY_STAIN
+@MASK_FORMAT
+@click.option("-o", "--output", type=PATH, help="Default: NAME.restored.SUFFIX beside the slide.")
+@click.option("--weights", default="he-small", show_default=True, metavar="NAME|DIR|HUB_ID", help="The model.")
+@click.option("--config", metavar="FILE|NAME", help="Restoration settings as TOML.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:0,cuda:1",
+              help="Where to paint; several GPUs share the canvases and paint the same.  [auto: every GPU]")
+@click.option("--steps", type=click.IntRange(1, 1000), help="Evaluations per canvas.  [default: 10]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other tissue.")
+@click.option("--mpp", type=SCALE, help="um per pixel, where the slide does not tell.")
+@click.option("--grow", "grow_um", type=Number(0, 10_000), default=0.0, metavar="UM", help="Widen the mask.")
+@click.option("--mask-polarity", "polarity", type=click.Choice(["restore", "keep"]),
+              help="What white means; given explicitly, the mask may cover over half of the slide.")
+@click.option("--lossless", is_flag=True, help="What must be encoded anew: without loss.")
+@click.option("--same-size", is_flag=True,
+              help="JPEG 2000 slides: touched tiles keep about their size instead of being exact beside the mask.")
+@click.option("--batch-size", type=click.IntRange(1), help="Canvases per evaluation.  [default: 4]")
+@click.option("--adapt", "adapt_minutes", type=Number(0, min_open=True), metavar="MINUTES",
+              help="First train the weights about so long on the slide's own clean tissue, for this slide alone.")
+@click.option("--adapt-crops", type=click.IntRange(1), metavar="N",
+              help="The same for N crops: what OUTPUT.json of a run with --adapt names gives the same bytes.")
+@click.option("--preview", type=PATH, help="Also draw before / mask / after into this .png or .jpg.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("--dry-run", is_flag=True,
+              help="Print regions, canvases, evaluations and the bytes to be written; paint nothing.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def restore(
+    slide: Path, mask: Path | None, output: Path | None, classes: tuple[str, ...] | None, any_stain: bool,
+    mask_format: Any, weights: str, config: str | None, device: str, steps: int | None, seed: int, mpp: float | None,
+    grow_um: float, polarity: Any, lossless: bool, same_size: bool, batch_size: int | None, adapt_minutes: float | None,
+    adapt_crops: int | None, preview: Path | None, overwrite: bool, dry_run: bool, quiet: bool,
+) -> None:
+    """Repaint the masked part of SLIDE with tissue that a diffusion model invents.
+
+    Without --mask the artifacts are detected first, and OUTPUT.mask.png keeps what was found. Folds and blur are then
+    reported but not repainted, unless --classes names them: most of what is found as folds on large slides is normal
+    tissue. Only masked pixels change. SVS and tiled TIFF keep their container, and what the mask does not touch is
+    copied byte for byte; other formats become a pyramidal BigTIFF. Beside the output lie OUTPUT.json (what was done,
+    with which weights) and OUTPUT.geojson (the invented regions, for QuPath). An interrupted run goes on when the same
+    command is given again.
+    """
+    from artifusion.config import RestoreConfig, load_config
+
+    if adapt_minutes and adapt_crops:
+        raise click.UsageError("--adapt and --adapt-crops say the same thing twice; give one")
+    given = {key: value for key, value in {"steps": steps, "batch_size": batch_size}.items() if value is not None}
+    settings = load_config(RestoreConfig, "restore", config, **given) if config else RestoreConfig(**given)
+
+    from artifusion.slide.reader import open_slide
+
+    with open_slide(slide, mpp=mpp) as opened:
+        if opened.mpp is None and not quiet:
+            say_scale(opened, settings.default_spacing_um)
+        if dry_run:
+            if mask is None:
+                raise click.UsageError("a dry run needs a --mask; `artifusion detect SLIDE -o MASK.png` makes one")
+            if adapt_minutes or adapt_crops:
+                length = f"about {adapt_minutes:g} minutes" if adapt_minutes else f"{adapt_crops:,} crops"
+                click.echo(f"first {weights} learns from this slide's clean tissue: {length}")
+
+            from artifusion.mask.selection import MaskSelection
+
+            selection = MaskSelection(mask, polarity, grow_um, classes, mask_format)
+            say_plan(opened, selection, settings, weights, quiet)
+            say_output(opened, output, lossless, same_size)
+            return
+
+    from artifusion.restoration.pipeline import restore_slide
+    from artifusion.restorer import Restorer
+
+    restorer = Restorer.from_pretrained(weights, device, settings)
+    content = restore_slide(
+        slide, mask, output, restorer=restorer, seed=seed, mpp=mpp, polarity=polarity, grow_um=grow_um,
+        classes=classes, mask_format=mask_format, lossless=lossless, same_size=same_size, preview=preview,
+        any_stain=any_stain, adapt_minutes=adapt_minutes, adapt_crops=adapt_crops, overwrite=overwrite, quiet=quiet,
+    )
+    if content is None:
+        click.echo(f"{slide}: found nothing to restore unasked; nothing written")
+        return
+    written = (output or slide).with_name(content["output"]["name"])
+    click.echo(f"{written}: {len(content['regions'])} regions repainted and verified in {content['seconds']:.0f} s")
+
+
+def say_plan(slide: Slide, selection: MaskSelection, settings: RestoreConfig, weights: str, quiet: bool) -> None:
+    """What a restoration will paint: regions, canvases, evaluations."""
+    from artifusion.pretrained import canvas_multiple
+    from artifusion.restoration.pipeline import plan_restoration
+
+    plan = plan_restoration(slide, selection, settings, canvas_multiple(weights))
+    if not quiet:
+        click.echo(plan.mask.summary, err=True)
+    share = 100 * plan.area_px / (slide.size.width * slide.size.height)
+    click.echo(f"{len(plan.regions)} regions, {plan.area_px:,} px ({share:.2f} % of the slide)")
+    click.echo(f"{len(plan.canvases)} canvases, {settings.evaluations:,} evaluations each")
+
+
+def say_output(slide: Slide, output: Path | None, lossless: bool, same_size: bool) -> None:
+    """The file that a restoration will write, and its bytes."""
+    from artifusion.output.container import check_same_size, default_output
+    from artifusion.output.forecast import forecast
+
+    out = output or default_output(slide.path, slide)
+    if same_size:
+        check_same_size(slide, out)
+    click.echo(f"{out.name}: {forecast(slide, out, lossless)}")
