@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,10 @@ from torch import Tensor
 from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import RestoreConfig
 from artifusion.device import autocast, keep_freed_memory, resolve_devices
-from artifusion.diffusion.frame import MIN_KNOWN, Frame
+from artifusion.diffusion.frame import Frame, colour_range
 from artifusion.diffusion.inpainting import CleanKnown, NoisedKnown
 from artifusion.diffusion.reuse import EverySecondStep
-from artifusion.diffusion.sampling import STEPS, Condition, even_levels, log_snr_levels, sample, travelled
+from artifusion.diffusion.sampling import STEPS, Condition, Denoise, even_levels, log_snr_levels, sample, travelled
 from artifusion.diffusion.schedule import Schedule
 from artifusion.diffusion.views import in_views
 from artifusion.errors import DeviceError, WeightsError
@@ -25,13 +25,36 @@ from artifusion.pretrained import DEFAULT_WEIGHTS
 
 VIEW_PX, OVERLAP_PX = 1024, 128     # a larger canvas is denoised in views that overlap
 CACHED_PX = 4 * 256**2              # that a CPU evaluates at once: more fall out of its caches
-RARE = 0.005                        # share of the known pixels that may be darker, or lighter, than all that is painted
+
+
+@dataclass(frozen=True)
+class MaskedImage:
+    """One image to repaint, and what its painting depends on; `Restorer.restore_batch` explains each part."""
+
+    image: np.ndarray                   # uint8 (H, W, 3)
+    mask: np.ndarray                    # bool (H, W), True = repaint
+    key: tuple[int, ...]
+    surroundings: np.ndarray | None     # uint8 (N, 3)
+    guess: np.ndarray | None            # uint8 (H, W, 3)
+
+    def __post_init__(self) -> None:
+        image, mask, guess = self.image, self.mask, self.guess
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"an image must be uint8 (H, W, 3) RGB, got {image.dtype} {image.shape}")
+        if mask.dtype != np.bool_ or mask.shape != image.shape[:2]:
+            raise ValueError(f"a mask must be bool {image.shape[:2]} like its image, got {mask.dtype} {mask.shape}")
+        if mask.all():
+            raise ValueError("the mask covers the whole image: nothing is left to paint from")
+        if min(self.key, default=0) < 0:
+            raise ValueError(f"a key must not be negative, got {self.key}")
+        if guess is not None and guess.shape != image.shape:
+            raise ValueError(f"a guess must be {image.shape} like its image, got {guess.shape}")
 
 
 class Restorer:
     """Repaints the masked part of images of tissue.
 
-    Kept pixels come back exactly; masked pixels are generated from noise and never see what lay under the mask.
+    Kept pixels come back exactly; masked pixels are generated from noise, whatever the image shows under the mask.
     The noise of an image depends on (seed, key) and its size alone, so neither batch size nor order changes it.
     Images are painted on `device`; slides (`restore_slide`) on all `devices`, of which it is the first.
     """
@@ -91,160 +114,156 @@ class Restorer:
                 evaluations of the denoiser per image.
             seed: same seed, same result.
             mpp: um per pixel (default: the configuration's).
-            keys: non-negative numbers per image that tell its noise from the others', such as its place on the slide
-                (default: all of one size get the same noise).
+            keys: non-negative numbers per image, such as its place on the slide, that give it a noise of its own
+                (default: all images of one size get the same noise).
             surroundings: known pixels, uint8 (N, 3), to whose colours each image is relative (default: its own);
                 images that are parts of one region share theirs, so that they agree.
-            guesses: what the masked pixels of each image may look like, images like it: painting begins from these,
-                noised, instead of from noise (Meng et al. 2022, SDEdit).
-            level: the noise level to which guesses are noised, in (0, 1); only the steps below it are walked.
+            guesses: one image of the same size per image, which shows what its masked pixels may look like: painting
+                begins from the guess with noise added, instead of from noise alone (Meng et al. 2022, SDEdit).
+            level: the noise level to which noise is added to guesses, in (0, 1); only the steps below it are taken.
 
         Raises:
-            ValueError: shapes, dtypes, lengths of lists, steps, a scale, a level, a seed or keys that do not fit, or an
-                image without a known pixel.
+            ValueError: an argument has a wrong shape, dtype, length or value, or an image has no known pixel.
             WeightsError: the weights give no finite picture.
             DeviceError: not even one image fits into the GPU's memory; a batch that does not is halved.
         """
-        steps = self.config.steps if steps is None else steps
-        mpp = self.config.default_spacing_um if mpp is None else mpp
-        if not 0.01 <= mpp <= 100:
+        batch = masked_images(images, masks, keys, surroundings, guesses)
+        times = self._times(self.config.steps if steps is None else steps, None if guesses is None else level)
+        spacing_um = self.config.default_spacing_um if mpp is None else mpp
+        if not 0.01 <= spacing_um <= 100:
             raise ValueError(f"mpp must lie in 0.01 to 100 um per pixel, got {mpp}")
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
-        images, masks = [np.asarray(i) for i in images], [np.asarray(m) for m in masks]
-        if len(images) != len(masks):
-            raise ValueError(f"{len(images)} images but {len(masks)} masks")
-        for image, mask in zip(images, masks, strict=True):
-            check(image, mask)
-        names = [tuple(k) for k in keys] if keys is not None else [(0, 0)] * len(images)
-        for what, given in (("keys", names), ("surroundings", surroundings), ("guesses", guesses)):
-            if given is not None and len(given) != len(images):
-                raise ValueError(f"{len(images)} images but {len(given)} {what}")
-        if min([seed, *chain(*names)]) < 0:
-            raise ValueError(f"seed and keys must not be negative, got {seed} and {names}")
-        times = self._times(steps)
-        if guesses is not None:
-            if not 0 < level < 1 or any(g.shape != i.shape for g, i in zip(guesses, images, strict=True)):
-                raise ValueError(f"level must lie between 0 and 1, got {level}, and each guess be like its image")
-            times = [level, *(time for time in times if time < level)]
-        restored: list[np.ndarray] = [image.copy() for image in images]
-        for shape in dict.fromkeys(image.shape for image in images):
-            same = [i for i, (image, mask) in enumerate(zip(images, masks, strict=True))
-                    if image.shape == shape and mask.any()]
-            if not same:
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, got {seed}")
+        restored = [item.image.copy() for item in batch]
+        for shape in dict.fromkeys(item.image.shape for item in batch):
+            alike = [n for n, item in enumerate(batch) if item.image.shape == shape and item.mask.any()]
+            if not alike:
                 continue
-            painted = self._paint_in_memory(
-                np.stack([images[i] for i in same]),
-                np.stack([masks[i] for i in same]),
-                [names[i] for i in same],
-                [surroundings[i] for i in same] if surroundings is not None else None,
-                np.stack([guesses[i] for i in same]) if guesses is not None else None,
-                times,
-                seed,
-                mpp,
-            )
-            for i, pixels in zip(same, painted, strict=True):
-                restored[i][masks[i]] = pixels[masks[i]]
+            painted = self._paint_in_memory([batch[n] for n in alike], times, seed, spacing_um)
+            for n, pixels in zip(alike, painted, strict=True):
+                restored[n][batch[n].mask] = pixels[batch[n].mask]
         return restored
 
-    def _times(self, steps: int) -> list[float]:
-        """The noise levels that the painting walks."""
+    def _times(self, steps: int, first: float | None) -> list[float]:
+        """The noise levels along which images are painted: all of `steps`, or `first` and those below it."""
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
         levels = log_snr_levels(steps, self.schedule) if self.config.spacing == "log-snr" else even_levels(steps)
-        return travelled(levels, self.config.jump_length, self.config.jump_samples)
+        times = travelled(levels, self.config.jump_length, self.config.jump_samples)
+        if first is None:
+            return times
+        if not 0 < first < 1:
+            raise ValueError(f"level must lie between 0 and 1, got {first}")
+        return [first, *(time for time in times if time < first)]
 
     def _paint_in_memory(
-        self, images: np.ndarray, masks: np.ndarray, keys: list[tuple[int, ...]], surroundings: list[np.ndarray] | None,
-        guesses: np.ndarray | None, times: list[float], seed: int, mpp: float,
+        self, batch: Sequence[MaskedImage], times: Sequence[float], seed: int, spacing_um: float
     ) -> np.ndarray:
-        """`_paint`, in halves where the device has not the memory for all."""
+        """`_paint`, in halves where the device lacks the memory for the whole batch."""
         try:
-            return self._paint(images, masks, keys, surroundings, guesses, times, seed, mpp)
+            return self._paint(batch, times, seed, spacing_um)
         except torch.OutOfMemoryError:
-            half = len(images) // 2     # halves are painted after this block, whose end frees the tensors for them
+            half = len(batch) // 2      # halves are painted after this block, whose end frees the tensors for them
         if not half:
-            height, width = masks.shape[1:]
+            height, width = batch[0].mask.shape
             raise DeviceError(f"{self.device}: no memory for one canvas of {width} x {height} px; lower max_canvas_px "
                               "in a --config, or use --device cpu")
-        return np.concatenate([
-            self._paint_in_memory(images[part], masks[part], keys[part], surroundings and surroundings[part],
-                                  None if guesses is None else guesses[part], times, seed, mpp)
-            for part in (slice(None, half), slice(half, None))])
+        return np.concatenate([self._paint_in_memory(part, times, seed, spacing_um)
+                               for part in (batch[:half], batch[half:])])
 
     @torch.inference_mode()
-    def _paint(
-        self, images: np.ndarray, masks: np.ndarray, keys: list[tuple[int, ...]], surroundings: list[np.ndarray] | None,
-        guesses: np.ndarray | None, times: list[float], seed: int, mpp: float,
-    ) -> np.ndarray:
-        """uint8 (B, H, W, 3), bool (B, H, W) -> uint8 (B, H, W, 3), meaningful where masked."""
-        height, width = masks.shape[1:]
-        pad = ((0, 0), (0, -height % self.multiple), (0, -width % self.multiple))
-        pixels = tensor_from_images(np.pad(images, (*pad, (0, 0)), mode="symmetric")).to(self.device)
-        hole = torch.from_numpy(np.pad(masks, pad, mode="symmetric"))[:, None].float().to(self.device)
-        if surroundings:
-            colours = [tensor_from_images(near[None, None])[0, :, 0] for near in surroundings]            # (3, N) each
-            frame = Frame.stack([Frame.of_known(near[None, :, None], torch.ones(1, 1, 1, near.shape[1]))
-                                 for near in colours]).to(self.device)
-        else:
-            colours = [image[:, outside[0]] for image, outside in zip(pixels, hole == 0, strict=True)]
-            frame = Frame.of_known(pixels, 1 - hole)
-        limits = torch.stack([colour_range(near) for near in colours]).to(self.device)        # (B, 2, 3, 1, 1)
-        darkest, lightest = frame.enter(limits[:, 0]), frame.enter(limits[:, 1])
-        known = frame.enter(pixels) * (1 - hole)                                      # (B, 3, H, W)
-        spacing = torch.full((len(images),), mpp, device=self.device)
+    def _paint(self, batch: Sequence[MaskedImage], times: Sequence[float], seed: int, spacing_um: float) -> np.ndarray:
+        """Images of one size -> uint8 (B, H, W, 3), meaningful where masked."""
+        pixels = self._canvases([item.image for item in batch])                       # (B, 3, H, W)
+        masks = padded([item.mask for item in batch], self.multiple)
+        hole = torch.from_numpy(masks)[:, None].float().to(self.device)               # (B, 1, H, W)
+        frame, darkest, lightest = self._palette(batch, pixels, hole)
+        known = frame.enter(pixels) * (1 - hole)
         condition: Condition = CleanKnown(known, hole)
         if self.config.condition == "noised":
             condition = NoisedKnown(known, hole, self.schedule)
 
         def noise(number: int) -> Tensor:
-            fresh = torch.stack([gaussian((seed, number, *key), known.shape[1:]) for key in keys]).to(self.device)
-            if number or guesses is None:
-                return fresh
-            begin = frame.enter(tensor_from_images(np.pad(guesses, (*pad, (0, 0)), mode="symmetric")).to(self.device))
-            return self.schedule.add_noise(begin, torch.full_like(hole, times[0]), fresh)
+            drawn = [gaussian((seed, number, *item.key), known.shape[1:]) for item in batch]
+            return torch.stack(drawn).to(self.device)
 
+        def noise_or_start(number: int) -> Tensor:
+            guesses = [item.guess for item in batch if item.guess is not None]
+            if number or not guesses:
+                return noise(number)
+            return self.schedule.add_noise(frame.enter(self._canvases(guesses)), torch.full_like(hole, times[0]),
+                                           noise(number))
+
+        denoise = self._denoise(torch.full((len(batch),), spacing_um, device=self.device), darkest, lightest)
+        *_, x = sample(denoise, self.schedule, noise_or_start, times, STEPS[self.config.sampler], condition)
+        if not torch.isfinite(x).all():
+            raise WeightsError(f"{self.weights.name}: these weights paint no finite numbers; use others")
+        height, width = batch[0].mask.shape
+        return images_from_tensor(frame.leave(x))[:, :height, :width]
+
+    def _canvases(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Images of one size on the device, their sides padded: (B, 3, H, W) in [-1, 1]."""
+        return tensor_from_images(padded(images, self.multiple)).to(self.device)
+
+    def _palette(self, batch: Sequence[MaskedImage], pixels: Tensor, hole: Tensor) -> tuple[Frame, Tensor, Tensor]:
+        """The frame of each image, and in it the darkest and lightest colour that may be painted, (B, 3, 1, 1)."""
+        around = [item.surroundings for item in batch if item.surroundings is not None]
+        if around:
+            colours = [tensor_from_images(known[None, None])[0, :, 0] for known in around]            # (3, N) each
+            frame = Frame.of_colours(colours).to(self.device)
+        else:
+            colours = [image[:, outside[0]] for image, outside in zip(pixels, hole == 0, strict=True)]
+            frame = Frame.of_known(pixels, 1 - hole)
+        ranges = torch.stack([colour_range(known) for known in colours]).to(self.device)              # (B, 2, 3, 1, 1)
+        return frame, frame.enter(ranges[:, 0]), frame.enter(ranges[:, 1])
+
+    def _denoise(self, spacing_um: Tensor, darkest: Tensor, lightest: Tensor) -> Denoise:
+        """The denoiser for canvases of any size, its predictions within the colours that may be painted."""
         recall = EverySecondStep()
 
-        def denoise(x: Tensor, level: Tensor) -> Tensor:
+        def predict(x: Tensor, level: Tensor) -> Tensor:
             at_once = max(1, CACHED_PX // level[0].numel()) if self.device.type == "cpu" else len(x)
-            parts = (given.split(at_once) for given in (x, level, (level > 0).float(), spacing))
+            parts = (whole.split(at_once) for whole in (x, level, (level > 0).float(), spacing_um))
             with autocast(self.device):
                 predicted = torch.cat([self.denoiser(*part, recall) for part in zip(*parts, strict=True)])
             return self.schedule.x0(x, level, predicted).clamp(darkest, lightest)
 
-        in_parts = in_views(denoise, VIEW_PX, OVERLAP_PX, self.multiple)
+        predict_in_views = in_views(predict, VIEW_PX, OVERLAP_PX, self.multiple)
 
-        def everywhere(x: Tensor, level: Tensor) -> Tensor:
+        def denoise(x: Tensor, level: Tensor) -> Tensor:
             recall.begin_step(self.config.reuse)
-            return in_parts(x, level)
+            return predict_in_views(x, level)
 
-        *_, x = sample(everywhere, self.schedule, noise, times, STEPS[self.config.sampler], condition)
-        if not torch.isfinite(x).all():
-            raise WeightsError(f"{self.weights.name}: these weights paint no finite numbers; use others")
-        return images_from_tensor(frame.leave(x))[:, :height, :width]
+        return denoise
 
 
-def colour_range(pixels: Tensor) -> Tensor:
-    """Between which values each channel of known pixels (3, N) lies, but for the RARE ones at either end: (2, 3, 1, 1).
+def masked_images(
+    images: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    keys: Sequence[Sequence[int]] | None,
+    surroundings: Sequence[np.ndarray] | None,
+    guesses: Sequence[np.ndarray] | None,
+) -> list[MaskedImage]:
+    """One object for each image. Raises ValueError where lists differ in length or a part does not fit its image."""
+    nothing = [None] * len(images)
+    lists = {"masks": [np.asarray(mask) for mask in masks],
+             "keys": [(0, 0)] * len(images) if keys is None else [tuple(key) for key in keys],
+             "surroundings": nothing if surroundings is None else surroundings,
+             "guesses": nothing if guesses is None else guesses}
+    for name, parts in lists.items():
+        if len(parts) != len(images):
+            raise ValueError(f"{len(images)} images but {len(parts)} {name}")
+    return [MaskedImage(np.asarray(image), *parts) for image, *parts in zip(images, *lists.values(), strict=True)]
 
-    Nothing is painted darker or lighter than the tissue around it. Fewer than MIN_KNOWN pixels limit nothing.
-    """
-    if pixels.shape[1] < MIN_KNOWN:
-        return torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1)
-    ordered, rare = pixels.sort(dim=1).values, int(RARE * pixels.shape[1])
-    return torch.stack([ordered[:, rare], ordered[:, -1 - rare]])[..., None, None]
+
+def padded(arrays: Sequence[np.ndarray], multiple: int) -> np.ndarray:
+    """Arrays (H, W, ...) of one size as one (B, H, W, ...), mirrored beyond the edges to multiples of this many px."""
+    height, width, *rest = arrays[0].shape
+    beyond = [(0, 0), (0, -height % multiple), (0, -width % multiple), *[(0, 0) for _ in rest]]
+    return np.pad(np.stack(arrays), beyond, mode="symmetric")
 
 
 def gaussian(key: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Standard normal noise that is a function of the key alone, on every machine and device."""
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(list(key))))
     return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
-
-
-def check(image: np.ndarray, mask: np.ndarray) -> None:
-    """Raise ValueError unless image is uint8 (H, W, 3), mask bool (H, W), and some pixel is known."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"an image must be uint8 (H, W, 3) RGB, got {image.dtype} {image.shape}")
-    if mask.dtype != np.bool_ or mask.shape != image.shape[:2]:
-        raise ValueError(f"a mask must be bool {image.shape[:2]} like its image, got {mask.dtype} {mask.shape}")
-    if mask.all():
-        raise ValueError("the mask covers the whole image: nothing is left to paint from")

@@ -75,7 +75,6 @@ class Trainer:
         self.adversary = self._adversary() if config.adversarial else None
         if (run_dir / STATE).is_file():
             self._load()
-        self.parallel = group.parallel(self.denoiser)
 
     def step(self, batch: Batch, rate: float) -> dict[str, float]:
         """One optimiser step at `rate` times the peak learning rate; the "loss" of the whole batch, and its parts.
@@ -94,6 +93,7 @@ class Trainer:
         losses = self._finishing_losses(batch, rate) if self.adversary else {"loss": self._loss(batch)}
         values = {name: self.group.mean(loss.detach()).item() for name, loss in losses.items()}
         losses["loss"].backward()
+        self.group.average_gradients(self.denoiser)
         gradient_norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.clip_norm).item()
         if not math.isfinite(sum(values.values()) + gradient_norm):
             raise ArtifusionError(
@@ -118,7 +118,7 @@ class Trainer:
         if self.teacher:
             x0, noise = self.teacher.answer(x0, level, noise, spacing_um)
         with autocast(self.device):
-            predicted = self.parallel(x, level, (level > 0).float(), spacing_um)
+            predicted = self.denoiser(x, level, (level > 0).float(), spacing_um)
         return prediction_loss(predicted, x0, level, noise, self.schedule, self.config.targets.max_snr_weight)
 
     def _finishing_losses(self, batch: Batch, rate: float) -> dict[str, Tensor]:
