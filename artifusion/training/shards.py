@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from artifusion.config import Frozen, SpacingUm, describe
 from artifusion.errors import DataError, OutputError
+from artifusion.files import whole_file
 from artifusion.mask.reading import read_mask
 from artifusion.slide.reader import open_slide
 from artifusion.training.tiles import SHARD, TILE_PX, Tile, clean_tiles, cut_tiles, find_images, grid
@@ -76,8 +76,7 @@ def write_shard(
     if mask is not None and (len(images) != 1 or first.suffix.lower() == SHARD):
         raise DataError(f"a mask belongs to one slide or image, and {len(images)} files are given; name its own"
                         if len(images) != 1 else f"{first}: a mask belongs to a slide or an image; name its own")
-    part = out.with_name(f"{out.name}.part")
-    try:
+    with whole_file(out) as part:
         save_tiles(read_tiles(images, quiet) if mask is None else unmasked_tiles(first, mask), part)
         sizes = _tile_sizes(part)
         kept = _within(sizes, max_mb * 1e6 if max_mb else float("inf"))
@@ -86,12 +85,6 @@ def write_shard(
                             f"{max_mb:g} MB hold none of {len(sizes)} tiles; allow more")
         if len(kept) < len(sizes):
             _thin(part, kept)
-        os.replace(part, out)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror or error}); free some space or choose another "
-                          "place") from None
-    finally:
-        part.unlink(missing_ok=True)
     return ShardReport(len(kept), out.stat().st_size, len(sizes) - len(kept))
 
 
@@ -175,12 +168,7 @@ def _spread(keys: list[str], count: int) -> list[str]:
 
 def _thin(path: Path, kept: set[str]) -> None:
     """Rewrite a tar with some of its tiles."""
-    thin = path.with_name(f"{path.name}.thin")
-    try:
-        with tarfile.open(path) as shard, tarfile.open(thin, "w") as smaller:
-            for member in shard:
-                if member.name.rpartition(".")[0] in kept:
-                    smaller.addfile(member, shard.extractfile(member))
-        os.replace(thin, path)
-    finally:
-        thin.unlink(missing_ok=True)
+    with whole_file(path) as part, tarfile.open(path) as shard, tarfile.open(part, "w") as thinned:
+        for member in shard:
+            if member.name.rpartition(".")[0] in kept:
+                thinned.addfile(member, shard.extractfile(member))

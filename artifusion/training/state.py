@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.diffusion.frame import Frame
 from artifusion.diffusion.schedule import Schedule
 from artifusion.errors import ArtifusionError, ConfigError, WeightsError
+from artifusion.files import whole_file
 from artifusion.pixels import tensor_from_images
 from artifusion.training.adversary import Adversary, Crops
 from artifusion.training.batches import Batch
@@ -182,11 +182,11 @@ class Trainer:
         )
         if not (self.run_dir / STATE).is_file():
             (self.run_dir / CONFIG).write_text(self.config.model_dump_json(indent=2))
-        part = self.run_dir / f"{STATE}.part"
         # the record rides in the state file, so that the two can never disagree after a crash; the state comes last,
         # so that a run is never further than its weights
-        save_tensors({k: v.contiguous() for k, v in tensors.items()}, part, {"record": json.dumps(asdict(self.record))})
-        os.replace(part, self.run_dir / STATE)
+        with whole_file(self.run_dir / STATE) as part:
+            save_tensors({k: v.contiguous() for k, v in tensors.items()}, part,
+                         {"record": json.dumps(asdict(self.record))})
 
     def _modules(self) -> dict[str, nn.Module]:
         modules: dict[str, nn.Module] = {"model": self.denoiser, "ema": self.ema}
