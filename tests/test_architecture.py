@@ -50,3 +50,25 @@ def test_rooms_import_only_what_their_door_allows(path):
             assert name.split(".")[0] not in ("torch", "safetensors"), f"{room} must not import {name}"
         if room == "diffusion":
             assert name.split(".")[0] not in ("pathlib", "openslide", "tifffile", "PIL"), f"{room}: {name}"
+
+
+PUBLIC_DOORS = {            # what a user of Python calls may take more than MAX_PARAMETERS
+    "Restorer.restore_batch", "restore_slide", "plan_restoration", "adapt", "damage_slide", "evaluate"}
+MAX_LINES, MAX_PARAMETERS = 60, 8
+
+
+def functions(tree, owner=""):
+    """Every function of a module with its qualified name, methods and inner functions too."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            name = f"{owner}{node.name}"
+            if not isinstance(node, ast.ClassDef):
+                yield name, node
+            yield from functions(node, f"{name}.")
+        else:
+            yield from functions(node, owner)
+
+
+def is_command(function):
+    return any(isinstance(part, ast.Attribute) and part.attr == "command"
+               for decorator in function.decorator_list for part in ast.walk(decorator))

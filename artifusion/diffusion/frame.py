@@ -12,6 +12,7 @@ MIN_SCALE = 0.2             # of the [-1, 1] range; a canvas whose known pixels 
 MIN_KNOWN = 16              # known pixels below which the plain range serves
 GLASS = 0.75                # [-1, 1]; a pixel whose darkest channel is lighter shows glass
 MIN_TISSUE = 0.05           # of the known pixels; with less tissue the glass counts too
+RARE = 0.005                # share of the known pixels that may be darker, or lighter, than all that is painted
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,9 @@ class Frame:
         )
 
     @classmethod
-    def stack(cls, frames: Sequence[Frame]) -> Frame:
-        """One frame for a batch, of the frames of its canvases."""
+    def of_colours(cls, colours: Sequence[Tensor]) -> Frame:
+        """The frame of canvases whose known pixels are given as lists of colours: (3, N) for each canvas."""
+        frames = [cls.of_known(known[None, :, None], torch.ones(1, 1, 1, known.shape[1])) for known in colours]
         return cls(torch.cat([frame.mean for frame in frames]), torch.cat([frame.scale for frame in frames]))
 
     def to(self, device: torch.device) -> Frame:
@@ -57,3 +59,14 @@ class Frame:
     def leave(self, x: Tensor) -> Tensor:
         """The frame -> [-1, 1]."""
         return x * self.scale + self.mean
+
+
+def colour_range(colours: Tensor) -> Tensor:
+    """Darkest and lightest value of each channel of known pixels (3, N), without the RARE ones: (2, 3, 1, 1).
+
+    Nothing is painted darker or lighter than the tissue around it. Fewer than MIN_KNOWN pixels limit nothing.
+    """
+    if colours.shape[1] < MIN_KNOWN:
+        return torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1)
+    ordered, rare = colours.sort(dim=1).values, int(RARE * colours.shape[1])
+    return torch.stack([ordered[:, rare], ordered[:, -1 - rare]])[..., None, None]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from scipy import ndimage
 
 from artifusion.evidence.donors import Donor, Hole
 from artifusion.evidence.fitting import reach_px
@@ -126,7 +127,8 @@ def graft_region(slide: Slide, mask: Mask, region: Region, index: DonorIndex, re
     deep = deep_parts(own, depth, THIN * band_px)
     levels = own.astype(np.float32)
     if not deep.any() or masked.all():
-        return Grafted(box, np.zeros((*own.shape, 3), np.uint8), levels, {"verdict": "good", "score": None, "grafts": []})
+        return Grafted(box, np.zeros((*own.shape, 3), np.uint8), levels, 
+                       {"verdict": "good", "score": None, "grafts": [], "grafted_px": 0})
     hole = Hole(box, slide.read(box), deep, ~masked)
 
     def imagine(part: Hole) -> np.ndarray:
@@ -147,8 +149,7 @@ def graft_region(slide: Slide, mask: Mask, region: Region, index: DonorIndex, re
 def deep_parts(own: np.ndarray, depth: np.ndarray, least: float) -> np.ndarray:
     """The connected parts of a hole, bool (H, W), that are deeper than `least` somewhere."""
     count, parts = cv2.connectedComponents(own.astype(np.uint8), connectivity=8)
-    deepest = np.zeros(count)
-    np.maximum.at(deepest, parts.ravel(), depth.ravel())
+    deepest = ndimage.maximum(depth, parts, np.arange(count))
     return (deepest > least)[parts] & own
 
 
