@@ -16,7 +16,6 @@ from artifusion.evidence.likeness import (
     carried,
     grain,
     opponent,
-    oriented,
     reduced,
     unoriented,
 )

@@ -1,4 +1,4 @@
-"""How alike two pieces of tissue are: in colour, in the grain of their fibres, under weights and in eight orientations."""
+"""How alike pieces of tissue are: in colour and in the grain of their fibres, weighted, in eight orientations."""
 
 from __future__ import annotations
 

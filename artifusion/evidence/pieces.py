@@ -47,7 +47,9 @@ def divided(cells: np.ndarray, longest: float) -> np.ndarray:
     group is too long.
     """
     extent = float(np.ptp(cells, axis=0).max()) + 1
-    count = 1 if extent <= LONGER * longest else max(2, round(max(extent / longest, len(cells) / longest**2)))
+    count = 1
+    if extent > LONGER * longest:
+        count = max(2, round(max(extent / longest, len(cells) / longest**2)))
     points = cells.astype(np.float64)
     while True:
         centres = spread(points, count)

@@ -25,7 +25,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import cv2
@@ -34,6 +34,7 @@ import shapely
 import shapely.affinity
 from PIL import Image
 
+from artifusion.evaluation.nuclei import find_nuclei, nuclear_threshold, stains
 from artifusion.evidence import find
 from artifusion.evidence.donors import Hole, Weights, donor_pixels
 from artifusion.evidence.fitting import reach_px
@@ -41,7 +42,6 @@ from artifusion.evidence.graft import graft
 from artifusion.evidence.index import DonorIndex, in_memory
 from artifusion.evidence.likeness import blurred
 from artifusion.evidence.pieces import PIECE_UM
-from artifusion.evaluation.nuclei import find_nuclei, nuclear_threshold, stains
 from artifusion.geometry import Box
 from artifusion.mask.mask import Mask
 from artifusion.slide.tissue import tissue_mask
@@ -98,7 +98,8 @@ def trials(name: str, image: np.ndarray, mpp: float, count: int, rng: np.random.
                 for low, high, side in ((left, right, width), (top, bottom, height)))
         outline = shapely.affinity.translate(outline, x, y)
         left, top, right, bottom = (int(at) for at in outline.bounds)
-        if x == -1.0 or y == -1.0 or tissue[top // step : bottom // step + 1, left // step : right // step + 1].mean() < 0.8:
+        on = tissue[top // step : bottom // step + 1, left // step : right // step + 1]
+        if x == -1.0 or y == -1.0 or on.mean() < 0.8:
             continue
         box = Box.from_edges(left, top, right + 1, bottom + 1).expanded(reach_px(mpp) + 2)
         box = box.intersection(Box(0, 0, width, height))
@@ -137,8 +138,7 @@ def figures(filled: np.ndarray, truth: np.ndarray, hole: np.ndarray, mpp: float)
 def energies(image: np.ndarray, where: np.ndarray, mpp: float) -> list[float]:
     grey = image.astype(np.float32).mean(axis=2)
     levels = [grey, *(cv2.GaussianBlur(grey, (0, 0), um / mpp) for um in (0.5, 1, 2, 4, 8))]
-    return [float(np.square(fine - coarse)[where].mean())
-            for fine, coarse in zip(levels[1:-1], levels[2:], strict=True)]
+    return [float(np.square(fine - coarse)[where].mean()) for fine, coarse in pairwise(levels[1:])]
 
 
 def step_across(image: np.ndarray, hole: np.ndarray) -> float:
@@ -225,7 +225,7 @@ def measure(trial: Trial, image: np.ndarray, index: DonorIndex, imagine: Imagina
         for name, weights in settings().items() if donors else ():
             costs = [weights.cost(donor.fit) for donor in donors]
             rows.setdefault(name, []).append(scores[int(np.argmin(costs))])
-        rows.setdefault("donors", []).append([score | {"fit": donor.fit} for score, donor in zip(scores, donors)])
+        rows.setdefault("donors", []).append([score | {"fit": donor.fit} for score, donor in zip(scores, donors, strict=True)])
         return
     found = graft(hole, [own], imagined=expected)
     row = figures(found.pixels, truth, trial.hole, trial.mpp)

@@ -52,7 +52,7 @@ def test_what_is_known_is_carried_smoothly_into_what_is_not():
     assert np.allclose(carried(values, known), 7)
     values[:, :9] = np.arange(50)[:, None, None]
     found = carried(values, known)
-    assert np.array_equal(found[known], values[known]) and 0 <= found.min() and found.max() <= 49
+    assert np.array_equal(found[known], values[known]) and found.min() >= 0 and found.max() <= 49
 
 
 def test_grain_tells_the_direction_of_fibres():
