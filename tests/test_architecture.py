@@ -24,7 +24,8 @@ MAY = {                                                 # room -> the rooms it m
     "__main__": {"cli"},
 }
 TORCHLESS = ("slide", "mask", "output", "evidence", "damage", "cli", "pretrained", "restoration/pipeline",
-             "restoration/painting", "training/tiles", "training/shards", "training/corpus", *FLOOR)            # planning takes no seconds
+             "restoration/painting", "training/tiles", "training/shards", "training/corpus",
+             *FLOOR)                                                                       # planning takes no seconds
 
 
 def imports(path):

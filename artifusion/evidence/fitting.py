@@ -19,7 +19,9 @@ from artifusion.evidence.likeness import (
     reduced,
     unoriented,
 )
+from artifusion.evidence.score import score_of
 from artifusion.geometry import Box, Point, Size
+from artifusion.slide.tissue import BLOCK_PX, spoiled_blocks
 
 RING_UM = 12.0              # weight of known pixels in the coarse search falls to 1/e over so many um from the hole
 FITTED_UM = 6.0             # ... where a donor is judged
@@ -118,8 +120,8 @@ class Sought:
             part = Box(at[1], at[0], *self.size).slices()
             if self._fits(allowed[part]):
                 l0_box = moved(donor.l0_box, at[0] - slack, at[1] - slack, donor.orientation)
-                fit = self._fit(rgb[part], l0_box, index)._replace(edge=differences[at])
-                return replace(donor, l0_box=l0_box, fit=fit, cost=self.weights.cost(fit))
+                fit = self._fit(rgb[part], l0_box, index)._replace(edge=differences[at], spoiled=self._spoiled(rgb[part]))
+                return replace(donor, l0_box=l0_box, fit=fit, cost=self.weights.cost(fit), score=self._score(fit))
         raise AssertionError("a judged donor fits where it is")
 
     def _fit(self, rgb: np.ndarray, l0_box: Box, index: DonorIndex) -> Fit:
@@ -131,11 +133,19 @@ class Sought:
                    grain=self._mean(np.square(self._grain(donor) - self._template_grain), self._ring_small),
                    tone=float(np.square(self._tone(donor - self._template)).sum()),
                    texture=float(np.square(self._strength(donor) - self._strength(self._template)).sum()),
-                   rarity=self._rarity(rgb, index),
+                   rarity=self._rarity(rgb, index), spoiled=0.0,
                    distance=min(FAR_MM, float(off) * self.mpp / 1000) if index.own else 1.0)
 
     def _fits(self, allowed: np.ndarray) -> bool:
-        return bool(allowed[self.hole.hole | (self._ring(FITTED_UM) > 0)].all())
+        return bool(allowed[self._needed].all())
+
+    def _score(self, fit: Fit) -> float:
+        """How well a donor fits; 0 where nothing around is known."""
+        values, weight = self._template[self._ring_small > 0], self._ring_small[self._ring_small > 0, None]
+        if not weight.size:
+            return 0.0
+        away = np.square(values - (values * weight).sum(axis=0) / weight.sum())
+        return score_of(fit.ring + fit.inside / 2, float((away * weight).sum() / weight.sum()))
 
     def _ring(self, fall_um: float) -> np.ndarray:
         """Weights of the known pixels, float32 (H, W), which fall off with the distance from the hole; their sum is 1
@@ -147,6 +157,10 @@ class Sought:
     @cached_property
     def _away_um(self) -> np.ndarray:
         return distance_transform_edt(~self.hole.hole) * self.mpp
+
+    @cached_property
+    def _needed(self) -> np.ndarray:
+        return self.hole.hole | (self._ring(FITTED_UM) > 0)
 
     @cached_property
     def _template(self) -> np.ndarray:
@@ -207,6 +221,13 @@ class Sought:
         return max(0.0, float((rare * inside).sum() / inside.sum() - (usual * ring).sum() / max(ring.sum(), 1e-9)))
 
 
+    def _spoiled(self, rgb: np.ndarray) -> float:
+        inside, around = (reduced(part.astype(np.float32), BLOCK_PX) for part in (self.hole.hole, self.hole.known))
+        shares = [float((spoiled_blocks(image) * weight).sum() / max(float(weight.sum()), 1e-9))
+                  for image, weight in ((rgb, inside), (self.guess, around))] if min(self.size) >= BLOCK_PX else [0, 0]
+        return max(0.0, shares[0] - shares[1])
+
+
 def turned(down: int, right: int, orientation: int) -> Point:
     """A shift in the hole's frame as one on the slide, of a donor that lies there in an orientation."""
     for _ in range(orientation % 4):
@@ -219,12 +240,3 @@ def moved(l0_box: Box, down: int, right: int, orientation: int) -> Box:
     shift = turned(down, right, orientation)
     return l0_box._replace(x=l0_box.x + shift.x, y=l0_box.y + shift.y)
 
-
-def spread(hole: Hole, mpp: float) -> float:
-    """Mean squared distance of the known pixels around a hole from their mean, as donors are judged; 0 without any."""
-    sought = Sought.of(hole, mpp, None, Weights())
-    values, weight = sought._template[sought._seen], sought._ring_small[sought._seen]
-    if not weight.sum():
-        return 0.0
-    mean = (values * weight[:, None]).sum(axis=0) / weight.sum()
-    return float((np.square(values - mean).sum(axis=1) * weight).sum() / weight.sum())

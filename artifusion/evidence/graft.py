@@ -11,11 +11,11 @@ from scipy.ndimage import distance_transform_edt
 
 from artifusion.evidence.donors import Donor, Hole, Weights, donor_pixels
 from artifusion.evidence.find import find_donors
-from artifusion.evidence.fitting import reach_px, spread
+from artifusion.evidence.fitting import reach_px
 from artifusion.evidence.index import DonorIndex
 from artifusion.evidence.likeness import opponent, unoriented
 from artifusion.evidence.pieces import PIECE_UM, pieces
-from artifusion.evidence.score import Verdict, score_of, verdict_of
+from artifusion.evidence.score import Verdict, verdict_of
 from artifusion.evidence.tone import toned
 
 OVERLAP_UM = 15.0           # by which a piece may reach into those before it, to join where they are alike
@@ -62,7 +62,7 @@ def graft(hole: Hole, indices: Sequence[DonorIndex], *, imagined: np.ndarray | N
                             weights=weights, taken=[donor for donor in donors if donor is not None])
         donors.append(found[0] if found else None)
         areas.append(int(part.hole.sum()))
-        scores.append(score_of(found[0].fit if found else None, spread(part, mpp)))
+        scores.append(found[0].score if found else 0.0)
         if found:
             real = toned(donor_pixels(found[0], indices), part.pixels, np.ones_like(part.hole), part.known, mpp)
             allowed = unoriented(indices[found[0].source].allowed(found[0].l0_box), found[0].orientation)

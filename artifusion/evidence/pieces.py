@@ -17,9 +17,9 @@ ROUNDS = 8                  # of Lloyd's algorithm
 def pieces(hole: np.ndarray, mpp: float, longest_um: float = PIECE_UM) -> np.ndarray:
     """Which piece every pixel of a hole belongs to: int32 (H, W), from 1 in the order of filling; 0 outside.
 
-    Compact pieces about longest_um wide and high, LONGER times that at most: long thin holes are cut across, along their length. From the edge
-    inwards: the piece comes first of which the largest share of its outline is known or filled. What is hidden but not
-    in the hole counts as unknown only where it lies outside the array.
+    Compact pieces about longest_um wide and high, at most LONGER times that: long thin holes are cut across, along
+    their length. From the edge inwards: always the piece comes next of which the largest share of its outline is known
+    or filled. What is hidden but not in the hole counts as known; what lies outside the array does not.
 
     Memory: the result.
     """

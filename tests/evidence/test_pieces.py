@@ -76,11 +76,8 @@ def test_a_donor_takes_the_tone_of_its_place_and_keeps_its_detail():
 
 
 def test_verdicts_follow_the_fit():
-    from artifusion.evidence.donors import Fit
-
-    worse = [Fit(**dict.fromkeys(Fit._fields, 0.0))._replace(ring=ring, inside=ring) for ring in (0, 300, 900, 3000)]
-    scores = [score_of(fit, 200.0) for fit in worse]
-    assert scores[0] == 1 and scores == sorted(scores, reverse=True) and score_of(None, 200.0) == 0
+    scores = [score_of(difference, 200.0) for difference in (0, 300, 900, 3000)]
+    assert scores[0] == 1 and scores == sorted(scores, reverse=True) and score_of(460, 200.0) == 0.5
     assert verdict_of([0.9, 0.8], [10, 10])[1] == "good"
     assert verdict_of([0.9, 0.0], [10, 5])[1] == "doubtful"
     assert verdict_of([0.0, 0.1], [10, 5])[1] == "unrestorable"
