@@ -42,14 +42,13 @@ class Fit(NamedTuple):
 class Weights:
     """What counts how much in a donor's cost (benchmarks/quality/donors.py chose them)."""
 
-    colour: float = 3.0
     ring: float = 1.0
     edge: float = 0.3
-    inside: float = 1.0
-    grain: float = 2.0
-    tone: float = 0.0
-    texture: float = 0.0
-    rarity: float = 30.0
+    inside: float = 1.5
+    grain: float = 3.0
+    tone: float = 3.0
+    texture: float = 12.0
+    rarity: float = 100.0
     spoiled: float = 1000.0
     distance: float = 10.0
 

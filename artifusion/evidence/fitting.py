@@ -120,19 +120,21 @@ class Sought:
             part = Box(at[1], at[0], *self.size).slices()
             if self._fits(allowed[part]):
                 l0_box = moved(donor.l0_box, at[0] - slack, at[1] - slack, donor.orientation)
-                fit = self._fit(rgb[part], l0_box, index)._replace(edge=differences[at], spoiled=self._spoiled(rgb[part]))
+                fit = self._fit(rgb[part], l0_box, index)
+                fit = fit._replace(edge=differences[at], spoiled=self._spoiled(rgb[part]))
                 return replace(donor, l0_box=l0_box, fit=fit, cost=self.weights.cost(fit), score=self._score(fit))
         raise AssertionError("a judged donor fits where it is")
 
     def _fit(self, rgb: np.ndarray, l0_box: Box, index: DonorIndex) -> Fit:
         """How ill a donor's pixels, as they come to lie on the hole's box, fit; but for the edge."""
-        donor = reduced(opponent(rgb), self.step)
+        donor, ring = reduced(opponent(rgb), self.step), self._ring_small
+        tone = ((donor - self._template) * ring[..., None]).sum(axis=(0, 1)) / max(float(ring.sum()), 1e-9)
+        strength = self._strength(donor, np.ones(donor.shape[:2], bool), self._inside_small)
         off = np.hypot(l0_box.x + l0_box.width / 2 - self.centre.x, l0_box.y + l0_box.height / 2 - self.centre.y)
-        return Fit(ring=self._mean(np.square(donor - self._template), self._ring_small), edge=0.0,
+        return Fit(ring=self._mean(np.square(donor - self._template), ring), edge=0.0,
                    inside=self._mean(np.square(self._low(donor) - self._low(self._template)), self._inside_small),
-                   grain=self._mean(np.square(self._grain(donor) - self._template_grain), self._ring_small),
-                   tone=float(np.square(self._tone(donor - self._template)).sum()),
-                   texture=float(np.square(self._strength(donor) - self._strength(self._template)).sum()),
+                   grain=self._mean(np.square(self._grain(donor) - self._template_grain), ring),
+                   tone=float(np.square(tone).sum()), texture=(strength - self._template_strength) ** 2,
                    rarity=self._rarity(rgb, index), spoiled=0.0,
                    distance=min(FAR_MM, float(off) * self.mpp / 1000) if index.own else 1.0)
 
@@ -198,15 +200,14 @@ class Sought:
     def _grain(self, values: np.ndarray) -> np.ndarray:
         return grain(np.ascontiguousarray(values[..., 0]), self._seen, GRAIN_UM / (self.step * self.mpp))
 
-    def _tone(self, difference):
-        return (difference * self._ring_small[..., None]).sum(axis=(0, 1)) / max(float(self._ring_small.sum()), 1e-9)
-
-    def _strength(self, values):
-        inside = values is not self._template
-        where = np.ones(values.shape[:2], bool) if inside else self._seen
+    def _strength(self, values: np.ndarray, where: np.ndarray, weight: np.ndarray) -> float:
+        """How strong edges of brightness are, in grey levels, the weighted mean of what is seen `where`."""
         found = grain(np.ascontiguousarray(values[..., 0]), where, GRAIN_UM / (self.step * self.mpp))[..., 0]
-        weight = self._inside_small if inside else self._ring_small
-        return (found * weight).sum() / max(float(weight.sum()), 1e-9)
+        return float((found * weight).sum() / max(float(weight.sum()), 1e-9))
+
+    @cached_property
+    def _template_strength(self) -> float:
+        return self._strength(self._template, self._seen, self._ring_small)
 
     def _mean(self, squares: np.ndarray, weight: np.ndarray) -> float:
         return float((squares.sum(axis=2) * weight).sum() / max(float(weight.sum()), 1e-9))
@@ -220,12 +221,13 @@ class Sought:
         inside, ring = reduced(self.hole.hole.astype(np.float32), step), reduced(self._ring(RING_UM), step)
         return max(0.0, float((rare * inside).sum() / inside.sum() - (usual * ring).sum() / max(ring.sum(), 1e-9)))
 
-
     def _spoiled(self, rgb: np.ndarray) -> float:
+        """By which share more of a donor's inside shows ink or black rims than what is known around the hole."""
+        if min(self.size) < BLOCK_PX:
+            return 0.0
         inside, around = (reduced(part.astype(np.float32), BLOCK_PX) for part in (self.hole.hole, self.hole.known))
-        shares = [float((spoiled_blocks(image) * weight).sum() / max(float(weight.sum()), 1e-9))
-                  for image, weight in ((rgb, inside), (self.guess, around))] if min(self.size) >= BLOCK_PX else [0, 0]
-        return max(0.0, shares[0] - shares[1])
+        share = float((spoiled_blocks(rgb) * inside).sum() / max(float(inside.sum()), 1e-9))
+        return max(0.0, share - float((spoiled_blocks(self.guess) * around).sum() / max(float(around.sum()), 1e-9)))
 
 
 def turned(down: int, right: int, orientation: int) -> Point:

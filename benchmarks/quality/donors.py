@@ -213,7 +213,6 @@ def main() -> None:
         count = given.holes * (4 if image.size > 1e8 else 1)
         for trial in trials(path.stem, image, mpp, count, np.random.default_rng([given.seed, number])):
             measure(trial, image, index, imagine, given, rows)
-        import os; given.json and os.environ.get('DUMP') and given.json.write_text(json.dumps(rows.get('donors')))
     table = {name: summary(found) | {"holes": len(found)} for name, found in rows.items() if name != 'donors'}
     for name, found in table.items():
         print(f"{name:>18}", *(f"{key} {value:<7g}" for key, value in found.items()))
