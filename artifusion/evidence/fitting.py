@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
+import cv2
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
 from artifusion.evidence.donors import Donor, Fit, Hole, Place, Weights
 from artifusion.evidence.index import BINS, DonorIndex
@@ -54,6 +55,7 @@ class Sought:
     guess: np.ndarray
     mpp: float
     weights: Weights
+    _kept: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, hole: Hole, mpp: float, imagined: np.ndarray | None, weights: Weights) -> Sought:
@@ -82,11 +84,13 @@ class Sought:
 
     def coarse(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For a search at a step: template float32 (h, w, 3), weight float32 (h, w) and support bool (h, w)."""
+        if ("coarse", step) in self._kept:
+            return self._kept["coarse", step]
         ring, inside = self._ring(RING_UM), self.hole.hole / self.hole.hole.sum()
         pad = [(0, -length % step) for length in ring.shape]
-        template = reduced(np.pad(opponent(self.guess), (*pad, (0, 0)), mode="edge"), step)
+        template = opponent(reduced(np.pad(self.guess, (*pad, (0, 0)), mode="edge"), step))
         weight = reduced(np.pad(ring + INSIDE * inside, pad), step)
-        return template, weight / weight.sum() * (1 + INSIDE), weight > 0
+        return self._kept.setdefault(("coarse", step), (template, weight / weight.sum() * (1 + INSIDE), weight > 0))
 
     def judged(self, place: Place, index: DonorIndex) -> list[Donor]:
         """The donor at a place, shifted to where it fits best and judged without its edge; none if masked pixels
@@ -96,7 +100,7 @@ class Sought:
         near = box.expanded(slack)
         allowed = unoriented(index.allowed(near), place.orientation)
         rgb = unoriented(index.slide.read(near), place.orientation)
-        area = reduced(opponent(rgb), step)
+        area = opponent(reduced(rgb, step))
         area[reduced(allowed.astype(np.float32), step) < 0.999] = FORBIDDEN
         row, column, _ = best_shift(area, self._template, self._ring_small + INSIDE * self._inside_small)
         part = Box(column * step, row * step, *self.size).slices()
@@ -113,8 +117,8 @@ class Sought:
         allowed = unoriented(index.allowed(near), donor.orientation)
         rgb = unoriented(index.slide.read(near), donor.orientation)
         rows, columns, weight = self._edge
-        wanted, pixels = opponent(self.guess[rows, columns]), opponent(rgb)
-        differences = {(down, right): float((np.square(pixels[rows + down, columns + right] - wanted).sum(axis=1)
+        wanted = opponent(self.guess[rows, columns])
+        differences = {(down, right): float((np.square(opponent(rgb[rows + down, columns + right]) - wanted).sum(axis=1)
                                              * weight).sum()) for down, right in np.ndindex(*[2 * slack + 1] * 2)}
         for at in sorted(differences, key=lambda at: (differences[at], np.hypot(at[0] - slack, at[1] - slack))):
             part = Box(at[1], at[0], *self.size).slices()
@@ -127,7 +131,7 @@ class Sought:
 
     def _fit(self, rgb: np.ndarray, l0_box: Box, index: DonorIndex) -> Fit:
         """How ill a donor's pixels, as they come to lie on the hole's box, fit; but for the edge."""
-        donor, ring = reduced(opponent(rgb), self.step), self._ring_small
+        donor, ring = opponent(reduced(rgb, self.step)), self._ring_small
         tone = ((donor - self._template) * ring[..., None]).sum(axis=(0, 1)) / max(float(ring.sum()), 1e-9)
         strength = self._strength(donor, np.ones(donor.shape[:2], bool), self._inside_small)
         off = np.hypot(l0_box.x + l0_box.width / 2 - self.centre.x, l0_box.y + l0_box.height / 2 - self.centre.y)
@@ -152,13 +156,15 @@ class Sought:
     def _ring(self, fall_um: float) -> np.ndarray:
         """Weights of the known pixels, float32 (H, W), which fall off with the distance from the hole; their sum is 1
         where any pixel is known."""
+        if fall_um in self._kept:
+            return self._kept[fall_um]
         weight = np.exp(-np.square(self._away_um / fall_um)) * self.hole.known
         weight[weight < NO_WEIGHT] = 0
-        return (weight / max(weight.sum(), 1e-9)).astype(np.float32)
+        return self._kept.setdefault(fall_um, (weight / max(weight.sum(), 1e-9)).astype(np.float32))
 
     @cached_property
     def _away_um(self) -> np.ndarray:
-        return distance_transform_edt(~self.hole.hole) * self.mpp
+        return cv2.distanceTransform((~self.hole.hole).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) * self.mpp
 
     @cached_property
     def _needed(self) -> np.ndarray:
@@ -166,7 +172,7 @@ class Sought:
 
     @cached_property
     def _template(self) -> np.ndarray:
-        return reduced(opponent(self.guess), self.step)
+        return opponent(reduced(self.guess, self.step))
 
     @cached_property
     def _ring_small(self) -> np.ndarray:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
 from artifusion.evidence.donors import Donor, Hole, Weights, donor_pixels
 from artifusion.evidence.find import find_donors
@@ -80,7 +79,7 @@ def eaten(real: np.ndarray, pixels: np.ndarray, hole: np.ndarray, before: np.nda
     real, pixels: uint8 (H, W, 3), the new piece's and what lies there; hole: the new piece; before: earlier pieces,
     where the new one has pixels too. The joint is a watershed of how alike they are, within OVERLAP_UM of the piece.
     """
-    away = distance_transform_edt(~hole)
+    away = cv2.distanceTransform((~hole).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     band = before & (away <= OVERLAP_UM / mpp)
     if not band.any():
         return band

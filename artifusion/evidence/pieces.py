@@ -27,7 +27,7 @@ def pieces(hole: np.ndarray, mpp: float, longest_um: float = PIECE_UM) -> np.nda
         return np.zeros(hole.shape, np.int32)
     step = max(1, int(longest_um / GRID / mpp))
     pad = [(0, -length % step) for length in hole.shape]
-    small = reduced(np.pad(hole, pad).astype(np.uint8), step) > 0
+    small = reduced(np.pad(hole, pad).astype(np.float32), step) > 0
     cells = np.argwhere(small)
     nearest = np.zeros(small.shape, np.int32)
     nearest[tuple(cells.T)] = divided(cells, longest_um / (step * mpp)) + 1
