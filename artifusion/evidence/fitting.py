@@ -126,7 +126,8 @@ class Sought:
                 l0_box = moved(donor.l0_box, at[0] - slack, at[1] - slack, donor.orientation)
                 fit = self._fit(rgb[part], l0_box, index)
                 fit = fit._replace(edge=differences[at], spoiled=self._spoiled(rgb[part]))
-                return replace(donor, l0_box=l0_box, fit=fit, cost=self.weights.cost(fit), score=self._score(fit))
+                score = score_of(fit) if self.hole.known.any() else 0.0
+                return replace(donor, l0_box=l0_box, fit=fit, cost=self.weights.cost(fit), score=score)
         raise AssertionError("a judged donor fits where it is")
 
     def _fit(self, rgb: np.ndarray, l0_box: Box, index: DonorIndex) -> Fit:
@@ -144,14 +145,6 @@ class Sought:
 
     def _fits(self, allowed: np.ndarray) -> bool:
         return bool(allowed[self._needed].all())
-
-    def _score(self, fit: Fit) -> float:
-        """How well a donor fits; 0 where nothing around is known."""
-        values, weight = self._template[self._ring_small > 0], self._ring_small[self._ring_small > 0, None]
-        if not weight.size:
-            return 0.0
-        away = np.square(values - (values * weight).sum(axis=0) / weight.sum())
-        return score_of(fit.ring + fit.inside / 2, float((away * weight).sum() / weight.sum()))
 
     def _ring(self, fall_um: float) -> np.ndarray:
         """Weights of the known pixels, float32 (H, W), which fall off with the distance from the hole; their sum is 1

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from artifusion.evidence.donors import Fit
+
 Verdict = Literal["good", "doubtful", "unrestorable"]
 GOOD, DOUBTFUL = 0.4, 0.2   # least scores
-NOISE = 60.0                # squared grey levels: noise and compression, in glass too
+HALF = 250.0                # misfit that scores 0.5; half of the holes in the training folders stay below 120
 FEW, MANY = 0.1, 0.5        # share of a region that bad pieces may cover
 
 
-def score_of(difference: float, spread: float) -> float:
+def score_of(fit: Fit) -> float:
     """0 (nothing fits) to 1 (as if it had grown there).
 
-    difference: mean squared distance of what a donor brings to what should be there. spread: mean squared distance of
-    the pixels that should be there from their mean. Unrelated pixels of the same tissue differ by twice their spread:
-    this is what a donor of the right kind can reach where nothing continues, and scores 0.5.
+    From what tells how far a fill is from the truth on holes of the training folders: its inside against what was
+    imagined, its tone, its texture (rank correlation with the error of colour - 0.64). How well its outline fits
+    tells less: where tissue varies much everything fits ill, and the eye does not mind.
     """
-    return 1 / (1 + (difference / (2 * spread + NOISE)) ** 2)
+    return 1 / (1 + (fit.inside + 2 * fit.tone + 6 * fit.texture) / HALF)
 
 
 def verdict_of(scores: Sequence[float], areas_px: Sequence[int]) -> tuple[float, Verdict]:
