@@ -23,8 +23,9 @@ MAY = {                                                 # room -> the rooms it m
     "cli": {"slide", "mask", "output", "damage", "detection", "training", "restoration", "evaluation"} | RESTORER,
     "__main__": {"cli"},
 }
-TORCHLESS = ("slide", "mask", "output", "evidence", "damage", "cli", "pretrained", "restoration/pipeline", "restoration/painting",
-             "training/tiles", "training/shards", "training/corpus", *FLOOR)            # planning takes no seconds
+TORCHLESS = ("slide", "mask", "output", "evidence", "damage", "cli", "pretrained", "restoration/pipeline",
+             "restoration/painting", "training/tiles", "training/shards", "training/corpus",
+             *FLOOR)                                                                       # planning takes no seconds
 
 
 def imports(path):

@@ -14,7 +14,7 @@ from artifusion.geometry import Box, Size
 
 
 class Fit(NamedTuple):
-    """How ill a donor fits; 0 is a perfect fit. Squared grey levels, but for the last two.
+    """How ill a donor fits; 0 is a perfect fit. Squared grey levels, but for the last three.
 
     ring: its surroundings against the hole's, at about 1 um per pixel.
     edge: the same pixel by pixel, close to the hole.
@@ -23,6 +23,7 @@ class Fit(NamedTuple):
     texture: how much stronger or weaker edges are inside it than around the hole.
     grain: the strength and direction of the fibres around it against those around the hole.
     rarity: by how many nats its colours are rarer on the slide than those around the hole.
+    spoiled: by which share more of it shows ink or black rims than what lies around the hole.
     distance: mm from the hole; 1 for another image.
     """
 
@@ -33,6 +34,7 @@ class Fit(NamedTuple):
     tone: float
     texture: float
     rarity: float
+    spoiled: float
     distance: float
 
 
@@ -40,14 +42,14 @@ class Fit(NamedTuple):
 class Weights:
     """What counts how much in a donor's cost (benchmarks/quality/donors.py chose them)."""
 
-    colour: float = 3.0
     ring: float = 1.0
     edge: float = 0.3
-    inside: float = 1.0
-    grain: float = 2.0
-    tone: float = 0.0
-    texture: float = 0.0
-    rarity: float = 30.0
+    inside: float = 1.5
+    grain: float = 3.0
+    tone: float = 3.0
+    texture: float = 12.0
+    rarity: float = 100.0
+    spoiled: float = 1000.0
     distance: float = 10.0
 
     def cost(self, fit: Fit) -> float:
@@ -62,6 +64,7 @@ class Donor:
     l0_box: where they are, on the slide and in the slide's own orientation.
     orientation: how they lie there: `unoriented` by it they lie as the hole does.
     source: which of the indices they come from.
+    score: how well they fit, 0 to 1 (`score_of`).
     """
 
     hole_box: Box
@@ -70,6 +73,7 @@ class Donor:
     source: int
     cost: float
     fit: Fit
+    score: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
+import cv2
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
 from artifusion.evidence.donors import Donor, Fit, Hole, Place, Weights
 from artifusion.evidence.index import BINS, DonorIndex
@@ -19,7 +20,9 @@ from artifusion.evidence.likeness import (
     reduced,
     unoriented,
 )
+from artifusion.evidence.score import score_of
 from artifusion.geometry import Box, Point, Size
+from artifusion.slide.tissue import BLOCK_PX, spoiled_blocks
 
 RING_UM = 12.0              # weight of known pixels in the coarse search falls to 1/e over so many um from the hole
 FITTED_UM = 6.0             # ... where a donor is judged
@@ -52,6 +55,7 @@ class Sought:
     guess: np.ndarray
     mpp: float
     weights: Weights
+    _kept: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, hole: Hole, mpp: float, imagined: np.ndarray | None, weights: Weights) -> Sought:
@@ -80,11 +84,13 @@ class Sought:
 
     def coarse(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For a search at a step: template float32 (h, w, 3), weight float32 (h, w) and support bool (h, w)."""
+        if ("coarse", step) in self._kept:
+            return self._kept["coarse", step]
         ring, inside = self._ring(RING_UM), self.hole.hole / self.hole.hole.sum()
         pad = [(0, -length % step) for length in ring.shape]
-        template = reduced(np.pad(opponent(self.guess), (*pad, (0, 0)), mode="edge"), step)
+        template = opponent(reduced(np.pad(self.guess, (*pad, (0, 0)), mode="edge"), step))
         weight = reduced(np.pad(ring + INSIDE * inside, pad), step)
-        return template, weight / weight.sum() * (1 + INSIDE), weight > 0
+        return self._kept.setdefault(("coarse", step), (template, weight / weight.sum() * (1 + INSIDE), weight > 0))
 
     def judged(self, place: Place, index: DonorIndex) -> list[Donor]:
         """The donor at a place, shifted to where it fits best and judged without its edge; none if masked pixels
@@ -94,7 +100,7 @@ class Sought:
         near = box.expanded(slack)
         allowed = unoriented(index.allowed(near), place.orientation)
         rgb = unoriented(index.slide.read(near), place.orientation)
-        area = reduced(opponent(rgb), step)
+        area = opponent(reduced(rgb, step))
         area[reduced(allowed.astype(np.float32), step) < 0.999] = FORBIDDEN
         row, column, _ = best_shift(area, self._template, self._ring_small + INSIDE * self._inside_small)
         part = Box(column * step, row * step, *self.size).slices()
@@ -111,46 +117,55 @@ class Sought:
         allowed = unoriented(index.allowed(near), donor.orientation)
         rgb = unoriented(index.slide.read(near), donor.orientation)
         rows, columns, weight = self._edge
-        wanted, pixels = opponent(self.guess[rows, columns]), opponent(rgb)
-        differences = {(down, right): float((np.square(pixels[rows + down, columns + right] - wanted).sum(axis=1)
+        wanted = opponent(self.guess[rows, columns])
+        differences = {(down, right): float((np.square(opponent(rgb[rows + down, columns + right]) - wanted).sum(axis=1)
                                              * weight).sum()) for down, right in np.ndindex(*[2 * slack + 1] * 2)}
         for at in sorted(differences, key=lambda at: (differences[at], np.hypot(at[0] - slack, at[1] - slack))):
             part = Box(at[1], at[0], *self.size).slices()
             if self._fits(allowed[part]):
                 l0_box = moved(donor.l0_box, at[0] - slack, at[1] - slack, donor.orientation)
-                fit = self._fit(rgb[part], l0_box, index)._replace(edge=differences[at])
-                return replace(donor, l0_box=l0_box, fit=fit, cost=self.weights.cost(fit))
+                fit = self._fit(rgb[part], l0_box, index)
+                fit = fit._replace(edge=differences[at], spoiled=self._spoiled(rgb[part]))
+                score = score_of(fit) if self.hole.known.any() else 0.0
+                return replace(donor, l0_box=l0_box, fit=fit, cost=self.weights.cost(fit), score=score)
         raise AssertionError("a judged donor fits where it is")
 
     def _fit(self, rgb: np.ndarray, l0_box: Box, index: DonorIndex) -> Fit:
         """How ill a donor's pixels, as they come to lie on the hole's box, fit; but for the edge."""
-        donor = reduced(opponent(rgb), self.step)
+        donor, ring = opponent(reduced(rgb, self.step)), self._ring_small
+        tone = ((donor - self._template) * ring[..., None]).sum(axis=(0, 1)) / max(float(ring.sum()), 1e-9)
+        strength = self._strength(donor, np.ones(donor.shape[:2], bool), self._inside_small)
         off = np.hypot(l0_box.x + l0_box.width / 2 - self.centre.x, l0_box.y + l0_box.height / 2 - self.centre.y)
-        return Fit(ring=self._mean(np.square(donor - self._template), self._ring_small), edge=0.0,
+        return Fit(ring=self._mean(np.square(donor - self._template), ring), edge=0.0,
                    inside=self._mean(np.square(self._low(donor) - self._low(self._template)), self._inside_small),
-                   grain=self._mean(np.square(self._grain(donor) - self._template_grain), self._ring_small),
-                   tone=float(np.square(self._tone(donor - self._template)).sum()),
-                   texture=float(np.square(self._strength(donor) - self._strength(self._template)).sum()),
-                   rarity=self._rarity(rgb, index),
+                   grain=self._mean(np.square(self._grain(donor) - self._template_grain), ring),
+                   tone=float(np.square(tone).sum()), texture=(strength - self._template_strength) ** 2,
+                   rarity=self._rarity(rgb, index), spoiled=0.0,
                    distance=min(FAR_MM, float(off) * self.mpp / 1000) if index.own else 1.0)
 
     def _fits(self, allowed: np.ndarray) -> bool:
-        return bool(allowed[self.hole.hole | (self._ring(FITTED_UM) > 0)].all())
+        return bool(allowed[self._needed].all())
 
     def _ring(self, fall_um: float) -> np.ndarray:
         """Weights of the known pixels, float32 (H, W), which fall off with the distance from the hole; their sum is 1
         where any pixel is known."""
+        if fall_um in self._kept:
+            return self._kept[fall_um]
         weight = np.exp(-np.square(self._away_um / fall_um)) * self.hole.known
         weight[weight < NO_WEIGHT] = 0
-        return (weight / max(weight.sum(), 1e-9)).astype(np.float32)
+        return self._kept.setdefault(fall_um, (weight / max(weight.sum(), 1e-9)).astype(np.float32))
 
     @cached_property
     def _away_um(self) -> np.ndarray:
-        return distance_transform_edt(~self.hole.hole) * self.mpp
+        return cv2.distanceTransform((~self.hole.hole).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) * self.mpp
+
+    @cached_property
+    def _needed(self) -> np.ndarray:
+        return self.hole.hole | (self._ring(FITTED_UM) > 0)
 
     @cached_property
     def _template(self) -> np.ndarray:
-        return reduced(opponent(self.guess), self.step)
+        return opponent(reduced(self.guess, self.step))
 
     @cached_property
     def _ring_small(self) -> np.ndarray:
@@ -184,15 +199,14 @@ class Sought:
     def _grain(self, values: np.ndarray) -> np.ndarray:
         return grain(np.ascontiguousarray(values[..., 0]), self._seen, GRAIN_UM / (self.step * self.mpp))
 
-    def _tone(self, difference):
-        return (difference * self._ring_small[..., None]).sum(axis=(0, 1)) / max(float(self._ring_small.sum()), 1e-9)
-
-    def _strength(self, values):
-        inside = values is not self._template
-        where = np.ones(values.shape[:2], bool) if inside else self._seen
+    def _strength(self, values: np.ndarray, where: np.ndarray, weight: np.ndarray) -> float:
+        """How strong edges of brightness are, in grey levels, the weighted mean of what is seen `where`."""
         found = grain(np.ascontiguousarray(values[..., 0]), where, GRAIN_UM / (self.step * self.mpp))[..., 0]
-        weight = self._inside_small if inside else self._ring_small
-        return (found * weight).sum() / max(float(weight.sum()), 1e-9)
+        return float((found * weight).sum() / max(float(weight.sum()), 1e-9))
+
+    @cached_property
+    def _template_strength(self) -> float:
+        return self._strength(self._template, self._seen, self._ring_small)
 
     def _mean(self, squares: np.ndarray, weight: np.ndarray) -> float:
         return float((squares.sum(axis=2) * weight).sum() / max(float(weight.sum()), 1e-9))
@@ -205,6 +219,14 @@ class Sought:
         rare, usual = (index.rarity[tuple(np.moveaxis(each, 2, 0))] for each in (cells, here))
         inside, ring = reduced(self.hole.hole.astype(np.float32), step), reduced(self._ring(RING_UM), step)
         return max(0.0, float((rare * inside).sum() / inside.sum() - (usual * ring).sum() / max(ring.sum(), 1e-9)))
+
+    def _spoiled(self, rgb: np.ndarray) -> float:
+        """By which share more of a donor's inside shows ink or black rims than what is known around the hole."""
+        if min(self.size) < BLOCK_PX:
+            return 0.0
+        inside, around = (reduced(part.astype(np.float32), BLOCK_PX) for part in (self.hole.hole, self.hole.known))
+        share = float((spoiled_blocks(rgb) * inside).sum() / max(float(inside.sum()), 1e-9))
+        return max(0.0, share - float((spoiled_blocks(self.guess) * around).sum() / max(float(around.sum()), 1e-9)))
 
 
 def turned(down: int, right: int, orientation: int) -> Point:
@@ -219,12 +241,3 @@ def moved(l0_box: Box, down: int, right: int, orientation: int) -> Box:
     shift = turned(down, right, orientation)
     return l0_box._replace(x=l0_box.x + shift.x, y=l0_box.y + shift.y)
 
-
-def spread(hole: Hole, mpp: float) -> float:
-    """Mean squared distance of the known pixels around a hole from their mean, as donors are judged; 0 without any."""
-    sought = Sought.of(hole, mpp, None, Weights())
-    values, weight = sought._template[sought._seen], sought._ring_small[sought._seen]
-    if not weight.sum():
-        return 0.0
-    mean = (values * weight[:, None]).sum(axis=0) / weight.sum()
-    return float((np.square(values - mean).sum(axis=1) * weight).sum() / weight.sum())

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from artifusion.evidence.donors import Donor, Hole, Weights, donor_pixels
 from artifusion.evidence.find import find_donors
-from artifusion.evidence.fitting import reach_px, spread
+from artifusion.evidence.fitting import reach_px
 from artifusion.evidence.index import DonorIndex
+from artifusion.evidence.likeness import opponent, unoriented
 from artifusion.evidence.pieces import PIECE_UM, pieces
-from artifusion.evidence.score import Verdict, score_of, verdict_of
+from artifusion.evidence.score import Verdict, verdict_of
 from artifusion.evidence.tone import toned
+
+OVERLAP_UM = 15.0           # by which a piece may reach into those before it, to join where they are alike
+SEAM_UM = 1.0               # blur under which that is seen
 
 Imagine = Callable[[Hole], np.ndarray]
 """A piece of a hole with what is known around it -> what it may look like: uint8 (H, W, 3), an expectation."""
@@ -25,7 +30,7 @@ class Graft:
 
     Attributes:
         pixels: uint8 (H, W, 3), the hole's with its grafts; what found no donor is as it was.
-        pieces: int32 (H, W), the piece that each pixel belongs to, from 1; 0 outside the hole.
+        pieces: int32 (H, W), the piece that each pixel comes from, from 1; 0 outside the hole.
         donors: of piece n at n - 1; None where nothing fits.
         scores: how well each piece was filled, 0 to 1.
         score, verdict: of all together.
@@ -40,10 +45,11 @@ class Graft:
 
 
 def graft(hole: Hole, indices: Sequence[DonorIndex], *, imagine: Imagine | None = None, seed: int = 0,
-          weights: Weights | None = None, longest_um: float = PIECE_UM, tone: bool = True) -> Graft:
+          weights: Weights | None = None, longest_um: float = PIECE_UM) -> Graft:
     """A hole filled with the slide's own tissue; each piece is fitted to what was grafted before it.
 
-    `imagine` gives what may look like the inside of a piece; other arguments as those of `find_donors`. Memory: the hole's pixels and those of one piece in float32 a few times.
+    `imagine` shows what may lie in a piece (default: its surroundings, smoothed); other arguments as those of
+    `find_donors`. Memory: the hole's pixels, and those of one piece in float32 a few times.
     """
     mpp = indices[0].mpp
     numbers = pieces(hole.hole, mpp, longest_um)
@@ -59,11 +65,32 @@ def graft(hole: Hole, indices: Sequence[DonorIndex], *, imagine: Imagine | None 
                             weights=weights, taken=[donor for donor in donors if donor is not None])
         donors.append(found[0] if found else None)
         areas.append(int(part.hole.sum()))
-        scores.append(score_of(found[0].fit if found else None, spread(part, mpp)))
+        scores.append(found[0].score if found else 0.0)
         if found:
-            real = donor_pixels(found[0], indices)
-            real = toned(real, part.pixels, part.hole, part.known, mpp) if tone else real
-            pixels[at][part.hole] = real[part.hole]
-            known[at][part.hole] = True
+            real = toned(donor_pixels(found[0], indices), part.pixels, np.ones_like(part.hole), part.known, mpp)
+            allowed = unoriented(indices[found[0].source].allowed(found[0].l0_box), found[0].orientation)
+            before = hole.hole[at] & part.known & allowed
+            new = part.hole | eaten(real, part.pixels, part.hole, before, mpp)
+            pixels[at][new] = real[new]
+            known[at][new], numbers[at][new] = True, number
     score, verdict = verdict_of(scores, areas)
     return Graft(pixels, numbers, tuple(donors), tuple(scores), score, verdict)
+
+
+def eaten(real: np.ndarray, pixels: np.ndarray, hole: np.ndarray, before: np.ndarray, mpp: float) -> np.ndarray:
+    """Which pixels of earlier pieces, bool (H, W), a new one takes so that the joint runs where both are alike.
+
+    real, pixels: uint8 (H, W, 3), the new piece's and what lies there; hole: the new piece; before: earlier pieces,
+    where the new one has pixels too. The joint is a watershed of how alike they are, within OVERLAP_UM of the piece.
+    """
+    away = cv2.distanceTransform((~hole).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    band = before & (away <= OVERLAP_UM / mpp)
+    if not band.any():
+        return band
+    from skimage.segmentation import watershed
+
+    differences = np.square(opponent(real) - opponent(pixels)).sum(axis=2)
+    differences = np.sqrt(cv2.GaussianBlur(differences, (0, 0), max(0.5, SEAM_UM / mpp)))
+    markers = np.where(hole, 1, np.where(before & ~band, 2, 0))
+    markers[band & (away > OVERLAP_UM / mpp - 1.5)] = 2                 # also where nothing lies behind the band
+    return (watershed(-differences, markers, mask=hole | before) == 1) & band

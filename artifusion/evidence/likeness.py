@@ -1,4 +1,4 @@
-"""How alike two pieces of tissue are: in colour, in the grain of their fibres, under weights and in eight orientations."""
+"""How alike pieces of tissue are: in colour and in the grain of their fibres, weighted, in eight orientations."""
 
 from __future__ import annotations
 
@@ -37,12 +37,15 @@ def opponent(rgb: np.ndarray) -> np.ndarray:
 
 
 def reduced(values: np.ndarray, step: int) -> np.ndarray:
-    """Means of squares of `step` pixels: (H, W, ...) -> float32 (H / step, W / step, ...); what is left over is cut."""
-    if step == 1:
-        return np.ascontiguousarray(values, np.float32)
-    size = Size(max(1, values.shape[1] // step), max(1, values.shape[0] // step))
-    cut = np.ascontiguousarray(values[: size.height * step, : size.width * step])
-    return cv2.resize(cut.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    """Means of squares of `step` pixels: (H, W, ...) -> float32 (H / step, W / step, ...); what is left over is cut.
+
+    uint8 goes through rounded means, in a fifth of the time.
+    """
+    if step > 1:
+        size = Size(max(1, values.shape[1] // step), max(1, values.shape[0] // step))
+        cut = np.ascontiguousarray(values[: size.height * step, : size.width * step])
+        values = cv2.resize(cut, size, interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(values, np.float32)
 
 
 def blurred(values: np.ndarray, known: np.ndarray, sigma_px: float) -> np.ndarray:

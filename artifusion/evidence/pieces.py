@@ -17,9 +17,9 @@ ROUNDS = 8                  # of Lloyd's algorithm
 def pieces(hole: np.ndarray, mpp: float, longest_um: float = PIECE_UM) -> np.ndarray:
     """Which piece every pixel of a hole belongs to: int32 (H, W), from 1 in the order of filling; 0 outside.
 
-    Compact pieces about longest_um wide and high, LONGER times that at most: long thin holes are cut across, along their length. From the edge
-    inwards: the piece comes first of which the largest share of its outline is known or filled. What is hidden but not
-    in the hole counts as unknown only where it lies outside the array.
+    Compact pieces about longest_um wide and high, at most LONGER times that: long thin holes are cut across, along
+    their length. From the edge inwards: always the piece comes next of which the largest share of its outline is known
+    or filled. What is hidden but not in the hole counts as known; what lies outside the array does not.
 
     Memory: the result.
     """
@@ -27,7 +27,7 @@ def pieces(hole: np.ndarray, mpp: float, longest_um: float = PIECE_UM) -> np.nda
         return np.zeros(hole.shape, np.int32)
     step = max(1, int(longest_um / GRID / mpp))
     pad = [(0, -length % step) for length in hole.shape]
-    small = reduced(np.pad(hole, pad).astype(np.uint8), step) > 0
+    small = reduced(np.pad(hole, pad).astype(np.float32), step) > 0
     cells = np.argwhere(small)
     nearest = np.zeros(small.shape, np.int32)
     nearest[tuple(cells.T)] = divided(cells, longest_um / (step * mpp)) + 1
@@ -47,7 +47,9 @@ def divided(cells: np.ndarray, longest: float) -> np.ndarray:
     group is too long.
     """
     extent = float(np.ptp(cells, axis=0).max()) + 1
-    count = 1 if extent <= LONGER * longest else max(2, round(max(extent / longest, len(cells) / longest**2)))
+    count = 1
+    if extent > LONGER * longest:
+        count = max(2, round(max(extent / longest, len(cells) / longest**2)))
     points = cells.astype(np.float64)
     while True:
         centres = spread(points, count)

@@ -8,28 +8,26 @@ from typing import Literal
 from artifusion.evidence.donors import Fit
 
 Verdict = Literal["good", "doubtful", "unrestorable"]
-GOOD, DOUBTFUL = 0.5, 0.2
+GOOD, DOUBTFUL = 0.4, 0.2   # least scores
+HALF = 250.0                # misfit that scores 0.5; half of the holes in the training folders stay below 120
+FEW, MANY = 0.1, 0.5        # share of a region that bad pieces may cover
 
 
-def score_of(fit: Fit | None, spread: float) -> float:
-    """0 (nothing fits) to 1 (fits as if it had grown there).
+def score_of(fit: Fit) -> float:
+    """0 (nothing fits) to 1 (as if it had grown there).
 
-    The difference of the surroundings over that of unrelated pixels of their own kind, whose spread (mean squared
-    distance from their mean) is given: as well as chance within the same tissue is 0.5 and counts as good.
+    From what tells how far a fill is from the truth on holes of the training folders: its inside against what was
+    imagined, its tone, its texture (rank correlation with the error of colour - 0.64). How well its outline fits
+    tells less: where tissue varies much everything fits ill, and the eye does not mind.
     """
-    if fit is None:
-        return 0.0
-    chance = 2 * spread + FLOOR
-    return float(1 / (1 + ((fit.ring + fit.inside / 2) / chance) ** 2))
-
-
-FLOOR = 60.0                # squared grey levels: noise and compression, in glass too
+    return 1 / (1 + (fit.inside + 2 * fit.tone + 6 * fit.texture) / HALF)
 
 
 def verdict_of(scores: Sequence[float], areas_px: Sequence[int]) -> tuple[float, Verdict]:
-    """Score and verdict of a region from those of its pieces: the mean by area; bad pieces are not made up for."""
-    score = sum(score * area for score, area in zip(scores, areas_px, strict=True)) / sum(areas_px)
-    bad = sum(area for each, area in zip(scores, areas_px, strict=True) if each < DOUBTFUL) / sum(areas_px)
-    if not any(scores) or bad > 0.5:
+    """Score and verdict of a region from those of its pieces: the mean by area; good pieces do not make up for bad."""
+    whole = sum(areas_px)
+    score = sum(score * area for score, area in zip(scores, areas_px, strict=True)) / whole
+    bad = sum(area for each, area in zip(scores, areas_px, strict=True) if each < DOUBTFUL) / whole
+    if bad > MANY:
         return score, "unrestorable"
-    return score, "good" if score >= GOOD and bad < 0.1 else "doubtful"
+    return score, "good" if score >= GOOD and bad <= FEW else "doubtful"

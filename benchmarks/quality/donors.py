@@ -25,7 +25,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import cv2
@@ -98,7 +98,8 @@ def trials(name: str, image: np.ndarray, mpp: float, count: int, rng: np.random.
                 for low, high, side in ((left, right, width), (top, bottom, height)))
         outline = shapely.affinity.translate(outline, x, y)
         left, top, right, bottom = (int(at) for at in outline.bounds)
-        if x == -1.0 or y == -1.0 or tissue[top // step : bottom // step + 1, left // step : right // step + 1].mean() < 0.8:
+        on = tissue[top // step : bottom // step + 1, left // step : right // step + 1]
+        if x == -1.0 or y == -1.0 or on.mean() < 0.8:
             continue
         box = Box.from_edges(left, top, right + 1, bottom + 1).expanded(reach_px(mpp) + 2)
         box = box.intersection(Box(0, 0, width, height))
@@ -119,26 +120,40 @@ def band(length: float, mpp: float, rng: np.random.Generator) -> shapely.Polygon
     return shapely.affinity.rotate(line.buffer(wide / 2, cap_style="flat"), rng.uniform(0, 180))
 
 
-def figures(filled: np.ndarray, truth: np.ndarray, hole: np.ndarray, mpp: float) -> dict[str, float]:
-    """What is compared with the truth; see above."""
-    whole = np.ones(hole.shape, bool)
-    low = [blurred(image, whole, 8 / mpp) for image in (filled, truth)]
-    here, there = stains(truth)[..., 0], stains(filled)[..., 0]
-    threshold = nuclear_threshold(here, ~hole)
-    true, found = (find_nuclei(density, threshold, mpp).inside(hole)[0] for density in (here, there))
-    inner = cv2.erode(hole.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=2) > 0
-    ratios = [abs(np.log2((a + 0.05) / (b + 0.05))) for a, b in
-              zip(*(energies(image, inner if inner.any() else hole, mpp) for image in (filled, truth)), strict=True)]
-    steps = [step_across(image, hole) for image in (filled, truth)]
-    return {"colour": float(np.sqrt(np.square(low[0] - low[1])[hole].mean())), "nuclei": abs(found - true),
-            "true_nuclei": true, "bands": float(np.mean(ratios)), "edge": steps[0] / max(steps[1], 0.5)}
+class Truth:
+    """What a hole is compared with, of the pixels around it: uint8 (H, W, 3) and bool (H, W)."""
+
+    def __init__(self, truth: np.ndarray, hole: np.ndarray, mpp: float) -> None:
+        haematoxylin = stains(truth)[..., 0]
+        self.threshold = nuclear_threshold(haematoxylin, ~hole)
+        rows, columns = (np.flatnonzero(hole.any(axis=axis)) for axis in (1, 0))
+        margin = round(6 / mpp)
+        self.part = tuple(slice(max(0, at[0] - margin), at[-1] + margin) for at in (rows, columns))
+        self.hole, self.mpp = hole[self.part], mpp
+        inner = cv2.erode(self.hole.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=2) > 0
+        self.inner = inner if inner.any() else self.hole
+        self.all = self.seen(truth)
+
+    def seen(self, image: np.ndarray) -> tuple[np.ndarray, int, list[float], float]:
+        """Low frequencies, nuclei, energies and step across the outline of an image of the same place."""
+        image = image[self.part]
+        nuclei = find_nuclei(stains(image)[..., 0], self.threshold, self.mpp).inside(self.hole)[0]
+        low = blurred(image, np.ones(self.hole.shape, bool), 8 / self.mpp)[self.hole]
+        return low, nuclei, energies(image, self.inner, self.mpp), step_across(image, self.hole)
+
+    def figures(self, filled: np.ndarray) -> dict[str, float]:
+        """What is compared with the truth; see above."""
+        low, nuclei, bands, step = self.seen(filled)
+        true_low, true_nuclei, true_bands, true_step = self.all
+        ratios = [abs(np.log2((a + 0.05) / (b + 0.05))) for a, b in zip(bands, true_bands, strict=True)]
+        return {"colour": float(np.sqrt(np.square(low - true_low).mean())), "nuclei": abs(nuclei - true_nuclei),
+                "true_nuclei": true_nuclei, "bands": float(np.mean(ratios)), "edge": step / max(true_step, 0.5)}
 
 
 def energies(image: np.ndarray, where: np.ndarray, mpp: float) -> list[float]:
     grey = image.astype(np.float32).mean(axis=2)
     levels = [grey, *(cv2.GaussianBlur(grey, (0, 0), um / mpp) for um in (0.5, 1, 2, 4, 8))]
-    return [float(np.square(fine - coarse)[where].mean())
-            for fine, coarse in zip(levels[1:-1], levels[2:], strict=True)]
+    return [float(np.square(fine - coarse)[where].mean()) for fine, coarse in pairwise(levels[1:])]
 
 
 def step_across(image: np.ndarray, hole: np.ndarray) -> float:
@@ -220,16 +235,19 @@ def measure(trial: Trial, image: np.ndarray, index: DonorIndex, imagine: Imagina
             return
         donors = find.find_donors(hole, [own], imagined=expected)
         box = donors[0].hole_box.slices(trial.l0_box) if donors else None
-        scores = [figures(np.where(trial.hole[box][..., None], donor_pixels(donor, [own]), truth[box]), truth[box],
-                          trial.hole[box], trial.mpp) for donor in donors]
+        there = Truth(truth[box], trial.hole[box], trial.mpp) if donors else None
+        scores = [there.figures(np.where(trial.hole[box][..., None], donor_pixels(donor, [own]), truth[box]))
+                  for donor in donors]
         for name, weights in settings().items() if donors else ():
             costs = [weights.cost(donor.fit) for donor in donors]
             rows.setdefault(name, []).append(scores[int(np.argmin(costs))])
-        rows.setdefault("donors", []).append([score | {"fit": donor.fit} for score, donor in zip(scores, donors)])
+        rows.setdefault("donors", []).append([score | {"fit": donor.fit}
+                                              for score, donor in zip(scores, donors, strict=True)])
         return
-    found = graft(hole, [own], imagined=expected)
-    row = figures(found.pixels, truth, trial.hole, trial.mpp)
-    row |= {"seconds": time.perf_counter() - start, "score": found.score, "pieces": len(found.donors)}
+    found = graft(hole, [own], imagine=None if expected is None else lambda part: expected[part.l0_box.slices(hole.l0_box)])
+    seconds = time.perf_counter() - start
+    row = Truth(truth, trial.hole, trial.mpp).figures(found.pixels)
+    row |= {"seconds": seconds, "score": found.score, "pieces": len(found.donors)}
     print(f"{trial.name:>60} {found.verdict:>12}", *(f"{key} {value:<6.3g}" for key, value in row.items()), flush=True)
     rows.setdefault("all", []).append(row)
     rows.setdefault(found.verdict, []).append(row)

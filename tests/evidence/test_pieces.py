@@ -4,11 +4,11 @@ import numpy as np
 import shapely
 from scipy.ndimage import gaussian_filter
 
-from artifusion.evidence.donors import Hole
+from artifusion.evidence.donors import Fit, Hole
 from artifusion.evidence.graft import graft
 from artifusion.evidence.index import DonorIndex, in_memory
 from artifusion.evidence.pieces import LONGER, PIECE_UM, pieces
-from artifusion.evidence.score import score_of, verdict_of
+from artifusion.evidence.score import DOUBTFUL, GOOD, score_of, verdict_of
 from artifusion.evidence.tone import toned
 from artifusion.geometry import Box, Size
 from artifusion.mask.mask import Mask
@@ -76,11 +76,9 @@ def test_a_donor_takes_the_tone_of_its_place_and_keeps_its_detail():
 
 
 def test_verdicts_follow_the_fit():
-    from artifusion.evidence.donors import Fit
-
-    worse = [Fit(**dict.fromkeys(Fit._fields, 0.0))._replace(ring=ring, inside=ring) for ring in (0, 300, 900, 3000)]
-    scores = [score_of(fit, 200.0) for fit in worse]
-    assert scores[0] == 1 and scores == sorted(scores, reverse=True) and score_of(None, 200.0) == 0
+    perfect = Fit(**dict.fromkeys(Fit._fields, 0.0))
+    scores = [score_of(perfect._replace(inside=inside)) for inside in (0, 100, 400, 2000)]
+    assert scores[0] == 1 and scores == sorted(scores, reverse=True) and scores[-1] < DOUBTFUL < scores[2] < GOOD
     assert verdict_of([0.9, 0.8], [10, 10])[1] == "good"
     assert verdict_of([0.9, 0.0], [10, 5])[1] == "doubtful"
     assert verdict_of([0.0, 0.1], [10, 5])[1] == "unrestorable"
