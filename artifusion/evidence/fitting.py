@@ -22,7 +22,7 @@ from artifusion.evidence.likeness import (
 )
 from artifusion.evidence.score import score_of
 from artifusion.geometry import Box, Point, Size
-from artifusion.slide.tissue import BLOCK_PX, spoiled_blocks
+from artifusion.slide.tissue import TISSUE_BLOCK_PX, spoiled_blocks
 
 RING_UM = 12.0              # weight of known pixels in the coarse search falls to 1/e over so many um from the hole
 FITTED_UM = 6.0             # ... where a donor is judged
@@ -222,9 +222,9 @@ class Sought:
 
     def _spoiled(self, rgb: np.ndarray) -> float:
         """By which share more of a donor's inside shows ink or black rims than what is known around the hole."""
-        if min(self.size) < BLOCK_PX:
+        if min(self.size) < TISSUE_BLOCK_PX:
             return 0.0
-        inside, around = (reduced(part.astype(np.float32), BLOCK_PX) for part in (self.hole.hole, self.hole.known))
+        inside, around = (reduced(part.astype(np.float32), TISSUE_BLOCK_PX) for part in (self.hole.hole, self.hole.known))
         share = float((spoiled_blocks(rgb) * inside).sum() / max(float(inside.sum()), 1e-9))
         return max(0.0, share - float((spoiled_blocks(self.guess) * around).sum() / max(float(around.sum()), 1e-9)))
 

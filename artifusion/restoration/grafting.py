@@ -127,7 +127,7 @@ def graft_region(slide: Slide, mask: Mask, region: Region, index: DonorIndex, re
     deep = deep_parts(own, depth, THIN * band_px)
     levels = own.astype(np.float32)
     if not deep.any() or masked.all():
-        return Grafted(box, np.zeros((*own.shape, 3), np.uint8), levels, 
+        return Grafted(box, np.zeros((*own.shape, 3), np.uint8), levels,
                        {"verdict": "good", "score": None, "grafts": [], "grafted_px": 0})
     hole = Hole(box, slide.read(box), deep, ~masked)
 

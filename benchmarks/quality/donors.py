@@ -244,7 +244,10 @@ def measure(trial: Trial, image: np.ndarray, index: DonorIndex, imagine: Imagina
         rows.setdefault("donors", []).append([score | {"fit": donor.fit}
                                               for score, donor in zip(scores, donors, strict=True)])
         return
-    found = graft(hole, [own], imagine=None if expected is None else lambda part: expected[part.l0_box.slices(hole.l0_box)])
+    def imagine(part: Hole) -> np.ndarray:
+        return expected[part.l0_box.slices(hole.l0_box)]
+
+    found = graft(hole, [own], imagine=None if expected is None else imagine)
     seconds = time.perf_counter() - start
     row = Truth(truth, trial.hole, trial.mpp).figures(found.pixels)
     row |= {"seconds": seconds, "score": found.score, "pieces": len(found.donors)}
