@@ -15,7 +15,7 @@ _HOMES = {
     "detect": "artifusion.detection.detect",
     "find_regions": "artifusion.mask.regions",
     "open_slide": "artifusion.slide.reader",
-    "read_mask": "artifusion.mask.files",
+    "read_mask": "artifusion.mask.reading",
     "restore_slide": "artifusion.restoration.pipeline",
     "train": "artifusion.training.run",
     "verify_slide": "artifusion.output.verify",

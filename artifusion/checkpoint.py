@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ from torch import Tensor
 from artifusion.config import DenoiserConfig
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.errors import WeightsError
+from artifusion.files import whole_file
 from artifusion.pretrained import CONFIG, MODEL, find_weights, read_config
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A denoiser with its name, the SHA-256 of its model file and the record of its training (images, minutes, ...)."""
+    """A denoiser with its name, the SHA-256 of its model file and the record of its training (crops, minutes, ...)."""
 
     denoiser: SwinDenoiser
     name: str
@@ -35,10 +35,9 @@ def save_weights(folder: Path, state: dict[str, Tensor], denoiser: DenoiserConfi
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in state.items()}
     config = {"name": name, "denoiser": denoiser.model_dump(), "training": training}
-    (folder / f"{CONFIG}.part").write_text(json.dumps(config, indent=2) + "\n")
-    save_tensors(tensors, folder / f"{MODEL}.part")
-    for file in (MODEL, CONFIG):
-        os.replace(folder / f"{file}.part", folder / file)
+    with whole_file(folder / CONFIG) as config_part, whole_file(folder / MODEL) as model_part:
+        config_part.write_text(json.dumps(config, indent=2) + "\n")
+        save_tensors(tensors, model_part)
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -61,6 +60,8 @@ def _read(folder: Path) -> Weights:
     architecture, config = read_config(folder)
     try:
         training = dict(config.get("training", {}))
+        if "images" in training:                    # what crops were called in weights up to 0.4.0
+            training = {"crops": training.pop("images")} | training
         model = (folder / MODEL).read_bytes()
         tensors = load(model)
         denoiser = SwinDenoiser(architecture)

@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -27,6 +28,8 @@ ScheduleKind = Literal["cosine", "linear"]
 Prediction = Literal["velocity", "noise"]
 Sampler = Literal["ddim", "ancestral", "dpm++"]
 SpacingUm = Annotated[float, Field(ge=0.01, le=100)]
+Share = Annotated[float, Field(ge=0, le=1)]
+HoleKind = Literal["band", "stroke", "blobs", "map", "large", "islands", "whole"]
 
 
 class Frozen(BaseModel):
@@ -62,34 +65,39 @@ class DenoiserConfig(Frozen):
 
 
 class TargetConfig(Frozen):
-    """What share of the training crops gets which noise pattern; the rest are noise around islands of clean tissue."""
+    """What is hidden of the training crops, and how the errors in it count."""
 
-    uniform: float = Field(0.25, ge=0, le=1)            # the whole crop at one level, nothing known
-    blocks: float = Field(0.20, ge=0, le=1)             # every block at a level of its own
-    noisy_area: tuple[float, float] = (0.6, 1.0)        # noisy share of a crop with clean islands
-    artifact_shaped: float = Field(0.6, ge=0, le=1)     # share with holes like artifacts, at the end of the run
-    artifact_from: float = Field(0.5, ge=0, lt=1)       # part of the run from which that share rises from 0
-    max_snr_weight: PositiveFloat = 5.0                 # cap on the x0 error's weight (Hang et al. 2023, min-SNR)
-
-    @model_validator(mode="after")
-    def _shares_are_shares(self) -> TargetConfig:
-        if self.uniform + self.blocks > 1:
-            raise ValueError("uniform and blocks are shares of the crops and add up to at most 1")
-        if not 0 < self.noisy_area[0] <= self.noisy_area[1] <= 1:
-            raise ValueError("noisy_area is a range of shares: 0 < low <= high <= 1")
-        return self
+    # How often each kind of hole is drawn, relative to the others; `artifusion.training.targets` says what they are.
+    kinds: dict[HoleKind, PositiveFloat] = Field(
+        {"band": 0.30, "stroke": 0.15, "blobs": 0.10, "map": 0.20, "large": 0.25}, min_length=1)
+    grafted: float = Field(0.6, ge=0, le=1)             # share of the bands that surround tissue of another place
+    # Cap on the weight of the x0 error (Hang et al. 2023, min-SNR). At 20 every level above 0.14 counts fully: there a
+    # walk of ten steps has its last but two, and a walk that ends at half-log-SNR 1.5 its last.
+    max_snr_weight: PositiveFloat = 20.0
 
 
 class DataConfig(Frozen):
-    """Where training pixels come from. Keys of `spacing_um` and `weights` are folder names."""
+    """Where training pixels come from and what is done to them.
+
+    Keys of `spacing_um`, `spacing_jitter` and `weights`, and entries of `validation`, are patterns of a folder
+    ("tnbc", "atlas/*") or an image ("tnbc/10_*.png"), compared with the last parts of its path; the first that fits
+    counts. Folders that fit one key of `weights` are one source.
+    """
 
     crop_px: PositiveInt = 128
-    spacing_um: dict[str, SpacingUm] = {}               # um/px of folders whose images do not tell
-    weights: dict[str, PositiveFloat] = {}              # how often a folder is drawn; default 1
-    validation: tuple[str, ...] = ()                    # folder/name patterns that are never trained on
+    other_crops_px: dict[PositiveInt, Share] = {}       # other sides, with the share of the batches that has them
+    spacing_um: dict[str, SpacingUm] = {}               # um/px of images that do not tell
+    spacing_jitter: dict[str, Share] = {}               # uncertainty of an estimated um/px: 0.3 is 30 % either way
+    weights: dict[str, PositiveFloat] = {}              # how often a source is drawn; default 1
+    validation: tuple[str, ...] = ()                    # never trained on
     max_zoom: float = Field(2.2, ge=1)                  # a crop is scaled down by up to this factor
     max_spacing_um: SpacingUm = 2.0
-    stain_jitter: float = Field(0.07, ge=0)              # spread of the optical density gain per channel
+    stain_jitter: float = Field(0.07, ge=0)             # spread of the optical density gain per channel
+    degraded: bool = True                               # blurred, noisy and compressed as scans are
+
+    @property
+    def sides_px(self) -> tuple[int, ...]:
+        return self.crop_px, *self.other_crops_px
 
 
 class DistillConfig(Frozen):
@@ -99,32 +107,68 @@ class DistillConfig(Frozen):
     substeps: int = Field(8, ge=2, le=100)              # of the teacher, for each of them
 
 
+class AdversarialConfig(Frozen):
+    """The finish of a run: a student of few ancestral steps, and a discriminator that compares what it paints with the
+    tissue that was there. The defaults are those of the one trial that stayed alive."""
+
+    steps: int = Field(3, ge=2, le=10)                  # of the walk, from noise to clean
+    # Noise on what the discriminator sees of each step's prediction but the first's, relative to the tissue's contrast.
+    noise_sd: tuple[NonNegativeFloat, ...] = (0.5, 0.12)
+    discriminator_rate: PositiveFloat = 4e-4            # its learning rate; the student's is `learning_rate`
+    penalty: float = Field(15.0, ge=0)                  # weight of its gradient penalty
+    reconstruction: float = Field(5.0, ge=0)            # weights of the student's other losses
+    colour: float = Field(10.0, ge=0)
+
+    @model_validator(mode="after")
+    def _every_step_has_its_noise(self) -> AdversarialConfig:
+        if len(self.noise_sd) != self.steps - 1:
+            raise ValueError(f"noise_sd needs {self.steps - 1} entries, one for every step but the first")
+        return self
+
+
 class TrainConfig(Frozen):
-    """One training run; `images` counts crops."""
+    """One training run."""
 
     name: str = "unnamed"
     denoiser: DenoiserConfig = DenoiserConfig()
     targets: TargetConfig = TargetConfig()
     data: DataConfig = DataConfig()
     distill: DistillConfig | None = None
-    images: PositiveInt = 1_000_000
-    batch_size: PositiveInt = 16
+    adversarial: AdversarialConfig | None = None
+    crops: PositiveInt = 1_000_000
+    batch_size: PositiveInt = 16                        # crops of data.crop_px
     learning_rate: PositiveFloat = 2e-3
     weight_decay: float = Field(0.01, ge=0)
-    warmup_images: PositiveInt = 2_000
+    warmup_crops: PositiveInt = 2_000
     cooldown: float = Field(0.6, ge=0, le=1)            # last part of the run in which the learning rate falls to 0
     clip_norm: PositiveFloat = 1.0
-    ema_halflife: PositiveFloat = 0.06                  # of the images seen so far
+    ema_halflife: PositiveFloat = 0.06                  # of the crops seen so far
     checkpoint_minutes: PositiveFloat = 5.0
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _crops_fit_the_windows(self) -> TrainConfig:
-        if self.data.crop_px % self.denoiser.multiple:
-            raise ValueError(f"data.crop_px must be a multiple of {self.denoiser.multiple} for these window_sizes")
-        if self.distill and self.targets.blocks:
-            raise ValueError("a student has one level in each crop: distill asks for targets.blocks = 0")
+        for side in self.data.sides_px:
+            if side % self.denoiser.multiple:
+                name = "crop_px" if side == self.data.crop_px else "other_crops_px"
+                raise ValueError(f"data.{name} must be a multiple of {self.denoiser.multiple} for these window_sizes")
+        if sum(self.data.other_crops_px.values()) > 1:
+            raise ValueError("data.other_crops_px holds shares of the batches, which add up to at most 1")
         return self
+
+    @model_validator(mode="after")
+    def _a_finish_has_one_side(self) -> TrainConfig:
+        if self.adversarial and (self.distill or self.data.other_crops_px):
+            raise ValueError("an adversarial finish has crops of one side and no teacher: "
+                             "leave out distill and data.other_crops_px")
+        return self
+
+    def crops_of(self, side_px: int) -> int:
+        """Crops in a batch of this side: `batch_size`, or for other sides the power of two nearest to as many pixels,
+        so that the same numbers of processes can share every batch."""
+        if side_px == self.data.crop_px:
+            return self.batch_size
+        return 2 ** max(0, round(math.log2(self.batch_size * (self.data.crop_px / side_px) ** 2)))
 
 
 class RestoreConfig(Frozen):
@@ -163,6 +207,8 @@ Kind = Literal["train", "restore"]
 def load_config(model: type[ConfigT], kind: Kind, source: str | Path, **given: Any) -> ConfigT:
     """The configuration in a TOML file, or of a shipped name such as "he-small"; what is `given` wins.
 
+    A file that `extends` a shipped name states what differs from that one, key by key within the tables.
+
     Raises:
         ConfigError: no such file or name, bad TOML, an unknown key (with the nearest known one) or a wrong value.
     """
@@ -170,7 +216,7 @@ def load_config(model: type[ConfigT], kind: Kind, source: str | Path, **given: A
     shipped = shipped_folder() / kind / f"{path.name}.toml" if len(path.parts) == 1 else path
     try:
         text = (path if path.is_file() else shipped).read_text()     # a run's folder may be named like it
-        return model.model_validate(tomllib.loads(text) | given)
+        return model.model_validate(extended(tomllib.loads(text), kind, source) | given)
     except IsADirectoryError:
         raise ConfigError(f"{source}: is a folder; name the TOML file") from None
     except PermissionError:
@@ -182,6 +228,23 @@ def load_config(model: type[ConfigT], kind: Kind, source: str | Path, **given: A
         raise ConfigError(f"{source}: not valid TOML: {error}") from None
     except ValidationError as error:
         raise ConfigError(f"{source}: {describe(error, model)}") from None
+
+
+def extended(table: dict[str, Any], kind: Kind, source: str | Path) -> dict[str, Any]:
+    """A configuration's table on top of that of the shipped one that it extends, if it does.
+
+    Raises:
+        ConfigError: it extends none that is shipped.
+    """
+    base = table.pop("extends", None)
+    if base is None:
+        return table
+    path = shipped_folder() / kind / f"{base}.toml"
+    if not path.is_file():
+        raise ConfigError(f"{source}: extends {base!r}, and there is no such shipped {kind} configuration")
+    below = tomllib.loads(path.read_text())
+    return {key: below[key] | value if isinstance(value, dict) and key in below else value
+            for key, value in (below | table).items()}
 
 
 def shipped_folder() -> Path:

@@ -5,7 +5,10 @@ The frame of a number rides in its name: l0_ is level 0 of the slide, lv_ a redu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
+
+STRIP_PX = 1 << 22                  # of an image, that are worked on at a time, about
 
 
 class Point(NamedTuple):
@@ -83,3 +86,11 @@ class Box(NamedTuple):
             slice(self.y - origin.y, self.bottom - origin.y),
             slice(self.x - origin.x, self.right - origin.x),
         )
+
+
+def strips(shape: tuple[int, ...], around: int = 0) -> Iterator[tuple[slice, slice]]:
+    """The rows of an array in strips of about STRIP_PX pixels, and each with up to `around` rows more on both sides."""
+    step = max(1, STRIP_PX // max(1, shape[1]))
+    for top in range(0, shape[0], step):
+        bottom = min(shape[0], top + step)
+        yield slice(top, bottom), slice(max(0, top - around), min(shape[0], bottom + around))

@@ -6,6 +6,7 @@ import numpy as np
 import shapely
 import tifffile
 
+from artifusion.files import sha256
 from artifusion.geometry import Size
 from artifusion.mask.mask import Mask
 from artifusion.mask.regions import find_regions, plan_canvases
@@ -14,7 +15,7 @@ from artifusion.output.provenance import geojson
 from artifusion.output.segments import Grid
 from artifusion.output.writer import write_slide
 from artifusion.slide import tiff
-from artifusion.slide.reader import open_slide, sha256
+from artifusion.slide.reader import open_slide
 
 GREEN = (40, 180, 60)
 

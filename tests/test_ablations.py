@@ -31,7 +31,9 @@ def small(monkeypatch):
 def test_a_step_trains_every_parameter_of_every_variant(small, name):
     trainer = ablations.begin(name, 0)
     assert type(trainer.denoiser) is type(trainer.ema) is ablations.VARIANTS[name].network
-    assert np.isfinite(trainer.step(draw_batch(small[0], trainer.config, range(trainer.config.batch_size), 0.5), 1.0))
+    config = trainer.config
+    batch = draw_batch(small[0], config, config.data.crop_px, range(config.batch_size))
+    assert np.isfinite(trainer.step(batch, 1.0)["loss"])
     assert all(parameter.grad is not None for parameter in trainer.denoiser.parameters())
 
 

@@ -17,13 +17,15 @@ def test_shipped_configurations_load_by_name_and_by_file(tmp_path):
     [
         ("[denoiser]\ndim = 3", "did you mean 'dims'"),
         ("batchsize = 3", "did you mean 'batch_size'"),
-        ("images = -1", "images"),
-        ("images = ", "not valid TOML"),
+        ("crops = -1", "crops"),
+        ("crops = ", "not valid TOML"),
         ("[denoiser]\nheads = [3, 5, 10]", "multiple"),
         ("[denoiser]\ntime_dim = 15", "multiple of 2"),
         ("[data]\ncrop_px = 100", "multiple of 64"),
-        ("[targets]\nnoisy_area = [0.9, 1.7]", "noisy_area"),
-        ("[targets]\nuniform = 0.9\nblocks = 0.9", "at most 1"),
+        ("[data.other_crops_px]\n96 = 0.1", "other_crops_px must be a multiple of 64"),
+        ("[data.other_crops_px]\n64 = 0.6\n192 = 0.6", "at most 1"),
+        ("[targets]\nkinds = { tear = 1 }", "kinds.tear"),
+        ("[targets]\nkinds = {}", "kinds"),
         ("learning_rate = inf", "finite"),
         ("[data]\nspacing_um = { tnbc = 250 }", "less than or equal to 100"),
     ],
@@ -34,6 +36,22 @@ def test_mistakes_are_named_in_one_line(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(TrainConfig, "train", path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_that_extends_another_differs_where_it_says_so(tmp_path):
+    base = load_config(TrainConfig, "train", "he-small")
+    file = tmp_path / "more.toml"
+    file.write_text('extends = "he-small"\nseed = 3\n[data]\nmax_zoom = 1.0\n')
+    config = load_config(TrainConfig, "train", file)
+    assert config == base.model_copy(update={"seed": 3, "data": base.data.model_copy(update={"max_zoom": 1.0})})
+    file.write_text('extends = "nothing"')
+    with pytest.raises(ConfigError, match="extends 'nothing', and there is no such shipped train configuration"):
+        load_config(TrainConfig, "train", file)
+
+
+@pytest.mark.parametrize("name", ["he-small", "he-base", "distill", "finish", "adapt", "paper"])
+def test_every_shipped_training_configuration_is_valid(name):
+    assert load_config(TrainConfig, "train", name).crops > 0
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path):

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from artifusion.config import TrainConfig, load_config
 from artifusion.damage import artifacts
-from artifusion.damage.spots import GROW_PX, SIZES_UM, Strength, paint
+from artifusion.damage.spots import MARGIN_PX, SIZES_UM, Strength, paint
 from artifusion.detection.folds import MULTIPLE, FoldNet, network_input, resized
 from artifusion.detection.signs import Look, look_of
 from artifusion.slide.tissue import GLASS_OD, optical_density
@@ -50,6 +50,7 @@ SCALES_UM = (1.7, 9.0)      # per pixel, before squares are cut to a MULTIPLE: 1
 TOLD_UM = (2.0, 4.0, 8.0)
 BATCH = 16
 RATE = 5e-3
+SOURCES = ("brecahad", "osteosarcoma", "tnbc", "her2st")
 SEVERAL = {"her2st": 20.0}  # whole sections: drawn from as often as so many small images
 
 
@@ -74,7 +75,7 @@ class Sample:
 def scenes(data: Path, validation: bool) -> list[Scene]:
     config = load_config(TrainConfig, "train", "he-small").data
     found = []
-    for path in find_images([data / folder for folder in config.spacing_um]):
+    for path in find_images([data / folder for folder in SOURCES]):
         folder = path.parent.name
         if is_validation(f"{folder}/{path.name}", config) == validation:
             image = Image.open(path).convert("RGB")
@@ -142,7 +143,7 @@ def strip(pixels: np.ndarray, at: np.ndarray, rng: np.random.Generator) -> tuple
     ragged *= rng.choice([0, rng.uniform(0, 0.3)]) * half / ragged.std()
     covered = (abs(across + ragged[along.astype(int) % len(ragged)]) < half) & (abs(along) < reach)
     here = optical_density(pixels)
-    above = (here - artifacts.GLASS_OD).clip(0)
+    above = (here - artifacts.MOUNTANT_OD).clip(0)
     if rng.random() < 0.5:
         above = np.roll(above, rng.integers(-40, 41, 2), (0, 1))
     here = here + covered[..., None] * rng.uniform(*LAYERS) * above
@@ -161,7 +162,7 @@ def draw(scenes: list[Scene], rng: np.random.Generator) -> Sample:
         row, column = tissue[rng.integers(len(tissue))]
         strength: Strength = "strong" if rng.random() < 0.7 else "mild"
         pixels, mask = paint(kind, pixels, (int(column), int(row)), round(size_um), rng, strength)
-        return ndimage.binary_erosion(mask, iterations=GROW_PX, border_value=1)
+        return ndimage.binary_erosion(mask, iterations=MARGIN_PX, border_value=1)
 
     if rng.random() < WITH_OTHERS:
         kind = OTHERS[rng.integers(len(OTHERS))]

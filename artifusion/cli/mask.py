@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from artifusion.cli.options import MASK_FORMAT, PATH, SCALE, Number, known_classes
+from artifusion.mask.selection import POLARITIES, MaskSelection
 
 
 @click.group("mask")
@@ -31,13 +32,13 @@ def mask_commands() -> None:
 @click.option("--classes", callback=known_classes, metavar="A,B",
               help="Only these of fold, bubble, pen, blur, dark, dust, other.")
 @MASK_FORMAT
-@click.option("--mask-polarity", "polarity", type=click.Choice(["restore", "keep"]),
+@click.option("--mask-polarity", "polarity", type=click.Choice(POLARITIES),
               help="What white means in IN; given explicitly, the mask may cover over half of the slide.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing OUT.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not say what IN is.")
 def convert(
     source: Path, output: Path, slide_path: Path, binary: bool, downsample: float | None, mpp: float | None,
-    classes: tuple[str, ...] | None, mask_format: Any, polarity: str | None, overwrite: bool, quiet: bool,
+    classes: tuple[str, ...] | None, mask_format: Any, polarity: Any, overwrite: bool, quiet: bool,
 ) -> None:
     """Write the mask IN of a slide as OUT, whose suffix decides the form.
 
@@ -46,7 +47,7 @@ def convert(
     .tif, .tiff      the same as a pyramid that viewers open, in colours
     .geojson, .json  QuPath annotations with their classes
 
-    IN is anything that `restore --mask` takes. No edge moves by more than a pixel of OUT, and nothing gets lost that is
+    IN is anything that `restore --mask` takes. No edge moves by more than a pixel of OUT, and nothing is lost that is
     smaller than one.
     """
     if downsample is not None and mpp is not None:
@@ -54,15 +55,16 @@ def convert(
     if output.suffix.lower() in (".geojson", ".json") and (binary or downsample or mpp):
         raise click.UsageError("GeoJSON has neither pixels nor a scale; leave out --binary, --downsample and --mpp")
 
-    from artifusion.mask.files import read_mask
+    from artifusion.mask.reading import read_selection
     from artifusion.mask.writer import check_mask_name, write_mask
     from artifusion.output.output import check_outputs
     from artifusion.slide.reader import open_slide
 
+    selection = MaskSelection(source, polarity, classes=classes, format=mask_format)
     with open_slide(slide_path) as slide:
         check_outputs([source, slide_path], [output], overwrite)
         check_mask_name(output)
-        mask = read_mask(source, slide, polarity, classes=classes, form=mask_format)
+        mask = read_selection(selection, slide)
         if not quiet:
             click.echo(mask.summary, err=True)
         size = write_mask(mask, output, slide, binary=binary, downsample=downsample, mpp=mpp)

@@ -1,4 +1,4 @@
-"""What the options of several commands take."""
+"""The kinds of value that options take, and the options that several commands share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from artifusion.mask.classes import vocabulary
+from artifusion.mask.selection import FORMATS
 
 LONGEST_SUFFIX = ".geojson.part"             # of the files that lie beside an output while it gets its name
 
@@ -51,7 +54,7 @@ class RestoreSetting(click.Option):
 
 SCALE = Number(0.01, 100)
 MASK_FORMAT = click.option(
-    "--mask-format", type=click.Choice(["auto", "binary", "grandqc", "histoqc", "classes"]), default="auto",
+    "--mask-format", type=click.Choice(FORMATS), default="auto",
     show_default=True, help="What a mask image is, where content and name leave it open.")
 
 
@@ -70,10 +73,8 @@ def known_classes(ctx: click.Context, param: click.Parameter, value: str | None)
     if value is None:
         return None
 
-    from artifusion.mask.files import vocabulary
-
     try:
-        return tuple(vocabulary([name for name in value.split(",") if name.strip()]))
+        return vocabulary([name for name in value.split(",") if name.strip()])
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 

@@ -9,10 +9,10 @@ import click
 
 from artifusion.cli.detect import ANY_STAIN
 from artifusion.cli.options import MASK_FORMAT, PATH, SCALE, Number, RestoreSetting, known_classes, say_scale
+from artifusion.mask.selection import POLARITIES, MaskSelection
 
 if TYPE_CHECKING:
     from artifusion.config import RestoreConfig
-    from artifusion.mask.selection import MaskSelection
     from artifusion.slide.reader import Slide
 
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other tissue.")
 @click.option("--mpp", type=SCALE, help="um per pixel, where the slide does not tell.")
 @click.option("--grow", "grow_um", type=Number(0, 10_000), default=0.0, metavar="UM", help="Widen the mask.")
-@click.option("--mask-polarity", "polarity", type=click.Choice(["restore", "keep"]),
+@click.option("--mask-polarity", "polarity", type=click.Choice(POLARITIES),
               help="What white means; given explicitly, the mask may cover over half of the slide.")
 @click.option("--lossless", is_flag=True, help="What must be encoded anew: without loss.")
 @click.option("--same-size", is_flag=True,
@@ -83,12 +83,9 @@ def restore(
             if adapt_minutes or adapt_crops:
                 length = f"about {adapt_minutes:g} minutes" if adapt_minutes else f"{adapt_crops:,} crops"
                 click.echo(f"first {weights} learns from this slide's clean tissue: {length}")
-
-            from artifusion.mask.selection import MaskSelection
-
-            selection = MaskSelection(mask, polarity, grow_um, classes, mask_format)
-            say_plan(opened, selection, settings, weights, quiet)
-            say_output(opened, output, lossless, same_size)
+            output_line = foretold(opened, output, lossless, same_size)
+            say_plan(opened, MaskSelection(mask, polarity, grow_um, classes, mask_format), settings, weights, quiet)
+            click.echo(output_line)
             return
 
     from artifusion.restoration.pipeline import restore_slide
@@ -120,12 +117,12 @@ def say_plan(slide: Slide, selection: MaskSelection, settings: RestoreConfig, we
     click.echo(f"{len(plan.canvases)} canvases, {settings.evaluations:,} evaluations each")
 
 
-def say_output(slide: Slide, output: Path | None, lossless: bool, same_size: bool) -> None:
-    """The file that a restoration will write, and its bytes."""
+def foretold(slide: Slide, output: Path | None, lossless: bool, same_size: bool) -> str:
+    """The file that a restoration will write, how and with how many bytes, in one line."""
     from artifusion.output.container import check_same_size, default_output
     from artifusion.output.forecast import forecast
 
     out = output or default_output(slide.path, slide)
     if same_size:
         check_same_size(slide, out)
-    click.echo(f"{out.name}: {forecast(slide, out, lossless)}")
+    return f"{out.name}: {forecast(slide, out, lossless)}"

@@ -39,18 +39,18 @@ def train(
     from artifusion.training.run import train as training
 
     quiet = quiet or rank() > 0
-    progress = begun = None
+    progress = None
     run = training(settings, data, run_dir, init=init, max_minutes=max_minutes, device=device, quiet=quiet)
-    with tqdm(desc="training", unit="img", total=settings.images, disable=quiet or None, smoothing=0.05) as line:
+    with tqdm(desc="training", unit="crop", total=settings.crops, disable=quiet or None, smoothing=0.05) as line:
         for progress in run:
-            if begun is None:                                # what earlier calls saw does not count for the speed
-                begun = line.initial = line.n = progress.images - settings.batch_size
+            if not line.n:                                   # what earlier calls saw does not count for the speed
+                line.initial = line.n = progress.begun
             line.set_postfix(loss=f"{progress.loss:.4f}", rate=f"{progress.rate:.2f}", refresh=False)
-            line.update(progress.images - line.n)
+            line.update(progress.crops - line.n)
     if rank() > 0:
         return
     if progress is None:
         click.echo(f"{run_dir}: this run is complete; nothing to do")
     else:
-        seen, speed = progress.images, progress.images_per_second
+        seen, speed = progress.crops, progress.crops_per_second
         click.echo(f"{run_dir / 'weights'}: {seen:,} crops seen, {speed:.1f} per second")

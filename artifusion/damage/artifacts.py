@@ -1,15 +1,15 @@
-"""How each artifact looks: one function per kind, drawn on the pixels around its centre.
+"""What each artifact looks like: one painter per kind, which draws on the pixels around the artifact's centre.
 
-Light is modelled where it matters: what lies on or in the tissue absorbs, so optical densities add; what has
-another refractive index than the mountant bends light, so it has dark rims with bright lines beside them.
+Two effects of light are modelled. Matter on or in the tissue absorbs, so optical densities add. Matter with another
+refractive index than the mountant bends light, so it has dark rims with bright lines beside them.
 
 Every painter has the same contract:
 
     painter(frame: ArtifactFrame, rng, strong: bool) -> (pixels float32 (S, S, 3) in 0..255, footprint bool (S, S))
 
 The footprint depends on the frame's size, `rng` and `strong` alone, never on the tissue, and stays within
-`frame.size_px / 2` of the centre; lengths are shares of `size_px`, so an artifact looks alike, and its footprint is
-the same, at every magnification. All in float32.
+`frame.size_px / 2` of the centre. Lengths are shares of `size_px`, so an artifact and its footprint look the same at
+every magnification. Everything is computed in float32.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
-CONTEXT_SHARE = 0.15        # tissue around the artifact that a painter sees (folds and blur draw from it)
-CONTEXT_PX = 4
+from artifusion.damage.shapes import Spine, bell, fall, outline, smooth_noise, wave
+from artifusion.slide.tissue import optical_density, transmitted_light
 
-GLASS_OD = 0.03             # of bare glass and mountant
-THICKEST_OD = 1.6           # what stacked tissue approaches: stray light keeps it from turning black
+CONTEXT_SHARE = 0.15        # of size_px: tissue around the artifact that folds and blur need
+CONTEXT_PX = 4              # more of it
+
+MOUNTANT_OD = 0.03          # of bare glass with mountant
+THICKEST_OD = 1.6           # limit that stacked tissue approaches: stray light keeps it from turning black
 
 # Optical density per channel (R, G, B) of felt-tip inks on glass at full thickness.
 INKS = {
@@ -36,7 +38,7 @@ INKS = {
     "red": (0.12, 1.05, 0.85),
 }
 
-# The same for fibres: blue, grey, brown.
+# Optical density per channel of textile fibres: blue, grey, brown.
 FIBRES = ((0.80, 0.60, 0.34), (0.70, 0.66, 0.60), (0.46, 0.56, 0.76))
 
 
@@ -49,66 +51,69 @@ class ArtifactFrame:
 
     @staticmethod
     def reach(size_px: int) -> int:
-        """Pixels from the centre to the frame's edge."""
+        """Return the pixels from the centre to the frame's edge; the frame has 2 * reach + 1 a side."""
         return math.ceil((0.5 + CONTEXT_SHARE) * size_px) + CONTEXT_PX
 
     @property
     def grid(self) -> tuple[np.ndarray, np.ndarray]:
-        """x and y of every pixel from the centre, float32 (S, S) each."""
+        """Return x and y of every pixel, counted from the centre: float32 (S, S) each."""
         reach = self.reach(self.size_px)
         y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32)
         return x, y
 
     def at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """The pixels at other places (from the centre), interpolated, mirrored at the frame's edge."""
+        """Return the pixels at positions counted from the centre, interpolated: (...) each -> float32 (..., 3).
+
+        The frame is mirrored at its edge.
+        """
         reach = self.reach(self.size_px)
-        places = [y + reach, x + reach]
+        positions = [y + reach, x + reach]
         out = np.empty((*x.shape, 3), np.float32)
         for c in range(3):
-            ndimage.map_coordinates(self.pixels[..., c], places, output=out[..., c], order=1, mode="mirror")
+            ndimage.map_coordinates(self.pixels[..., c], positions, output=out[..., c], order=1, mode="mirror")
         return out
 
 
 def fold(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Tissue laid double along a curved band: to its density adds that of a copy mirrored at the crease."""
+    """A curved band of doubled tissue: the density of a copy, mirrored at the crease, is added to its own."""
     size, (x, y) = frame.size_px, frame.grid
     width = size * rng.uniform(0.15, 0.20)
     shadow_px = 0.3 * width
     line = Spine.random(rng, extent=size - 2 * shadow_px, bend=rng.uniform(0.3, 0.8))
     s, d, _, normal = line.coordinates(x, y, within=width + shadow_px)
     taper = np.maximum(np.sin(math.pi * s), 0) ** 0.7 * (1 + 0.25 * wave(rng, s, 3))
-    crease = width / 2 * taper * (1 + 0.10 * wave(rng, s, 5))               # crisp edge, at d = +crease
-    free = width / 2 * taper * (1 + 0.22 * wave(rng, s, 7) + 0.05 * wave(rng, s, 40))   # torn, at d = -free
+    crease = width / 2 * taper * (1 + 0.10 * wave(rng, s, 5))               # the crisp edge, at d = +crease
+    free = width / 2 * taper * (1 + 0.22 * wave(rng, s, 7) + 0.05 * wave(rng, s, 40))   # the torn edge, at d = -free
     inside = np.clip(crease - d + 0.5, 0, 1) * np.clip(d + free + 0.5, 0, 1) * (taper > 0.03)
 
     def layer(across: np.ndarray, along: float) -> np.ndarray:
         shift = across - d
         px = frame.at(x + shift * normal[0] - along * normal[1], y + shift * normal[1] + along * normal[0])
-        od = density(ndimage.gaussian_filter(px, (0.004 * size, 0.004 * size, 0)))
-        return np.maximum(od - GLASS_OD, 0)                                 # glass laid double is glass
+        od = optical_density(ndimage.gaussian_filter(px, (0.004 * size, 0.004 * size, 0)))
+        return np.maximum(od - MOUNTANT_OD, 0)                              # two layers of glass are as clear as one
 
     mirrored = layer(2 * crease - d, 0.0)
     third = layer(d + 0.7 * width, 0.25 * width)
     wrinkles = 1 + 0.16 * wave(rng, d / width + 0.12 * wave(rng, s, 3), 9)
     seam = bell(d, crease, 0.032 * width) + 0.6 * bell(d, -free, 0.035 * width)
     haze = ndimage.gaussian_filter(mirrored, (0.05 * size, 0.05 * size, 0))  # fills gaps in the other sheets
-    share = (0.70, 0.40, 0.55) if strong else (0.45, 0.10, 0.25)
-    added = share[0] * mirrored + share[1] * third + share[2] * haze
+    of_mirrored, of_third, of_haze = (0.70, 0.40, 0.55) if strong else (0.45, 0.10, 0.25)
+    added = of_mirrored * mirrored + of_third * third + of_haze * haze
     added = added * wrinkles[..., None] + (0.45 if strong else 0.3) * seam[..., None] * haze
     shade = (0.30 if strong else 0.15) * np.square(fall(-d - free, shadow_px)) * (d < 0) * taper
-    od = density(frame.pixels)
+    od = optical_density(frame.pixels)
     local = ndimage.gaussian_filter(od.mean(axis=2), 0.02 * size)
-    shade = shade * np.clip(local / 0.3, 0.05, 1)                           # no tissue, next to no shadow
-    most = added.max(axis=2, keepdims=True) + 1e-6
+    shade = shade * np.clip(local / 0.3, 0.05, 1)                           # a shadow shows on tissue only
+    strongest = added.max(axis=2, keepdims=True) + 1e-6
     room = np.maximum(THICKEST_OD - od.max(axis=2, keepdims=True), 0.3)     # one factor keeps the hue
-    added = added * room * (1 - np.exp(-most / room)) / most
+    added = added * room * (1 - np.exp(-strongest / room)) / strongest
     od = od + inside[..., None] * added + ((1 - inside) * shade)[..., None]
     footprint = (inside > 0) | ((shade > 0) & (d > -free - shadow_px))
-    return light(od), footprint
+    return transmitted_light(od), footprint
 
 
 def bubble(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
-    """An air bubble: a dark refractile rim, sharp outside, fading inwards; a bright line, then dull blur."""
+    """An air bubble: a dark rim, sharp outside and fading inwards, then a bright line, then dull blur."""
     size, (x, y) = frame.size_px, frame.grid
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
     depth = 0.35 * size * (1 + outline(rng, angle, amplitude=0.08, harmonics=2)) - radius   # px inwards
@@ -118,7 +123,7 @@ def bubble(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tupl
     bent = frame.at(0.93 * x, 0.93 * y)                                     # the bubble is a weak lens
     defocus_px = size * (0.011 if strong else 0.005)
     dull = ndimage.gaussian_filter(bent, (defocus_px, defocus_px, 0))
-    # Less contrast, a little grey: mountant is missing, so light scatters at both surfaces.
+    # Mountant is missing, so light scatters at both surfaces: less contrast, a little grey.
     veil = rgb(226, 222, 226)
     dull = (0.74 * dull + 0.26 * veil if strong else 0.86 * dull + 0.14 * veil) * (0.90 if strong else 0.96)
     px = frame.pixels + inside * (dull - frame.pixels)
@@ -131,7 +136,7 @@ def bubble(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tupl
 
 
 def pen(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
-    """A felt-tip stroke on the cover slip: ink absorbs, streaked along the stroke, its edges out of focus."""
+    """A felt-tip stroke on the cover slip: absorbing ink, streaked along the stroke, with edges out of focus."""
     size, (x, y) = frame.size_px, frame.grid
     colour = rgb(*INKS[str(rng.choice(sorted(INKS)))])
     width = size * rng.uniform(0.30, 0.38)
@@ -140,50 +145,52 @@ def pen(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[n
     half = width / 2 * (0.88 + 0.10 * wave(rng, s, 3))
     inset = half - np.abs(d)                                                # px inwards from the edge
     across = across / width + 0.06 * wave(rng, s, 2)
-    # Where the tip lands it is full of ink; where it lifts off, every streak ends at a place of its own.
-    left = (1 - s) * size - (0.10 + 0.10 * wave(rng, across, 16)) * size
-    body = (1 - fall(inset, 0.12 * width)) * (1 - fall(left, 0.12 * size))
+    # The tip is full of ink where it lands; where it lifts off, every streak ends at its own distance.
+    to_end = (1 - s) * size - (0.10 + 0.10 * wave(rng, across, 16)) * size
+    body = (1 - fall(inset, 0.12 * width)) * (1 - fall(to_end, 0.12 * size))
     pool = 0.18 * bell(inset, 0.16 * width, 0.06 * width)                   # ink dries thickest at its edges
     streaks = wave(rng, across, 22) * (0.6 + 0.4 * wave(rng, s, 4))
     mottle = smooth_noise(rng, x.shape, 0.02 * size)
     thickness = body * np.clip(0.82 + 0.55 * streaks + 0.10 * mottle + pool, 0.05, None)
-    od = density(frame.pixels) + (0.85 if strong else 0.40) * thickness[..., None] * colour
-    return light(od), body > 0
+    od = optical_density(frame.pixels) + (0.85 if strong else 0.40) * thickness[..., None] * colour
+    return transmitted_light(od), body > 0
 
 
 def blur(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
     """A patch out of focus; the defocus grows smoothly from its edge."""
     size, (x, y) = frame.size_px, frame.grid
     depth = 0.39 * size * (1 + outline(rng, np.arctan2(y, x), amplitude=0.24)) - np.hypot(x, y)
-    # 0 sharp .. 3 fully out of focus; the small offset leaves out an edge where nothing would show.
+    # 0 sharp .. 3 fully out of focus; the offset drops an edge so faint that nothing would show.
     focus = np.clip(3.1 * (1 - fall(depth, 0.30 * size)) - 0.1, 0, 3)
     widest = size * (0.030 if strong else 0.014)
     px = np.zeros_like(frame.pixels)
-    for n in range(4):                                                      # pixels lie between two levels
-        level = ndimage.gaussian_filter(frame.pixels, (widest * n / 3, widest * n / 3, 0))
-        px += np.clip(1 - np.abs(focus - n), 0, 1)[..., None] * level
+    for n in range(4):                                                      # a pixel mixes the two nearest blurs
+        blurred = ndimage.gaussian_filter(frame.pixels, (widest * n / 3, widest * n / 3, 0))
+        px += np.clip(1 - np.abs(focus - n), 0, 1)[..., None] * blurred
     return px, focus > 0
 
 
 def dark(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
-    """A dark particle far out of focus: a soft round shadow that hides the tissue in its middle."""
+    """A dark particle far out of focus: a soft round shadow whose middle hides the tissue."""
     size, (x, y) = frame.size_px, frame.grid
     depth = 0.42 * size * (1 + outline(rng, np.arctan2(y, x), amplitude=0.12)) - np.hypot(x, y)
     shade = np.clip(1.02 * (1 - fall(depth, 0.36 * size)) ** 1.5 - 0.02, 0, 1)
     colour = rgb(1.0, 1.04, 1.02) * (1.25 if strong else 0.55)
-    return light(density(frame.pixels) + shade[..., None] * colour), shade > 0
+    return transmitted_light(optical_density(frame.pixels) + shade[..., None] * colour), shade > 0
 
 
 def dust(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
     """A cluster of small, sharp, nearly black specks and splinters, each with a thin bright edge."""
     size, (x, y) = frame.size_px, frame.grid
-    od, bright = density(frame.pixels), np.zeros_like(x)
-    grain = smooth_noise(rng.spawn(1)[0], x.shape, 0.007 * size)            # leaves rng alone: shapes know no size
+    od, bright = optical_density(frame.pixels), np.zeros_like(x)
+    # A spawned generator: how many numbers the noise draws must not move the shapes.
+    grain = smooth_noise(rng.spawn(1)[0], x.shape, 0.007 * size)
     speck, footprint = np.zeros(x.shape, bool), np.zeros(x.shape, bool)
     for _ in range(rng.integers(16, 26) if strong else rng.integers(8, 14)):
         radius = size * min(0.055, 0.014 * float(np.exp(0.65 * rng.normal())) + 0.006)
-        away, at, turn = 0.36 * size * rng.beta(1.4, 1.8), rng.uniform(0, math.tau), rng.uniform(0, math.tau)
-        dx, dy = x - away * math.cos(at), y - away * math.sin(at)
+        distance, direction = 0.36 * size * rng.beta(1.4, 1.8), rng.uniform(0, math.tau)
+        turn = rng.uniform(0, math.tau)
+        dx, dy = x - distance * math.cos(direction), y - distance * math.sin(direction)
         stretch = rng.uniform(1.0, 1.7)
         u = (dx * math.cos(turn) + dy * math.sin(turn)) / stretch
         v = (dy * math.cos(turn) - dx * math.sin(turn)) * stretch
@@ -195,7 +202,7 @@ def dust(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[
         bright = np.maximum(bright, bell(depth, -0.006 * size - 0.8, 0.003 * size + 0.4))
         speck |= thick > 0
         footprint |= depth > -0.015 * size - 2
-    px, bright = light(np.minimum(od, 2.0)), np.where(speck, 0, bright)
+    px, bright = transmitted_light(np.minimum(od, 2.0)), np.where(speck, 0, bright)
     return px + (bright * (0.4 if strong else 0.25))[..., None] * np.maximum(245 - px, 0), footprint
 
 
@@ -209,111 +216,24 @@ def thread(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tupl
     u = d / half                                                            # -1 .. 1 across the fibre
     inside = np.clip(half - np.abs(d) + 0.5, 0, 1)
     shift = -1.6 * d * (inside > 0)                                         # a cylinder lens mirrors
-    seen = density(frame.at(x + shift * normal[0], y + shift * normal[1]))
+    bent = optical_density(frame.at(x + shift * normal[0], y + shift * normal[1]))
     tint = rgb(*FIBRES[rng.integers(len(FIBRES))])
     grain = 1 + 0.5 * wave(rng, u / 2 + 0.4 * wave(rng, s, 8), 6)
     grain = grain + 0.25 * smooth_noise(rng, x.shape, 0.006 * size)
     wall = 0.75 * bell(np.abs(u), 0.86, 0.20) * (0.7 + 0.3 * wave(rng, s, 11)) + 0.42 * grain
-    od = density(frame.pixels)
-    od = od + inside[..., None] * (0.5 * seen - 0.3 * od + (1.0 if strong else 0.5) * wall[..., None] * tint)
-    px = light(np.minimum(od, 1.9))
+    od = optical_density(frame.pixels)
+    od = od + inside[..., None] * (0.5 * bent - 0.3 * od + (1.0 if strong else 0.5) * wall[..., None] * tint)
+    px = transmitted_light(np.minimum(od, 1.9))
     glow = 0.30 * inside * bell(u, 0.15, 0.20) * (0.6 + 0.4 * wave(rng, s, 10)) + (
         0.30 * bell(np.abs(u), 1.35, 0.16) * (1 - inside))
     return px + glow[..., None] * np.maximum(245 - px, 0), np.abs(d) < 1.9 * half
 
 
-PAINTERS: dict[str, Callable[[ArtifactFrame, np.random.Generator, bool], tuple[np.ndarray, np.ndarray]]] = {
-    "fold": fold, "bubble": bubble, "pen": pen, "blur": blur, "dark": dark, "dust": dust, "thread": thread,
-}
-
-
-@dataclass(frozen=True)
-class Spine:
-    """A smooth plane curve through the frame's centre region, as densely spaced points (N, 2)."""
-
-    points: np.ndarray
-
-    @classmethod
-    def random(cls, rng: np.random.Generator, extent: float, bend: float) -> Spine:
-        """A curve that turns by about `bend` radians to and fro, fitted into a circle `extent` wide."""
-        t = np.linspace(0, 1, max(64, int(2 * extent)))
-        heading = rng.uniform(0, math.tau) + bend * (wave(rng, t, 3) + 0.4 * (t - 0.5) * rng.normal())
-        points = np.cumsum(np.stack([np.cos(heading), np.sin(heading)], axis=1), axis=0)
-        points -= (points.min(axis=0) + points.max(axis=0)) / 2
-        return cls(points * (extent / 2 / np.hypot(*points.T).max()))
-
-    def coordinates(
-        self, x: np.ndarray, y: np.ndarray, within: float,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Every pixel as (s, d, across, normal): share of the length 0..1, px from it, across it, unit normal (2, ...).
-
-        d and across have signs and differ beyond the curve's ends, where d is the distance to the end. Pixels further
-        than `within` px have s = 0, d = within, across and normal 0.
-        """
-        distance, nearest = cKDTree(self.points).query(
-            np.stack([x, y], axis=-1), distance_upper_bound=max(within, 1.0))
-        found = np.isfinite(distance)
-        nearest, distance = np.where(found, nearest, 0), np.where(found, distance, within).astype(np.float32)
-        points = self.points.astype(np.float32)
-        tangent = np.gradient(points, axis=0)
-        tangent /= np.hypot(*tangent.T)[:, None]
-        normal = np.stack([-tangent[nearest, 1], tangent[nearest, 0]]) * found
-        across = normal[0] * (x - points[nearest, 0]) + normal[1] * (y - points[nearest, 1])
-        s = nearest.astype(np.float32) / (len(points) - 1)
-        return s, np.where(across < 0, -distance, distance), across, normal
-
-
 def rgb(r: float, g: float, b: float) -> np.ndarray:
+    """Return three channels as float32 (3,)."""
     return np.array([r, g, b], np.float32)
 
 
-def density(px: np.ndarray) -> np.ndarray:
-    """Optical density of pixels 0..255."""
-    return -np.log10((np.clip(px, 0, 255) + 1.0) / 256.0)
-
-
-def light(od: np.ndarray) -> np.ndarray:
-    """Pixels 0..255 of an optical density; inverse of `density`."""
-    return 256.0 * np.power(10.0, -od) - 1.0
-
-
-def fall(v: np.ndarray, width: float) -> np.ndarray:
-    """1 at v <= 0, falling smoothly to exactly 0 at v >= width."""
-    t = np.clip(v / width, 0, 1)
-    return 1 - t * t * (3 - 2 * t)
-
-
-def bell(v: np.ndarray, centre, sigma) -> np.ndarray:
-    """A Gaussian bump of height 1, exactly 0 beyond three sigma."""
-    t = (v - centre) / sigma
-    return np.where(np.abs(t) < 3, np.exp(-0.5 * np.square(t)), np.float32(0))
-
-
-def wave(rng: np.random.Generator, t: np.ndarray, harmonics: int) -> np.ndarray:
-    """A smooth random function of t (0..1), about -1..1: sines up to `harmonics` half periods."""
-    k = np.arange(1, harmonics + 1)
-    weight = rng.normal(size=harmonics) / np.sqrt(k)
-    weight /= np.abs(weight).sum() * 0.6 + 1e-9
-    phases = rng.uniform(0, math.tau, harmonics).tolist()
-    out = np.zeros_like(t)
-    for n, w, phase in zip(k.tolist(), weight.tolist(), phases, strict=True):
-        out += w * np.sin(math.pi * n * t + phase)
-    return out
-
-
-def outline(rng: np.random.Generator, angle: np.ndarray, amplitude: float, harmonics: int = 4) -> np.ndarray:
-    """Relative deviation of an irregular round shape from its circle; below `amplitude` everywhere."""
-    k = np.arange(2, harmonics + 2)
-    weight = rng.uniform(0.3, 1.0, harmonics) / k
-    weight *= amplitude / weight.sum()
-    phases = rng.uniform(0, math.tau, harmonics).tolist()
-    out = np.zeros_like(angle)
-    for n, w, phase in zip(k.tolist(), weight.tolist(), phases, strict=True):
-        out += w * np.cos(n * angle + phase)
-    return out
-
-
-def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma_px: float) -> np.ndarray:
-    """Noise of unit variance without detail finer than sigma_px."""
-    noise = ndimage.gaussian_filter(rng.standard_normal(shape, np.float32), max(sigma_px, 1.0), mode="wrap")
-    return noise / noise.std()
+PAINTERS: dict[str, Callable[[ArtifactFrame, np.random.Generator, bool], tuple[np.ndarray, np.ndarray]]] = {
+    "fold": fold, "bubble": bubble, "pen": pen, "blur": blur, "dark": dark, "dust": dust, "thread": thread,
+}

@@ -18,7 +18,8 @@ from artifusion.damage.spots import Spot, Strength, damage_spot, plan_damage
 from artifusion.errors import ArtifusionError
 from artifusion.files import sha256, write_json
 from artifusion.geometry import Box, fitted
-from artifusion.mask.mask import Mask, rectilinear
+from artifusion.mask.mask import Mask
+from artifusion.mask.outlines import rectilinear
 from artifusion.mask.regions import Canvas, find_regions
 from artifusion.output.output import Output, beside
 from artifusion.output.patches import Patches

@@ -22,7 +22,7 @@ from artifusion.errors import OutputError, SlideError
 from artifusion.geometry import Box
 from artifusion.mask.classes import CLASSES
 from artifusion.mask.mask import Mask
-from artifusion.mask.rasters import outlined
+from artifusion.mask.outlines import class_outlines
 from artifusion.mask.writer import mask_geojson, write_class_png, write_geojson
 from artifusion.output.output import beside, check_outputs
 from artifusion.output.preview import check_picture_name
@@ -174,7 +174,7 @@ def detection_of(survey: Survey, ids: np.ndarray, scores: np.ndarray) -> Detecti
     if not ids.any():
         return empty_detection(survey)
     size = survey.slide.size
-    polygons, classes = outlined(survey.slide.path, ids, size)
+    polygons, classes = class_outlines(survey.slide.path, ids, size)
     x, y = survey.fine.width / size.width, survey.fine.height / size.height
     regions = []
     for polygon, kind in zip(polygons, classes, strict=True):

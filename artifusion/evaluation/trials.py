@@ -18,7 +18,7 @@ from artifusion.damage.spots import paint
 from artifusion.errors import DataError
 from artifusion.slide.reader import open_slide
 from artifusion.slide.tissue import glass_blocks, is_clean
-from artifusion.training.corpus import is_validation
+from artifusion.training.corpus import first_match, is_validation
 from artifusion.training.tiles import SHARD, Tile, find_images, grid
 
 SIDE_PX = 256
@@ -168,7 +168,7 @@ def clean_tiles(
         for n in rng.permutation(len(boxes))[:PLACES]:
             pixels = slide.read(boxes[n])
             if is_clean(pixels) and glass_blocks(pixels).mean() < MAX_GLASS:
-                scale = spacing_um.get(path.absolute().parent.name) or slide.mpp or mpp or DEFAULT_SPACING_UM
+                scale = first_match(spacing_um, name) or slide.mpp or mpp or DEFAULT_SPACING_UM
                 tiles.append(Tile(pixels, name, scale))
             if len(tiles) == count:
                 break

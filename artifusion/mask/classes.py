@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+
+from artifusion.errors import MaskError
 
 CLASSES: dict[str, int] = {"fold": 1, "bubble": 2, "pen": 3, "blur": 4, "dark": 5, "dust": 6, "other": 7}
-CLASSES_KEY = "artifusion.classes"           # under which a class mask tells its vocabulary
+CLASSES_KEY = "artifusion.classes"           # under which a class mask carries its vocabulary
 COLORS: dict[str, tuple[int, int, int]] = {
     "fold": (233, 30, 99), "bubble": (33, 150, 243), "pen": (76, 175, 80), "blur": (156, 39, 176),
     "dark": (121, 85, 72), "dust": (255, 152, 0), "other": (96, 125, 139),
@@ -35,10 +37,12 @@ def words_of(name: str) -> set[str]:
     return {word.lower().removesuffix("s") for word in WORD.findall(name)}
 
 
-TISSUE = words_of("tissue background foreground glass tumor tumour carcinoma stroma immune cell necrosis epithelium "
-                  "gland lymphocyte nuclei muscle fat vessel mucosa")                  # many are QuPath's own classes
-TELLS_NOTHING = words_of("normal clean healthy benign invasive usable positive negative region area annotation mask "
-                         "section detection detected roi all whole other binary segmentation seg")
+TISSUE_WORDS = words_of(                                        # many are QuPath's own classes
+    "tissue background foreground glass tumor tumour carcinoma stroma immune cell necrosis epithelium gland lymphocyte "
+    "nuclei muscle fat vessel mucosa")
+NEUTRAL_WORDS = words_of(
+    "normal clean healthy benign invasive usable positive negative region area annotation mask section detection "
+    "detected roi all whole other binary segmentation seg")
 
 
 def class_of(name: str) -> str:
@@ -60,4 +64,23 @@ def class_of(name: str) -> str:
 def is_tissue(name: str) -> bool:
     """Whether a name says what a slide consists of, and no artifact: "Tumor: Positive", "Normal tissue 2"."""
     words = words_of(name)
-    return bool(words & TISSUE) and words <= TISSUE | TELLS_NOTHING
+    return bool(words & TISSUE_WORDS) and words <= TISSUE_WORDS | NEUTRAL_WORDS
+
+
+def vocabulary(names: Collection[str]) -> tuple[str, ...]:
+    """Names of classes, as anybody writes them, in our vocabulary and its order. Raises ValueError for unknown ones."""
+    unknown = [name for name in names if class_of(name) == "other" and name.strip().lower() != "other"]
+    if unknown or not names:
+        raise ValueError(f"{', '.join(unknown) or 'nothing'} is no class of artifact; choose from {', '.join(CLASSES)}")
+    return tuple(sorted({class_of(name) for name in names}, key=list(CLASSES).index))
+
+
+def picked(names: Sequence[str], wanted: Collection[str] | None, whose: str) -> Sequence[int]:
+    """The indices of the names that mean a wanted class (None: all). Raises MaskError where none does."""
+    if wanted is None:
+        return range(len(names))
+    indices = [index for index, name in enumerate(names) if class_of(name) in wanted]
+    if not indices:
+        held = ", ".join(name for name in CLASSES if name in map(class_of, names)) or "no artifact at all"
+        raise MaskError(f"{whose} holds {held}: --classes {','.join(wanted)} selects nothing; name others")
+    return indices

@@ -1,4 +1,4 @@
-"""GeoJSON masks: the annotations of QuPath and of GrandQC as polygons in level-0 pixels, with their classes."""
+"""The reader of annotations: GeoJSON of QuPath and of GrandQC as polygons in level-0 pixels, with their classes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import gzip
 import json
 import zipfile
 import zlib
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +21,72 @@ from shapely.geometry.base import BaseGeometry
 
 from artifusion.errors import MaskError
 from artifusion.geometry import Point
-from artifusion.mask.polygons import polygons_of
-from artifusion.mask.rasters import MOST_CORNERS
-from artifusion.slide.reader import shortened
+from artifusion.mask.classes import class_of, is_tissue, picked
+from artifusion.mask.mask import Mask
+from artifusion.mask.polygons import MOST_CORNERS, polygons_of
+from artifusion.slide.reader import Slide, shortened
 
-SUFFIXES = (".geojson", ".json", ".gz", ".zip")
+GEOJSON_SUFFIXES = (".geojson", ".json", ".gz", ".zip")
 MOST_BYTES = 1 << 28                 # of text, unpacked
 LONGEST_NAME = 100                   # of a class
+LARGEST_OUTSIDE = 0.5                # share of the area that may lie outside the slide
+MOST_NAMED = 3                       # unknown classes that are named in the origin
 NOT_READ = (OSError, EOFError, ValueError, RecursionError, RuntimeError, zlib.error, zipfile.BadZipFile)
 
 
-def read_geojson(path: Path, bounds_offset: Point) -> tuple[list[Polygon], list[str]]:
-    """The polygons of a GeoJSON file in level-0 pixels and the class name of each; rings are mended.
-
-    A FeatureCollection, a Feature, a list of Features or a bare geometry; plain, gzipped, or alone in a zip archive.
-    QuPath counts from `bounds_offset`.
-
-    Raises:
-        MaskError: no GeoJSON, no polygon, or geometry that has no area.
+class GeoJson:
+    """A GeoJSON file: a FeatureCollection, a Feature, a list of Features or a bare geometry; plain, gzipped, or alone
+    in a zip archive.
     """
-    return geojson_polygons(load_geojson(path), path, bounds_offset)
+
+    def __init__(self, path: Path) -> None:
+        """Raises MaskError: no JSON, so much of it that it is no mask, or outlines of tissue and not of artifacts."""
+        self.path = path
+        self.content = load_geojson(path)
+        self.knows_classes = self._tool() == "GrandQC"
+
+    def _tool(self) -> str:
+        properties = [feature["properties"] for feature in features_of(self.content)
+                      if isinstance(feature, dict) and isinstance(feature.get("properties"), dict)]
+        if any("tissue_id" in names for names in properties):
+            raise MaskError(f"{self.path}: holds TRIDENT's contours, which outline the tissue and not its artifacts; "
+                            "restoring them would repaint the slide: name a mask of artifacts")
+        return "GrandQC" if any("class_id" in names for names in properties) else "QuPath"
+
+    def read(self, slide: Slide, wanted: Collection[str] | None) -> Mask:
+        """The mask, of the wanted classes (None: all).
+
+        Raises:
+            MaskError: no GeoJSON of artifacts, for the greater part outside the slide, without a wanted class, or,
+                where all are wanted, with annotations of what a slide consists of, which nobody wants repainted.
+        """
+        path, origin = self.path, f"{'GrandQC' if self.knows_classes else 'QuPath'} GeoJSON"
+        polygons, names = geojson_polygons(self.content, path, slide.bounds_offset)
+        tissue = sorted({" ".join(name.split()) for name in names if is_tissue(name)})
+        if tissue and wanted is None:
+            raise MaskError(f"{path}: holds annotations of the class {tissue[0]}, which is no artifact; remove them, "
+                            "or pick with --classes what to restore")
+        # Before overlaps are settled: what is not wanted, tissue above all, must not take pixels from what is.
+        artifacts = [(polygon, name) for polygon, name in zip(polygons, names, strict=True) if not is_tissue(name)]
+        kept = picked([name for _, name in artifacts], wanted, f"{path}: this {origin}")
+        polygons, names = [artifacts[i][0] for i in kept], [artifacts[i][1] for i in kept]
+        mask = Mask.of(polygons, slide.size, [class_of(name) for name in names])
+        check_place(mask, polygons, path)
+        others = sorted({" ".join(name.split()) for name in names if class_of(name) == "other"} - {"", "other"})
+        if others:
+            more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+            origin += f" ({', '.join(others[:MOST_NAMED])}{more} as other)"
+        return replace(mask, origin=origin)
+
+
+def check_place(mask: Mask, polygons: Collection[Polygon], path: Path) -> None:
+    """Raise MaskError where most of the area of polygons lies outside the slide; `mask`: what lies inside."""
+    inside = sum(polygon.area for polygon in mask.polygons)
+    outside = shapely.union_all(polygons).difference(shapely.box(0, 0, *mask.l0_size)).area
+    if not inside or outside > LARGEST_OUTSIDE * (outside + inside):
+        share = "all" if not inside else f"{outside / (outside + inside):.0%}"
+        raise MaskError(f"{path}: {share} of its area lies outside the slide ({mask.l0_size.width}x"
+                        f"{mask.l0_size.height} px); coordinates must be level-0 pixels of this slide")
 
 
 def load_geojson(path: Path) -> Any:
@@ -68,7 +116,7 @@ def _unpacked(path: Path) -> bytes:
     elif start == b"PK\3\4":
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist()
-                     if name.lower().endswith(SUFFIXES[:2]) and not name.startswith("__MACOSX")]
+                     if name.lower().endswith(GEOJSON_SUFFIXES[:2]) and not name.startswith("__MACOSX")]
             if len(names) != 1:
                 raise MaskError(f"{path}: holds {len(names)} GeoJSON files; unpack it and name the one of this slide")
             with archive.open(names[0]) as entry:
@@ -82,22 +130,14 @@ def _unpacked(path: Path) -> bytes:
     return data
 
 
-def origin_of(content: Any, path: Path) -> str:
-    """Which tool's GeoJSON this is.
+def geojson_polygons(content: Any, path: Path, bounds_offset: Point) -> tuple[list[Polygon], list[str]]:
+    """The polygons of GeoJSON in level-0 pixels and the class name of each; invalid rings are mended.
+
+    QuPath counts from `bounds_offset`; `path` is for messages.
 
     Raises:
-        MaskError: it outlines tissue and not artifacts.
+        MaskError: no GeoJSON, no polygon, or geometry that has no area.
     """
-    properties = [feature["properties"] for feature in features_of(content)
-                  if isinstance(feature, dict) and isinstance(feature.get("properties"), dict)]
-    if any("tissue_id" in found for found in properties):
-        raise MaskError(f"{path}: holds TRIDENT's contours, which outline the tissue and not its artifacts; restoring "
-                        "them would repaint the slide: name a mask of artifacts")
-    return "GrandQC GeoJSON" if any("class_id" in found for found in properties) else "QuPath GeoJSON"
-
-
-def geojson_polygons(content: Any, path: Path, bounds_offset: Point) -> tuple[list[Polygon], list[str]]:
-    """What `read_geojson` returns, from content that is read already; `path` is for messages."""
     spread = _grandqc_half_px(content)
     polygons: list[Polygon] = []
     classes: list[str] = []
@@ -114,6 +154,7 @@ def geojson_polygons(content: Any, path: Path, bounds_offset: Point) -> tuple[li
 
 
 def features_of(content: Any) -> list[Any]:
+    """The features of GeoJSON in any of its wrappings."""
     if isinstance(content, dict) and content.get("type") == "FeatureCollection":
         features = content.get("features")
         return features if isinstance(features, list) else []
@@ -152,7 +193,7 @@ def _mended(path: Path, number: int, geometry: Any, spread: float) -> list[Polyg
 
 
 def _spread(form: BaseGeometry, valid: BaseGeometry, px: float) -> BaseGeometry:
-    """An outline through pixel centres as one around the pixels; one that is only a line becomes a row of pixels."""
+    """The outline around the pixels through whose centres an outline runs; a line becomes a row of pixels."""
     rings = shapely.get_rings(np.asarray([form], dtype=object))
     whole = shapely.union_all([valid, *(LinearRing(ring) for ring in rings)])
     # Right angles stay right (their mitre is 1.41 px long), and no tip grows by more than a mask pixel.
@@ -161,7 +202,7 @@ def _spread(form: BaseGeometry, valid: BaseGeometry, px: float) -> BaseGeometry:
 
 
 def _class_name(feature: dict[str, Any]) -> str:
-    """The name of an annotation's class, of a derived one all its parts, "" where it has none; fit to be printed."""
+    """The name of an annotation's class, fit to be printed: all parts of a derived class, "" where it has none."""
     properties = feature.get("properties")
     found = properties.get("classification") if isinstance(properties, dict) else None
     name = (found.get("name") or found.get("names")) if isinstance(found, dict) else found

@@ -1,4 +1,4 @@
-"""What to restore: one representation of a mask, whatever it came from."""
+"""The mask: which pixels of a slide are to be restored, whatever file it came from."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ import shapely
 from shapely import Polygon
 
 from artifusion.geometry import Box, Size
-from artifusion.mask.classes import class_of, named_counts
-from artifusion.mask.polygons import clipped, disjoint, draw, edge_table, pixel_counts, rectilinear, spans
-
-__all__ = ["DEFAULT_CLASS", "Mask", "rectilinear"]
+from artifusion.mask.classes import CLASSES, class_of, named_counts
+from artifusion.mask.polygons import clipped, disjoint, draw, edge_table, pixel_counts, spans
 
 DEFAULT_CLASS = "other"
-BLOCK_PX = 2048                     # level-0 pixels, per side, that `coverage` looks at in one go
+DRAWN_PX = 2048                     # level-0 pixels, per side, that are drawn at a time
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,11 @@ class Mask:
         return sum(self.areas_px)
 
     @property
+    def artifacts(self) -> str:
+        """The classes that name an artifact, with commas: all of the vocabulary but "other"."""
+        return ", ".join(name for name in CLASSES if name in self.classes and name != DEFAULT_CLASS)
+
+    @property
     def summary(self) -> str:
         """What it is and holds, in one line: "GrandQC class mask: 3 folds, 1 bubble, 0.41 Mpx"."""
         counts = Counter(class_of(name) for name, area in zip(self.classes, self.areas_px, strict=True) if area)
@@ -65,24 +68,24 @@ class Mask:
         area = f"{self.area_px / 1e6:,.2f} Mpx" if self.area_px >= 1e4 else f"{self.area_px:,} px"
         return f"{self.origin}: {', '.join([*parts, area])}"
 
-    def near(self, l0_box: Box) -> list[int]:
+    def _polygons_at(self, l0_box: Box) -> list[int]:
         """Indices of the polygons whose bounding boxes meet a box, in order."""
         found = self._tree.query(shapely.box(l0_box.x, l0_box.y, l0_box.right, l0_box.bottom))
         return sorted(found.tolist())
 
     def read(self, l0_box: Box) -> np.ndarray:
         """Return bool (H, W), True = restore, by the pixel-centre rule; False outside the slide."""
-        near = [] if l0_box.empty else self.near(l0_box)
-        if not near:
+        indices = [] if l0_box.empty else self._polygons_at(l0_box)
+        if not indices:
             return np.zeros((max(0, l0_box.height), max(0, l0_box.width)), bool)
         edge_list, begins = self._edges                       # interiors do not overlap, so all can be drawn as one
-        return draw(np.concatenate([edge_list[begins[i] : begins[i + 1]] for i in near]), l0_box)
+        return draw(np.concatenate([edge_list[begins[i] : begins[i + 1]] for i in indices]), l0_box)
 
     def coverage(self, lv_size: Size, lv_box: Box) -> np.ndarray:
         """Which pixels of a level with size lv_size hold any masked level-0 pixel in their footprint: bool (H, W).
 
         A footprint spans the real ratio of the sizes, per axis; a level-0 pixel that it meets in part counts.
-        Memory: the outlines in BLOCK_PX rows of level-0 pixels, however coarse the level; none of these is drawn.
+        Memory: the outlines in DRAWN_PX rows of level-0 pixels, however coarse the level.
         """
         touched = np.zeros((lv_box.height, lv_box.width), bool)
         inside = lv_box.intersection(Box(0, 0, *lv_size))
@@ -90,12 +93,11 @@ class Mask:
             touched[inside.slices(lv_box)] = self.read(inside)
             return touched
         edge_list, begins = self._edges
-        near = [] if inside.empty else self.near(footprint(inside, lv_size, self.l0_size))
-        for index in near:
+        for index in [] if inside.empty else self._polygons_at(footprint(inside, lv_size, self.l0_size)):
             around = level_box(self.polygons[index].bounds, lv_size, self.l0_size).intersection(inside)
-            for part in blocks(around, lv_size, self.l0_size, BLOCK_PX):
-                found = spans(edge_list[begins[index] : begins[index + 1]], footprint(part, lv_size, self.l0_size))
-                touched[part.slices(lv_box)] |= met(*found, part, lv_size, self.l0_size)
+            for part in blocks(around, lv_size, self.l0_size, DRAWN_PX):
+                runs = spans(edge_list[begins[index] : begins[index + 1]], footprint(part, lv_size, self.l0_size))
+                touched[part.slices(lv_box)] |= touched_by(*runs, part, lv_size, self.l0_size)
         return touched
 
     @cached_property
@@ -136,9 +138,9 @@ def blocks(lv_box: Box, lv_size: Size, l0_size: Size, block_px: int) -> Iterable
             for y in range(lv_box.y, lv_box.bottom, step_y) for x in range(lv_box.x, lv_box.right, step_x))
 
 
-def met(rows: np.ndarray, starts: np.ndarray, stops: np.ndarray, lv_box: Box, lv_size: Size, l0_size: Size
-        ) -> np.ndarray:
-    """Which pixels of lv_box have a footprint that holds a level-0 pixel of these spans: bool (H, W)."""
+def touched_by(rows: np.ndarray, starts: np.ndarray, stops: np.ndarray, lv_box: Box, lv_size: Size, l0_size: Size
+               ) -> np.ndarray:
+    """Which pixels of lv_box have a footprint that holds a level-0 pixel of these runs: bool (H, W)."""
     left, right = footprint_edges(lv_box.x, lv_box.right, lv_size.width, l0_size.width)
     top, bottom = footprint_edges(lv_box.y, lv_box.bottom, lv_size.height, l0_size.height)
     first, after = np.searchsorted(right, starts, "right"), np.searchsorted(left, stops, "left")

@@ -1,4 +1,4 @@
-"""Polygons and pixels: which pixel centres a polygon holds, and the exact outline of a raster.
+"""Polygons and pixels: which pixel centres a polygon holds; polygons clipped, and cut where they overlap.
 
 A pixel belongs to a polygon where its centre lies inside (even-odd over exterior and holes). A centre that lies on
 a left or upper edge is inside, on a right or lower edge outside, so touching polygons never share a pixel.
@@ -7,8 +7,7 @@ a left or upper edge is inside, on a right or lower edge outside, so touching po
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from fractions import Fraction
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import shapely
@@ -17,9 +16,8 @@ from shapely.geometry.base import BaseGeometry
 
 from artifusion.geometry import Box, Size
 
+MOST_CORNERS = 1_000_000            # of all polygons of a mask file; noise has more
 CROSSINGS = 1 << 20                 # of edges and rows, that `pixel_counts` holds at a time, about
-ONE = Fraction(1)
-STRIP_PX = 1 << 22                  # of a raster, that are looked at in one go, about
 
 
 def edge_table(polygons: Sequence[Polygon]) -> tuple[np.ndarray, np.ndarray]:
@@ -76,8 +74,8 @@ def spans(edge_list: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray, np.n
     order = np.lexsort((columns, rows))
     rows, columns = rows[order][::2], np.clip(columns[order], box.x, box.right)
     starts, stops = columns[::2], columns[1::2]
-    there = starts < stops
-    return rows[there], starts[there], stops[there]
+    filled = starts < stops
+    return rows[filled], starts[filled], stops[filled]
 
 
 def pixel_counts(edge_list: np.ndarray, begins: np.ndarray) -> np.ndarray:
@@ -109,18 +107,18 @@ def polygons_of(geometry: BaseGeometry) -> list[Polygon]:
 
 
 def clipped(polygons: Iterable[Polygon], size: Size) -> list[list[Polygon]]:
-    """Per polygon its parts inside the slide; one that lies inside whole comes back unchanged."""
+    """The parts of every polygon inside the slide; a polygon that lies wholly inside is returned unchanged."""
     frame = shapely.box(0, 0, *size)
     return [[polygon] if frame.covers(polygon) else polygons_of(polygon.intersection(frame)) for polygon in polygons]
 
 
 def disjoint(polygons: Sequence[Polygon], classes: Sequence[str]) -> tuple[list[Polygon], list[str]]:
-    """The same cover by polygons whose interiors do not overlap: where two do, the earlier one keeps the ground."""
+    """The same area as polygons whose interiors do not overlap: where two do, the earlier one keeps the overlap."""
     if not polygons:
         return [], []
     late, early = shapely.STRtree(polygons).query(polygons, predicate="intersects")
-    wanted = early < late
-    late, early = late[wanted], early[wanted]
+    ordered = early < late
+    late, early = late[ordered], early[ordered]
     array = np.asarray(polygons, dtype=object)
     overlap = shapely.relate_pattern(array[late], array[early], "T********")
     cut: dict[int, list[int]] = {}
@@ -131,73 +129,3 @@ def disjoint(polygons: Sequence[Polygon], classes: Sequence[str]) -> tuple[list[
         rest = polygon.difference(shapely.union_all(array[cut[i]])) if i in cut else polygon
         kept.extend((part, name) for part in polygons_of(rest))
     return [polygon for polygon, _ in kept], [name for _, name in kept]
-
-
-def rectilinear(mask: np.ndarray, x_scale: Fraction = ONE, y_scale: Fraction = ONE) -> list[Polygon]:
-    """The exact outline of a raster bool (H, W) as polygons with holes, in level-0 pixels; see `outlines`."""
-    return outlines(np.asarray(mask, bool).view(np.uint8), x_scale, y_scale)[0]
-
-
-def outlines(ids: np.ndarray, x_scale: Fraction = ONE, y_scale: Fraction = ONE) -> tuple[list[Polygon], list[int]]:
-    """The exact outlines of all areas but 0 of a raster uint8 (H, W), in level-0 pixels, and the number in each.
-
-    A level-0 pixel x lies inside where ids[.., floor((x + 0.5) / x_scale)] has that number (and y likewise): corners
-    lie on whole level-0 pixels, so `draw` gives exactly that raster back. Diagonal neighbours become separate polygons.
-    Memory: a few strips of STRIP_PX pixels, and the outlines.
-    """
-    ys, xs = (whole_edges(count, scale) for count, scale in zip(ids.shape, (y_scale, x_scale), strict=True))
-    rows, columns = np.flatnonzero(np.diff(ys)), np.flatnonzero(np.diff(xs))
-    if (len(rows), len(columns)) != ids.shape:                  # mask pixels that no level-0 pixel falls into are gone
-        ids = ids[np.ix_(rows, columns)]
-        ys, xs = np.append(ys[rows], ys[-1]), np.append(xs[columns], xs[-1])
-    across = np.concatenate([np.empty((0, 3), np.int64), *edge_runs(ids)])
-    down = np.concatenate([np.empty((0, 3), np.int64), *edge_runs(ids.T)])
-    lines = np.concatenate([across[:, [1, 0, 2, 0]], down[:, [0, 1, 0, 2]]])
-    faces = shapely.polygonize(list(shapely.linestrings(lines.reshape(-1, 2, 2)))).geoms
-    found = [(face, number) for face in faces if (number := _number_in(face, ids))]
-    return [_scaled(face, xs, ys) for face, _ in found], [number for _, number in found]
-
-
-def strips(shape: tuple[int, ...], around: int = 0) -> Iterator[tuple[slice, slice]]:
-    """The rows of an array in strips of about STRIP_PX pixels, and each with up to `around` rows more on both sides."""
-    step = max(1, STRIP_PX // max(1, shape[1]))
-    for top in range(0, shape[0], step):
-        bottom = min(shape[0], top + step)
-        yield slice(top, bottom), slice(max(0, top - around), min(shape[0], bottom + around))
-
-
-def edge_runs(ids: np.ndarray) -> Iterator[np.ndarray]:
-    """The horizontal edges in a raster uint8 (H, W), strip by strip: int64 (n, 3) of row, first and last column.
-
-    Every corner of an outline is an end of one of them.
-    """
-    height, width = ids.shape
-    for edges, _ in strips((height + 1, width)):                # edge y lies between the rows y - 1 and y
-        around = np.zeros((edges.stop - edges.start + 1, width + 2), np.uint16)
-        inside = ids[max(0, edges.start - 1) : edges.stop]
-        around[int(edges.start == 0) :][: len(inside), 1:-1] = inside
-        above, below = around[:-1], around[1:]
-        sides = np.where(above == below, np.uint16(0), above << 8 | below)
-        row, end = np.nonzero(sides[:, 1:] != sides[:, :-1])
-        starts, stops = sides[row, end + 1] > 0, sides[row, end] > 0
-        yield np.stack([row[starts] + edges.start, end[starts], end[stops]], axis=1)
-
-
-def whole_edges(count: int, scale: Fraction) -> np.ndarray:
-    """First level-0 pixel of every mask pixel, and the end: ceil(j * scale - 1/2), exactly; int64 (count + 1,)."""
-    over, under = scale.numerator, scale.denominator
-    return -((under - 2 * over * np.arange(count + 1, dtype=np.int64)) // (2 * under))
-
-
-def _number_in(face: Polygon, ids: np.ndarray) -> int:
-    """The number in a face of the outlines: that of the pixel under the leftmost corner of its top edge."""
-    points = np.asarray(face.exterior.coords)
-    x, y = points[np.lexsort((points[:, 0], points[:, 1]))[0]].astype(int)
-    return int(ids[y, x])
-
-
-def _scaled(face: Polygon, xs: np.ndarray, ys: np.ndarray) -> Polygon:
-    def ring(points: np.ndarray) -> np.ndarray:
-        whole = np.asarray(points)[:, :2].astype(int)
-        return np.stack([xs[whole[:, 0]], ys[whole[:, 1]]], axis=1)
-    return Polygon(ring(face.exterior.coords), [ring(hole.coords) for hole in face.interiors])

@@ -1,35 +1,31 @@
-"""Mask images: the numbers in them, what counts as white, and their outlines in level-0 pixels."""
+"""Mask images: the numbers in a file, and which of them count as white."""
 
 from __future__ import annotations
 
 import json
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from fractions import Fraction
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import tifffile
 from PIL import Image, ImageOps
 from scipy import ndimage
-from shapely import Polygon
 
 from artifusion.errors import MaskError
-from artifusion.geometry import Size
-from artifusion.mask.classes import CLASSES, CLASSES_KEY
-from artifusion.mask.polygons import edge_runs, outlines, strips
+from artifusion.geometry import Size, strips
+from artifusion.mask.classes import CLASSES_KEY
 from artifusion.slide.reader import shortened
 
-ASPECT_TOLERANCE = 0.003             # beside one mask pixel of rounding per side; more would misplace edges in silence
-MOST_LABELS = 15                     # a lossless image with values up to this is a label image: nonzero = restore
+ASPECT_TOLERANCE = 0.003             # beside one mask pixel of rounding per side; more would misplace edges unnoticed
+MOST_CLASS_IDS = 7                   # the largest class id of any tool, ours included
+MOST_LABELS = 15                     # a lossless image with values up to this holds labels: nonzero = restore
 GRAY_SHARE = 0.05                    # more pixels than this neither black nor white: no mask
 FLAT_PX = 9                          # side of an even gray area, which is no edge that was smoothed
-MOST_PX = 500_000_000                # of a mask image; GrandQC writes 280 million for 100,000 x 100,000 px
-MOST_CORNERS = 1_000_000             # of all outlines of a file: noise has more
+MOST_PX = 500_000_000                # of a mask image at most; GrandQC writes 280 million for 100,000 x 100,000 px
 
 
 @dataclass(frozen=True)
@@ -37,9 +33,11 @@ class Raster:
     """A mask image: one number per pixel (the brightest colour channel, times opacity).
 
     Attributes:
-        lossless: what the numbers are can be trusted.
-        indices: of an image with a palette, the numbers behind the colours.
-        vocabulary: name -> id, where the file tells that its numbers are class ids.
+        lossless: the numbers are exactly those that were written.
+        indices: the numbers behind the colours of an image with a palette.
+        vocabulary: name -> id, where the file says that its numbers are class ids.
+        counts: pixels per value, in order of the values.
+        labels: the values, where they can be class ids of a tool: lossless, and none above 7; else none.
     """
 
     path: Path
@@ -47,16 +45,89 @@ class Raster:
     lossless: bool
     indices: np.ndarray | None = None
     vocabulary: dict[str, int] | None = None
+    counts: dict[int, int] = field(init=False)
+    labels: frozenset[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counts", counted(self.values))
+        labels = self.counts if self.holds_numbers and max(self.counts) <= MOST_CLASS_IDS else ()
+        object.__setattr__(self, "labels", frozenset(labels))
+
+    @property
+    def holds_numbers(self) -> bool:
+        """Whether the values can be labels: exact, and more than black and white."""
+        return self.lossless and self.values.dtype != np.bool_
 
     @property
     def numbers(self) -> np.ndarray:
         """What is stored per pixel."""
         return self.values if self.indices is None else self.indices
 
-    @cached_property
-    def counts(self) -> dict[int, int]:
-        """Pixels per value, in order of the values."""
-        return counted(self.values)
+    @property
+    def many_labels(self) -> bool:
+        """Whether it is a label image with more than two values."""
+        return self.holds_numbers and max(self.counts) <= MOST_LABELS and len(self.counts) > 2
+
+    def share(self, values: Collection[int]) -> str:
+        """The share of the pixels that have one of these values, in words."""
+        share = sum(self.counts[value] for value in values) / self.values.size
+        return f"{share:.0%}" if share >= 0.1 or not share else f"{share:.2%}"
+
+    def mapped(self, ids: dict[int, int], whose: str) -> np.ndarray:
+        """Our class ids, uint8 (H, W), of an image of those of a tool. Raises MaskError for a number not in `ids`."""
+        held = self.counts if self.indices is None else counted(self.indices)
+        unknown = [value for value in held if value not in ids]
+        if unknown:
+            raise MaskError(f"{self.path}: holds {', '.join(map(str, unknown[:5]))}, which are none of "
+                            f"{whose} class ids ({', '.join(map(str, sorted(ids)))}); choose another --mask-format")
+        table = np.zeros(256, np.uint8)
+        table[list(ids)] = list(ids.values())
+        mapped = np.empty(self.numbers.shape, np.uint8)
+        for rows, _ in strips(mapped.shape):                  # an array as an index becomes int64
+            mapped[rows] = table[self.numbers[rows].astype(np.uint8)]
+        return mapped
+
+    def white(self) -> np.ndarray:
+        """bool (H, W), True = restore: the white (in a label image the nonzero) pixels.
+
+        Raises:
+            MaskError: an image of gray values, which could mean anything.
+        """
+        values, counts = self.values, self.counts
+        if values.dtype == np.bool_:
+            return values
+        high = max(counts)
+        if self.lossless and (high <= MOST_LABELS or set(counts) <= {0, high}):
+            return values > 0
+        full = 255 if high <= 255 else 65535
+        gray = sum(pixels for value, pixels in counts.items() if full / 8 < value < full * 7 / 8) / values.size
+        if gray > GRAY_SHARE:
+            raise MaskError(f"{self.path}: {gray:.0%} of its pixels are neither black nor white; this looks like a "
+                            "picture, not a mask: mark what to restore in white on black")
+        if self.lossless:
+            self._check_even_areas(full)
+        return values >= full / 2
+
+    def _check_even_areas(self, full: int) -> None:
+        """Raise MaskError for areas of one gray, which a threshold would keep or drop unnoticed.
+
+        Where there are few values in all, nearly black counts as gray too: such an image can hold numbers of classes,
+        and 255 for the rest.
+        """
+        least = 0 if len(self.counts) <= MOST_LABELS else full / 16
+        grays = [value for value in self.counts if least < value < full * 15 / 16]
+        even: set[int] = set()
+        for rows, wide in strips(self.values.shape, FLAT_PX // 2) if grays else ():
+            strip = self.values[wide]
+            same = ndimage.maximum_filter(strip, FLAT_PX) == ndimage.minimum_filter(strip, FLAT_PX)
+            inner = slice(rows.start - wide.start, rows.stop - wide.start)
+            even.update(np.unique(strip[inner][same[inner]]).tolist())
+        shown = [str(value) for value in grays if value in even]
+        if shown:
+            remedy = "" if self.indices is None else (", or pass --mask-format classes if its palette numbers are our "
+                                                      "ids")
+            raise MaskError(f"{self.path}: has areas that are neither black nor white (brightness "
+                            f"{', '.join(shown[:5])}); paint what to restore white{remedy}")
 
 
 def read_raster(path: Path, l0_size: Size) -> Raster:
@@ -87,7 +158,7 @@ def counted(values: np.ndarray) -> dict[int, int]:
 
 def _load(path: Path) -> Raster:
     try:
-        with _images_of(MOST_PX), warnings.catch_warnings():
+        with _pillow_limit(MOST_PX), warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 return _from_pillow(path, image)
@@ -125,7 +196,7 @@ def _from_pillow(path: Path, image: Image.Image) -> Raster:
         values[rows] = brightness(strip)
         if indices is not None:
             indices[rows] = np.asarray(strip)
-    if values.dtype != np.uint8 and getattr(image, "tag_v2", {}).get(262) == 0:    # which Pillow turns in 8 bits alone
+    if values.dtype != np.uint8 and getattr(image, "tag_v2", {}).get(262) == 0:    # Pillow inverts it in 8 bits only
         raise MaskError(f"{path}: stores white as 0 in {values.dtype}; save it in 8 bits")
     lossless &= values.dtype.kind != "f"
     return Raster(path, _whole_numbers(path, values), lossless, indices, vocabulary)
@@ -177,7 +248,7 @@ def brightness(image: Image.Image) -> np.ndarray:
 
 
 @contextmanager
-def _images_of(px: int) -> Iterator[None]:
+def _pillow_limit(px: int) -> Iterator[None]:
     """Let Pillow open images of that many pixels."""
     usual = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = px // 2                        # Pillow refuses twice as many
@@ -188,73 +259,11 @@ def _images_of(px: int) -> Iterator[None]:
 
 
 def _vocabulary(image: Image.Image) -> dict[str, int] | None:
-    """What a class mask of ours tells beside its pixels."""
-    described = getattr(image, "tag_v2", {}).get(270)       # a TIFF's ImageDescription
+    """The vocabulary that a class mask of ours carries, name -> id; None where the file has none."""
+    description = getattr(image, "tag_v2", {}).get(270)     # of a TIFF
     try:
-        content = json.loads(described)[CLASSES_KEY] if described else json.loads(image.info[CLASSES_KEY])
+        content = json.loads(description)[CLASSES_KEY] if description else json.loads(image.info[CLASSES_KEY])
         names = {str(name): int(at) for name, at in content.items()}
         return names if all(0 < at < 256 for at in names.values()) else None
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def white(raster: Raster) -> np.ndarray:
-    """bool (H, W), True = restore: the white (in a label image the nonzero) pixels.
-
-    Raises:
-        MaskError: an image of gray values, which could mean anything.
-    """
-    path, values, counts = raster.path, raster.values, raster.counts
-    if values.dtype == np.bool_:
-        return values
-    high = max(counts)
-    if raster.lossless and (high <= MOST_LABELS or set(counts) <= {0, high}):
-        return values > 0
-    full = 255 if high <= 255 else 65535
-    gray = sum(pixels for value, pixels in counts.items() if full / 8 < value < full * 7 / 8) / values.size
-    if gray > GRAY_SHARE:
-        raise MaskError(f"{path}: {gray:.0%} of its pixels are neither black nor white; this looks like a picture, "
-                        "not a mask: mark what to restore in white on black")
-    if raster.lossless:
-        _check_even_areas(raster, full)
-    return values >= full / 2
-
-
-def _check_even_areas(raster: Raster, full: int) -> None:
-    """Raise MaskError for areas of one gray, which a threshold would keep or drop in silence.
-
-    Nearly black is gray as well where there are few values in all: numbers of classes beside a 255 for the rest.
-    """
-    values = raster.values
-    least = 0 if len(raster.counts) <= MOST_LABELS else full / 16
-    grays = [value for value in raster.counts if least < value < full * 15 / 16]
-    found: set[int] = set()
-    for rows, wide in strips(values.shape, FLAT_PX // 2) if grays else ():
-        near = values[wide]
-        same = ndimage.maximum_filter(near, FLAT_PX) == ndimage.minimum_filter(near, FLAT_PX)
-        own = slice(rows.start - wide.start, rows.stop - wide.start)
-        found.update(np.unique(near[own][same[own]]).tolist())
-    even = [str(value) for value in grays if value in found]
-    if even:
-        remedy = "" if raster.indices is None else ", or pass --mask-format classes if its palette numbers are our ids"
-        raise MaskError(f"{raster.path}: has areas that are neither black nor white (brightness "
-                        f"{', '.join(even[:5])}); paint what to restore white{remedy}")
-
-
-def outlined(path: Path, ids: np.ndarray, l0_size: Size) -> tuple[list[Polygon], list[str]]:
-    """The exact outlines of an image of class ids (H, W) in level-0 pixels, and the class of each.
-
-    Raises:
-        MaskError: outlines with more corners than any mask of artifacts has.
-    """
-    corners = 0
-    for runs in edge_runs(ids):
-        corners += 2 * len(runs)
-        if corners > MOST_CORNERS:
-            raise MaskError(f"{path}: its outlines have over {MOST_CORNERS / 1e6:g} million corners, as noise has: no "
-                            "mask of artifacts; smooth it, or mark what to restore as areas")
-    height, width = ids.shape
-    polygons, numbers = outlines(ids, Fraction(l0_size.width, width), Fraction(l0_size.height, height))
-    names = {at: name for name, at in CLASSES.items()}
-    order = sorted(range(len(polygons)), key=lambda index: numbers[index])
-    return [polygons[index] for index in order], [names[numbers[index]] for index in order]

@@ -12,7 +12,7 @@ import shapely
 from artifusion.errors import MaskError
 from artifusion.geometry import Box, Size
 from artifusion.mask.mask import Mask
-from artifusion.mask.polygons import pixel_box, polygons_of
+from artifusion.mask.polygons import pixel_box
 
 INSET = 0.25
 KNOWN_SHARE = 0.05                   # of a canvas: enough tissue to take colours from
@@ -126,10 +126,9 @@ def batches(canvases: Iterable[Canvas], batch_size: int) -> tuple[tuple[Canvas, 
 def _merged(boxes: list[Box], gap_px: int) -> list[Box]:
     """Disjoint boxes over the given ones; those that overlap when widened by gap_px are one."""
     while True:
-        together = polygons_of(shapely.union_all(_shapes([box.expanded(gap_px) for box in boxes])))
-        edges = [part.bounds for part in together]
+        together = shapely.get_parts(shapely.union_all(_shapes([box.expanded(gap_px) for box in boxes])))
         merged = [Box.from_edges(round(left - INSET), round(top - INSET), round(right + INSET), round(bottom + INSET))
-                  .expanded(-gap_px) for left, top, right, bottom in edges]
+                  .expanded(-gap_px) for left, top, right, bottom in shapely.bounds(together).tolist()]
         if len(merged) == len(boxes):
             return merged
         boxes = merged
@@ -144,7 +143,8 @@ def _shapes(boxes: list[Box]) -> np.ndarray:
 def _inwards(cells: set[tuple[int, int]], seeing: set[tuple[int, int]]) -> dict[tuple[int, int], int]:
     """The wave of every (row, column) that can be reached from the cells that see known tissue.
 
-    Layer after layer; within one, cells of a 2x2 pattern follow each other, so that neighbours never share a wave.
+    Cells are reached layer after layer. The cells of one layer take turns in a 2x2 pattern, so that neighbours never
+    share a wave.
     """
     waves: dict[tuple[int, int], int] = {}
     layer, depth = seeing, 0

@@ -1,38 +1,48 @@
-"""What of a mask file is to be restored."""
+"""What is to be restored: one object, made where arguments come in. The command line takes its choices from here."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, get_args
 
-from artifusion.mask.files import read_mask, vocabulary
-from artifusion.mask.formats import MaskFormat, fingerprint
-from artifusion.mask.mask import Mask
-from artifusion.slide.reader import Slide
+from artifusion.mask.classes import vocabulary
 
 Polarity = Literal["restore", "keep"]
+POLARITIES: tuple[Polarity, ...] = get_args(Polarity)
+MaskFormat = Literal["auto", "binary", "grandqc", "histoqc", "classes"]
+FORMATS: tuple[MaskFormat, ...] = get_args(MaskFormat)
 
 
 @dataclass(frozen=True)
 class MaskSelection:
-    """A mask file, and what of it is to be restored."""
+    """A mask file and what of it is to be restored; `artifusion.mask.reading` reads it.
+
+    Attributes:
+        path: a raster image of the slide, a folder of HistoQC, or GeoJSON of QuPath or GrandQC.
+        polarity: "restore" takes the mask as it is, "keep" restores what it leaves out. Either lifts the rule that a
+            mask covers at most half of the slide; None means "restore" under that rule.
+        grow_um: widens the mask by that much on every side; the slide must know its mpp.
+        classes: only these of the vocabulary, given by any of their names, kept as a tuple of ours; None means all.
+        format: what an image is, where its content and name leave it open.
+
+    Raises:
+        ValueError: a value that is none of these.
+    """
 
     path: Path
     polarity: Polarity | None = None
     grow_um: float = 0.0
-    classes: tuple[str, ...] | None = None
+    classes: Collection[str] | None = None
     format: MaskFormat = "auto"
 
-    def read(self, slide: Slide) -> Mask:
-        return read_mask(self.path, slide, self.polarity, self.grow_um, self.classes, self.format)
-
-    def describe(self, slide: Slide) -> dict[str, Any]:
-        """What a sidecar says of it: the file, its SHA-256, and what is taken of it."""
-        return {"name": self.path.name, "sha256": fingerprint(self.path, slide),
-                "classes": None if self.classes is None else vocabulary(self.classes),
-                "polarity": self.polarity or "restore", "grow_um": self.grow_um}
-
-    def with_classes(self, classes: Collection[str] | None) -> MaskSelection:
-        return replace(self, classes=None if classes is None else tuple(classes))
+    def __post_init__(self) -> None:
+        if self.polarity not in (None, *POLARITIES):
+            raise ValueError(f"polarity must be one of {POLARITIES}, got {self.polarity!r}")
+        if self.grow_um < 0:
+            raise ValueError(f"grow_um must not be negative, got {self.grow_um}")
+        if self.format not in FORMATS:
+            raise ValueError(f"format must be one of {FORMATS}, got {self.format!r}")
+        if self.classes is not None:
+            object.__setattr__(self, "classes", vocabulary(self.classes))

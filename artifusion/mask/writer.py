@@ -1,4 +1,4 @@
-"""Masks out: as an image of class ids or black and white, as a pyramid, as QuPath annotations.
+"""Write masks: as an image of class ids or black and white, as a pyramid, as QuPath annotations.
 
 In an image of class ids 0 = keep and n = the class of that id; the vocabulary stands beside the pixels as JSON, name ->
 id: in a PNG's text under `artifusion.classes`, in a TIFF's ImageDescription under the same key.
@@ -7,10 +7,8 @@ id: in a PNG's text under `artifusion.classes`, in a TIFF's ImageDescription und
 from __future__ import annotations
 
 import json
-import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,12 @@ from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
 from artifusion.errors import OutputError
+from artifusion.files import whole_file
 from artifusion.geometry import ORIGIN, Box, Point, Size, fitted
 from artifusion.mask.classes import CLASSES, CLASSES_KEY, COLORS, class_of
-from artifusion.mask.mask import BLOCK_PX, Mask
-from artifusion.mask.polygons import draw, edge_table, whole_edges
+from artifusion.mask.mask import DRAWN_PX, Mask
+from artifusion.mask.outlines import whole_edges
+from artifusion.mask.polygons import draw, edge_table
 from artifusion.mask.rasters import MOST_PX
 from artifusion.slide.reader import Slide
 
@@ -53,7 +53,7 @@ def write_mask(mask: Mask, path: Path, slide: Slide, *, binary: bool = False, do
         mpp: um per mask pixel, instead.
 
     Raises:
-        OutputError: another suffix, a scale that cannot be had, or it cannot be written there.
+        OutputError: another suffix, an impossible scale, or `path` cannot be written.
     """
     check_mask_name(path)
     if path.suffix.lower() in SUFFIXES[-2:]:
@@ -95,7 +95,7 @@ def class_ids(mask: Mask, size: Size) -> np.ndarray:
         raise ValueError(f"a mask of {mask.l0_size} cannot be drawn as {size}")
     ids = np.zeros((size.height, size.width), np.uint8)
     xs, ys = (whole_edges(count, Fraction(length, count)) for count, length in zip(size, mask.l0_size, strict=True))
-    step = max(1, BLOCK_PX * size.width // mask.l0_size.width)
+    step = max(1, DRAWN_PX * size.width // mask.l0_size.width)
     edge_list, begins = edge_table(mask.polygons)
     named = [CLASSES[class_of(name)] for name in mask.classes]
     for index in sorted(range(len(named)), key=lambda i: -named[i]):
@@ -120,7 +120,7 @@ def write_class_png(path: str | Path, ids: np.ndarray) -> None:
     """
     text = PngInfo()
     text.add_text(CLASSES_KEY, json.dumps(CLASSES))
-    with whole(Path(path)) as part:
+    with whole_file(Path(path)) as part:
         Image.fromarray(_checked(ids)).save(part, "PNG", pnginfo=text)
 
 
@@ -130,7 +130,7 @@ def write_binary_png(path: str | Path, masked: np.ndarray) -> None:
     Raises:
         OutputError: it cannot be written there.
     """
-    with whole(Path(path)) as part:
+    with whole_file(Path(path)) as part:
         Image.fromarray(np.asarray(masked, bool).astype(np.uint8) * np.uint8(255)).save(part, "PNG")
 
 
@@ -150,7 +150,7 @@ def write_pyramid(path: str | Path, ids: np.ndarray, mpp: float | None) -> None:
         palette[:, at] = np.multiply(COLORS[name], 257)
     colours: dict[str, Any] = {"photometric": "minisblack"} if binary else {"photometric": "palette",
                                                                             "colormap": palette}
-    with whole(Path(path)) as part, tifffile.TiffWriter(part, bigtiff=True) as writer:
+    with whole_file(Path(path)) as part, tifffile.TiffWriter(part, bigtiff=True) as writer:
         level, scale = pixels, mpp
         while True:
             first = level is pixels
@@ -208,22 +208,8 @@ def write_geojson(path: str | Path, content: Mapping[str, Any]) -> None:
     Raises:
         OutputError: it cannot be written there.
     """
-    with whole(Path(path)) as part:
+    with whole_file(Path(path)) as part:
         part.write_text(json.dumps(content, allow_nan=False) + "\n")
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A sibling to write to, which gets the name `path` when the block ends well and is gone when it does not."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); free some space or write "
-                          "elsewhere") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _checked(ids: np.ndarray) -> np.ndarray:

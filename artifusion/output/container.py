@@ -1,4 +1,4 @@
-"""How an output will be written: what of the source can be copied, and why the rest cannot."""
+"""How an output will be written: which levels of the source can be copied, and why the others cannot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from artifusion.errors import ConfigError, OutputError, SlideError
 from artifusion.geometry import Box, Size
-from artifusion.output.codecs.codecs import Jpeg2000Codec, codec_of
+from artifusion.output.codecs.segment_codecs import Jpeg2000Codec, codec_of
 from artifusion.output.reencode import SMALLEST_PX, half_size
 from artifusion.output.segments import Grid
 from artifusion.slide import tiff
@@ -19,17 +19,17 @@ from artifusion.slide.reader import TIFF_VENDORS, ImageSlide, Slide
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-LARGEST_STEP = 4.5                       # a level this many times smaller than the one before leaves a gap
-SHOWN_ALIKE = 4                          # grey levels by which two decoders of one codec may differ
+LARGEST_STEP = 4.5                       # a level more than this many times smaller than the one before leaves a gap
+DECODERS_DIFFER = 4                      # grey levels by which two decoders of one codec may differ
 
 
 @dataclass(frozen=True)
 class SourceLevels:
-    """The levels of a TIFF slide, level 0 first: their directories, and why each cannot be copied (empty: it can)."""
+    """The levels of a TIFF slide, level 0 first."""
 
     file: tiff.Tiff
-    pages: tuple[int, ...]
-    reasons: tuple[str, ...]
+    pages: tuple[int, ...]                   # the directory of each level
+    reasons: tuple[str, ...]                 # why each level cannot be copied; empty where it can
 
     def page(self, level: int) -> tiff.Page:
         return self.file.pages[self.pages[level]]
@@ -37,15 +37,15 @@ class SourceLevels:
 
 @dataclass(frozen=True)
 class PlannedLevel:
-    """One level of a generic pyramid: copied from a directory of the source, or (None) built from the one above."""
+    """One level of a generic pyramid."""
 
     size: Size
-    page: int | None
-    reason: str
+    page: int | None                         # the directory it is copied from; None: built from the level above
+    reason: str                              # why it is built; empty where it is copied
 
 
 def source_levels(slide: Slide) -> SourceLevels:
-    """What a slide's levels are made of.
+    """Return the directories of a slide's levels, and why any of them cannot be copied.
 
     Raises:
         SlideError: no level can be copied; the message is the reason alone.
@@ -56,9 +56,9 @@ def source_levels(slide: Slide) -> SourceLevels:
         raise SlideError(f"{slide.vendor} files cannot be copied segment by segment")
     source = tiff.read_tiff(slide.path)
     for page in source.pages:
-        found = next((name for code, name in tiff.POINTERS.items() if code in page.tags), "")
-        if found:
-            raise SlideError(f"holds {found}")
+        pointer = next((name for code, name in tiff.POINTERS.items() if code in page.tags), "")
+        if pointer:
+            raise SlideError(f"holds {pointer}")
         if any(tag.type in (tiff.IFD, tiff.IFD8) for tag in page.tags.values()):
             raise SlideError("holds nested directories")
     pages = level_pages(source, slide)
@@ -71,16 +71,18 @@ def source_levels(slide: Slide) -> SourceLevels:
 
 
 def level_pages(source: tiff.Tiff, slide: Slide) -> list[int] | None:
-    """The page of each level, level 0 first; None where the tiled pages are not exactly OpenSlide's levels."""
+    """Return the page of each level, level 0 first; None where the tiled pages are not exactly OpenSlide's levels."""
     sizes = {number: Grid.of(page).size for number, page in enumerate(source.pages) if page.tiled}
     ordered = sorted(sizes, key=lambda number: (-sizes[number].width * sizes[number].height, number))
     return ordered if [sizes[number] for number in ordered] == list(slide.level_sizes) else None
 
 
-def segment_reason(file: BinaryIO, page: tiff.Page, shown: Slide | None = None) -> str:
-    """Why the segments of a page cannot be written again; empty where they can. The largest one is looked at.
+def segment_reason(file: BinaryIO, page: tiff.Page, level0_of: Slide | None = None) -> str:
+    """Return why the segments of a page cannot be written again; empty where they can. Looks at the largest one.
 
-    With `shown`, whose level 0 the page is, OpenSlide must show the very pixels that the codec decodes.
+    Args:
+        file: the file of the page.
+        level0_of: the slide whose level 0 the page is: OpenSlide must show the pixels that the codec decodes.
     """
     try:
         codec, grid = codec_of(page), Grid.of(page)
@@ -94,10 +96,10 @@ def segment_reason(file: BinaryIO, page: tiff.Page, shown: Slide | None = None) 
         if samples.shape[:2] != (grid.box(index).height, grid.segment.width):
             return "its segments have another size than its tags tell"
         reason = codec.why_not(data)
-        if shown is not None and not reason:
+        if level0_of is not None and not reason:
             inside = grid.box(index).intersection(Box(0, 0, *grid.size))
-            ours = codec.rgb(samples)[: inside.height, : inside.width]
-            if np.abs(ours.astype(np.int16) - shown.read(inside)).max() > SHOWN_ALIKE:
+            decoded = codec.rgb(samples)[: inside.height, : inside.width]
+            if np.abs(decoded.astype(np.int16) - level0_of.read(inside)).max() > DECODERS_DIFFER:
                 return f"OpenSlide shows other pixels than its {codec.name} segments hold"
         return reason
     except SlideError as error:
@@ -105,14 +107,14 @@ def segment_reason(file: BinaryIO, page: tiff.Page, shown: Slide | None = None) 
 
 
 def thumbnail_page(source: tiff.Tiff, slide: Slide) -> int | None:
-    """The page that holds an Aperio slide's thumbnail: the second one, where it is stripped."""
+    """Return the page of an Aperio slide's thumbnail, the second one where it is in strips; None for no thumbnail."""
     if slide.vendor == "aperio" and len(source.pages) > 1 and not source.pages[1].tiled:
         return 1
     return None
 
 
 def why_not_copied(slide: Slide) -> str:
-    """Why a slide's own container cannot be copied segment by segment; empty where it can."""
+    """Return why a slide's own container cannot be copied segment by segment; empty where it can."""
     try:
         reasons = source_levels(slide).reasons
     except SlideError as error:
@@ -121,10 +123,11 @@ def why_not_copied(slide: Slide) -> str:
 
 
 def generic_pyramid(slide: Slide) -> list[PlannedLevel]:
-    """The levels of a generic tiled pyramid of a slide: those that can be copied, and in between what is missing.
+    """Return the levels of a generic tiled pyramid of a slide: those that can be copied, and the missing ones between.
 
-    Levels are missing below the smallest one, while that is over 512 px, and where a level is over 4.5 times smaller
-    than the one before; those that cannot be copied are left out. What is missing is half of what lies above it.
+    Levels of the source that cannot be copied are left out. Levels are missing where one is over LARGEST_STEP times
+    smaller than the one before, and below the smallest one until that is at most SMALLEST_PX. A missing level has
+    half the size of the one above it.
 
     Raises:
         SlideError: level 0 cannot be copied; the message is the reason alone.
@@ -136,13 +139,13 @@ def generic_pyramid(slide: Slide) -> list[PlannedLevel]:
     usable = [level for level, reason in enumerate(reasons) if not reason]
     unusable = [f"level {level} of the source: {reason}" for level, reason in enumerate(reasons) if reason]
     why = "; ".join(["the source has no such level", *unusable])
-    found = {slide.level_sizes[level]: levels.pages[level] for level in usable}
-    return [PlannedLevel(size, found.get(size), "" if size in found else why)
+    pages = {slide.level_sizes[level]: levels.pages[level] for level in usable}
+    return [PlannedLevel(size, pages.get(size), "" if size in pages else why)
             for size in without_gaps([slide.level_sizes[level] for level in usable])]
 
 
 def without_gaps(sizes: Sequence[Size]) -> Iterator[Size]:
-    """The sizes of a pyramid's levels, with those that it lacks."""
+    """Yield the sizes of a pyramid's levels, the missing ones among them."""
     for size, following in zip(sizes, [*sizes[1:], None], strict=True):
         yield size
         while size.width > LARGEST_STEP * following.width if following else max(size) > SMALLEST_PX:
@@ -151,7 +154,7 @@ def without_gaps(sizes: Sequence[Size]) -> Iterator[Size]:
 
 
 def generic_reason(slide: Slide, page: tiff.Page) -> str:
-    """Why a level that can be copied must not be part of a generic TIFF; empty where it may."""
+    """Return why a level that can be copied must not be part of a generic TIFF; empty where it may."""
     codec = codec_of(page)
     if not codec.generic:
         return f"OpenSlide reads {codec.name} in Aperio's own files only"
@@ -161,7 +164,7 @@ def generic_reason(slide: Slide, page: tiff.Page) -> str:
 
 
 def container_of(slide: Slide, out: Path) -> tuple[str, str]:
-    """How `out` will be written, "copied", "pyramid", "re-encoded" or "image", and why.
+    """Return how `out` will be written ("copied", "pyramid", "re-encoded" or "image") and why.
 
     Raises:
         OutputError: the suffix does not fit the source; the message names those that do.
@@ -175,8 +178,8 @@ def container_of(slide: Slide, out: Path) -> tuple[str, str]:
         raise OutputError(f"{out}: a plain image is written as .png (exact), .jpg or .tiff; choose one of these")
     reason = why_not_copied(slide)
     if not reason and (suffix == own or {suffix, own} <= set(TIFF_SUFFIXES)):
-        whole = slide.vendor != "generic-tiff" or len(generic_pyramid(slide)) == len(slide.level_sizes)
-        return ("copied", "untouched segments are byte-identical") if whole else (
+        complete = slide.vendor != "generic-tiff" or len(generic_pyramid(slide)) == len(slide.level_sizes)
+        return ("copied", "untouched segments are byte-identical") if complete else (
             "pyramid", "level 0 copied, levels that were missing built")
     if suffix in TIFF_SUFFIXES:
         try:
@@ -199,14 +202,14 @@ def check_same_size(slide: Slide, out: Path) -> None:
 
 
 def own_suffix(slide: Slide) -> str:
-    """The suffix of a slide's own container: that of its name, or the usual one where the name has none."""
+    """Return the suffix of a slide's own container: that of its name, or the usual one where the name has none."""
     return slide.path.suffix or (".svs" if slide.vendor == "aperio" else ".tiff")
 
 
 def default_output(slide_path: str | Path, slide: Slide) -> Path:
-    """<name>.restored<suffix> beside the slide: its own suffix where it can be copied, else .tiff.
+    """Return <name>.restored<suffix> beside the slide: its own suffix where it can be copied, otherwise .tiff.
 
-    A plain JPEG becomes .png, which keeps every kept pixel exactly.
+    A plain JPEG becomes .png, which keeps all pixels outside the mask exactly.
     """
     path = Path(slide_path)
     if slide.kind == "image":

@@ -1,4 +1,4 @@
-"""How large a restored slide will be, before anything is painted."""
+"""Forecasts how large a restored slide will be, before anything is painted."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from PIL import Image
 
 from artifusion.geometry import Box
 from artifusion.output.container import container_of
-from artifusion.output.reencode import JPEG_IMAGE_QUALITY, TILE_PX, encode_tile, pyramid_sizes
+from artifusion.output.reencode import JPEG_IMAGE_QUALITY, SEGMENT_PX, encode_segment, pyramid_sizes
 from artifusion.slide.reader import ImageSlide, Slide
 
-SAMPLES = 6                          # tiles per side that are encoded to learn how many bytes a pixel takes
+SAMPLES = 6                          # boxes per side that are encoded to learn how many bytes a pixel takes
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The container that the output will have, why, its size in bytes, and where that figure comes from."""
+    """What the output will be."""
 
-    container: str
-    reason: str
+    container: str                       # as in `container_of`
+    reason: str                          # why it gets this container
     size_bytes: int
-    basis: str
+    basis: str                           # what size_bytes was computed from
 
     def __str__(self) -> str:
         return f"{self.container} ({self.reason}): about {self.size_bytes / 1e6:,.1f} MB, {self.basis}"
 
 
 def forecast(slide: Slide, out: Path, lossless: bool = False) -> Forecast:
-    """What writing a restored slide to `out` will give. Reads a few tiles at most.
+    """Return what writing a restored slide to `out` will give. Reads SAMPLES squared boxes at most.
 
     Raises:
         OutputError: a suffix that does not fit the source.
@@ -45,20 +45,22 @@ def forecast(slide: Slide, out: Path, lossless: bool = False) -> Forecast:
         exact = lossless or (isinstance(slide, ImageSlide) and slide.lossless)
     else:
         return Forecast(container, reason, slide.path.stat().st_size, "as the source")
-    tiles = samples(slide)
-    encode = _image_bytes if container == "image" else encode_tile
-    per_px = sum(len(encode(tile, exact)) for tile in tiles) / sum(tile.shape[0] * tile.shape[1] for tile in tiles)
-    basis = f"{per_px:.2f} bytes per pixel in {len(tiles)} sampled tiles"
+    samples = _samples(slide)
+    encode = _image_bytes if container == "image" else encode_segment
+    per_px = (sum(len(encode(sample, exact)) for sample in samples)
+              / sum(sample.shape[0] * sample.shape[1] for sample in samples))
+    basis = f"{per_px:.2f} bytes per pixel in {len(samples)} sampled tiles"
     return Forecast(container, reason, round(per_px * pixels), basis)
 
 
-def samples(slide: Slide) -> list[np.ndarray]:
-    """Tiles of level 0, evenly spread over the slide: uint8 (h, w, 3)."""
-    columns, rows = (-(-length // TILE_PX) for length in slide.size)
-    middles = (np.arange(SAMPLES) + 0.5) / SAMPLES                 # of equal parts: an edge would count for too much
+def _samples(slide: Slide) -> list[np.ndarray]:
+    """Read boxes of a segment's size, evenly spread over level 0: uint8 (h, w, 3) each."""
+    columns, rows = (-(-length // SEGMENT_PX) for length in slide.size)
+    middles = (np.arange(SAMPLES) + 0.5) / SAMPLES                 # of equal parts: edges are not typical
     xs, ys = (np.unique((middles * count).astype(int)).tolist() for count in (columns, rows))
     frame = Box(0, 0, *slide.size)
-    return [slide.read(Box(x * TILE_PX, y * TILE_PX, TILE_PX, TILE_PX).intersection(frame)) for y in ys for x in xs]
+    boxes = [Box(x * SEGMENT_PX, y * SEGMENT_PX, SEGMENT_PX, SEGMENT_PX) for y in ys for x in xs]
+    return [slide.read(box.intersection(frame)) for box in boxes]
 
 
 def _image_bytes(pixels: np.ndarray, exact: bool) -> bytes:

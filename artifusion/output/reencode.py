@@ -1,4 +1,4 @@
-"""Encoding anew: any source of pixels, streamed into a tiled pyramidal BigTIFF, or a plain image file."""
+"""Re-encoding: pixels of any source, streamed into a tiled pyramidal BigTIFF, or written as a plain image file."""
 
 from __future__ import annotations
 
@@ -22,17 +22,47 @@ from artifusion.output.tiffwriter import TiffWriter, integers
 from artifusion.slide import tiff
 from artifusion.slide.tiff import Tag
 
-TILE_PX = 256
-QUALITY = 90
+SEGMENT_PX = 256                     # side of the tiles that are written
+QUALITY = 90                         # of JPEG segments
 SMALLEST_PX = 512                    # levels halve until both sides are at most this
 JPEG_IMAGE_QUALITY = 95
-AHEAD = 16                           # tiles that are read while others are encoded
+ENCODED_AHEAD = 16                   # segments in work while the ones before them are written
 
 Read = Callable[[Box], np.ndarray]
 
 
+@dataclass(frozen=True)
+class Metadata:
+    """What a generic TIFF says of the slide that it holds."""
+
+    l0_size: Size
+    mpp: float | None                # um per level-0 pixel
+    icc: bytes | None
+    description: str                 # ImageDescription of level 0
+
+    def tags(self, size: Size, level0: bool, order: str = "<") -> dict[int, Tag]:
+        """Return the tags of a level of this size that state its scale and colours, and on level 0 the description.
+
+        The resolution is in pixels per CENTIMETER, from which OpenSlide computes mpp.
+        """
+        tags = {tiff.SUBFILE: integers(tiff.SUBFILE, [0 if level0 else 1], tiff.LONG, order)}
+        for code, text in ((tiff.DESCRIPTION, self.description if level0 else None), (tiff.SOFTWARE, "artifusion")):
+            if text is not None:
+                raw = text.encode(errors="surrogateescape") + b"\0"
+                tags[code] = Tag(code, tiff.ASCII, len(raw), raw)
+        if self.mpp:
+            mpp = self.mpp if level0 else self.mpp * self.l0_size.width / size.width
+            ratio = Fraction(1e4 / mpp).limit_denominator(10_000)
+            for code in (tiff.X_RESOLUTION, tiff.Y_RESOLUTION):
+                tags[code] = Tag(code, tiff.RATIONAL, 1, struct.pack(order + "II", ratio.numerator, ratio.denominator))
+            tags[tiff.RESOLUTION_UNIT] = integers(tiff.RESOLUTION_UNIT, [3], tiff.SHORT, order)
+        if self.icc:
+            tags[tiff.ICC] = Tag(tiff.ICC, tiff.UNDEFINED, len(self.icc), self.icc)
+        return tags
+
+
 def pyramid_sizes(size: Size) -> tuple[Size, ...]:
-    """Level sizes, each half of the one before, odd ones rounded up so that no pixel is lost."""
+    """Return the level sizes of a pyramid, each half of the one before until both sides are at most SMALLEST_PX."""
     sizes = [size]
     while max(sizes[-1]) > SMALLEST_PX:
         sizes.append(half_size(sizes[-1]))
@@ -40,91 +70,76 @@ def pyramid_sizes(size: Size) -> tuple[Size, ...]:
 
 
 def half_size(size: Size) -> Size:
+    """Return half a size; odd sides are rounded up so that no pixel is lost."""
     return Size(-(-size.width // 2), -(-size.height // 2))
 
 
-def tile_count(size: Size) -> int:
-    return -(-size.width // TILE_PX) * -(-size.height // TILE_PX)
+def segment_count(size: Size) -> int:
+    """Return the number of segments of a level that is written here."""
+    return -(-size.width // SEGMENT_PX) * -(-size.height // SEGMENT_PX)
 
 
-def encoding(lossless: bool) -> str:
-    """How `encode_tile` encodes, for the report."""
+def encoding_name(lossless: bool) -> str:
+    """Return how `encode_segment` encodes, in words, for the report."""
     return "deflate, exact" if lossless else f"JPEG quality {QUALITY}, 4:4:4: kept pixels change a little"
 
 
-def write_pyramid(out: Path, size: Size, read: Read, *, mpp: float | None, icc: bytes | None, description: str,
-                  work: Path, lossless: bool = False, progress: Callable[[int], None] | None = None) -> None:
+def write_pyramid(out: Path, read: Read, metadata: Metadata, *, work: Path, lossless: bool = False,
+                  progress: Callable[[int], None] | None = None) -> None:
     """Write a tiled pyramidal BigTIFF: JPEG (quality 90, 4:4:4), or deflate where lossless.
 
     Levels are sequential directories: OpenSlide ignores SubIFD pyramids. The same pixels give the same bytes.
 
     Args:
-        read: box -> uint8 (H, W, 3), asked for every tile of level 0 once, row by row.
-        progress: called with the number of level-0 pixels read.
+        read: box -> uint8 (H, W, 3), called once for the box of every segment of level 0, row by row.
+        work: the folder in which compressed segments of lower levels wait.
+        progress: called with the number of level-0 pixels read since the last call.
 
-    Memory: two rows of tiles per level below level 0. Their compressed tiles wait in files in `work`.
+    Memory: two rows of segments per level below level 0.
     """
-    sizes = pyramid_sizes(size)
-    spools = level_spools(sizes[1:], work, lossless)
-    first = spools[0] if spools else None
-
-    def level0() -> Iterator[np.ndarray]:
-        for y in range(0, size.height, TILE_PX):
-            height = min(TILE_PX, size.height - y)
-            band = np.empty((-(-height // 2), -(-size.width // 2), 3), np.uint8) if first else None
-            for x in range(0, size.width, TILE_PX):
-                box = Box(x, y, min(TILE_PX, size.width - x), height)
-                pixels = read(box)
-                if band is not None:
-                    half = halved(pixels)
-                    band[:, x // 2 : x // 2 + half.shape[1]] = half
-                if progress:
-                    progress(box.area)
-                yield pixels
-            if first and band is not None:
-                first.add(band)
-
+    size = metadata.l0_size
+    spools = level_spools(pyramid_sizes(size)[1:], work, lossless)
     try:
         with out.open("wb") as target, TiffWriter(target, "<", True) as writer:
-            tags = scale_tags(mpp, icc, description) | encoded_tags(size, lossless)
-            writer.add(tags, True, encoded(level0(), lossless))
+            tags = metadata.tags(size, True) | encoding_tags(size, lossless)
+            pixels = _level0_pixels(size, read, spools[0] if spools else None, progress)
+            writer.add(tags, True, encoded_segments(pixels, lossless))
             for spool in spools:
-                writer.add(spool.tags(mpp and mpp * size.width / spool.size.width, icc), True, spool.tiles())
+                writer.add(spool.tags(metadata), True, spool.segments())
     finally:
         for spool in spools:
             spool.remove()
 
 
-def encoded_tags(size: Size, lossless: bool, order: str = "<") -> dict[int, Tag]:
-    """The tags that say how `encode_tile` encodes a level of this size."""
+def _level0_pixels(size: Size, read: Read, below: LevelSpool | None, progress: Callable[[int], None] | None
+                   ) -> Iterator[np.ndarray]:
+    """Yield the pixels of every segment of level 0, row by row, and feed their halves to the level below."""
+    for y in range(0, size.height, SEGMENT_PX):
+        height = min(SEGMENT_PX, size.height - y)
+        half_rows = np.empty((-(-height // 2), -(-size.width // 2), 3), np.uint8) if below else None
+        for x in range(0, size.width, SEGMENT_PX):
+            box = Box(x, y, min(SEGMENT_PX, size.width - x), height)
+            pixels = read(box)
+            if half_rows is not None:
+                half = halved(pixels)
+                half_rows[:, x // 2 : x // 2 + half.shape[1]] = half
+            if progress:
+                progress(box.area)
+            yield pixels
+        if below and half_rows is not None:
+            below.add(half_rows)
+
+
+def encoding_tags(size: Size, lossless: bool, order: str = "<") -> dict[int, Tag]:
+    """Return the tags that say how `encode_segment` encodes a level of this size."""
     numbers: dict[int, tuple[int, Sequence[int]]] = {
         tiff.WIDTH: (tiff.LONG, [size.width]), tiff.HEIGHT: (tiff.LONG, [size.height]),
         tiff.BITS: (tiff.SHORT, [8, 8, 8]), tiff.COMPRESSION: (tiff.SHORT, [8 if lossless else 7]),
         tiff.PHOTOMETRIC: (tiff.SHORT, [2 if lossless else 6]), tiff.SAMPLES: (tiff.SHORT, [3]),
         tiff.PLANAR: (tiff.SHORT, [1]),
-        tiff.TILE_WIDTH: (tiff.LONG, [TILE_PX]), tiff.TILE_HEIGHT: (tiff.LONG, [TILE_PX]),
+        tiff.TILE_WIDTH: (tiff.LONG, [SEGMENT_PX]), tiff.TILE_HEIGHT: (tiff.LONG, [SEGMENT_PX]),
         **({tiff.PREDICTOR: (tiff.SHORT, [2])} if lossless else {tiff.SUBSAMPLING: (tiff.SHORT, [1, 1])})}
     return {code: integers(code, values, kind, order) for code, (kind, values) in numbers.items()}
-
-
-def scale_tags(mpp: float | None, icc: bytes | None, description: str | None, order: str = "<") -> dict[int, Tag]:
-    """The tags that tell a level's scale and colours; with a description it is level 0.
-
-    The resolution is in pixels per CENTIMETER, which OpenSlide turns into mpp.
-    """
-    tags = {tiff.SUBFILE: integers(tiff.SUBFILE, [1 if description is None else 0], tiff.LONG, order)}
-    for code, text in ((tiff.DESCRIPTION, description), (tiff.SOFTWARE, "artifusion")):
-        if text is not None:
-            raw = text.encode(errors="surrogateescape") + b"\0"
-            tags[code] = Tag(code, tiff.ASCII, len(raw), raw)
-    if mpp:
-        ratio = Fraction(1e4 / mpp).limit_denominator(10_000)
-        for code in (tiff.X_RESOLUTION, tiff.Y_RESOLUTION):
-            tags[code] = Tag(code, tiff.RATIONAL, 1, struct.pack(order + "II", ratio.numerator, ratio.denominator))
-        tags[tiff.RESOLUTION_UNIT] = integers(tiff.RESOLUTION_UNIT, [3], tiff.SHORT, order)
-    if icc:
-        tags[tiff.ICC] = Tag(tiff.ICC, tiff.UNDEFINED, len(icc), icc)
-    return tags
 
 
 def write_image(out: Path, pixels: np.ndarray, *, mpp: float | None, icc: bytes | None, note: str) -> None:
@@ -143,22 +158,22 @@ def write_image(out: Path, pixels: np.ndarray, *, mpp: float | None, icc: bytes 
 
 
 def halved(pixels: np.ndarray) -> np.ndarray:
-    """Means of 2x2 pixels; an odd last row or column counts twice."""
+    """Return means of 2x2 pixels: uint8 (H, W, 3) -> half of it, rounded up; an odd last row or column counts twice."""
     height, width = pixels.shape[:2]
     wide = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge").astype(np.uint16)
     return ((wide[::2, ::2] + wide[1::2, ::2] + wide[::2, 1::2] + wide[1::2, 1::2] + 2) >> 2).astype(np.uint8)
 
 
-def encoded(tiles: Iterable[np.ndarray], lossless: bool) -> Iterator[bytes]:
-    """The tiles' compressed bytes, in order; encoded on all cores, AHEAD of them in memory."""
-    return ahead(partial(encode_tile, lossless=lossless), tiles, AHEAD, os.cpu_count() or 1)
+def encoded_segments(segments: Iterable[np.ndarray], lossless: bool) -> Iterator[bytes]:
+    """Yield the compressed bytes of segments, in order. All cores encode; ENCODED_AHEAD segments are in memory."""
+    return ahead(partial(encode_segment, lossless=lossless), segments, ENCODED_AHEAD, os.cpu_count() or 1)
 
 
-def encode_tile(pixels: np.ndarray, lossless: bool) -> bytes:
-    """A full tile's compressed bytes; pixels short of a tile are padded with their last row and column."""
+def encode_segment(pixels: np.ndarray, lossless: bool) -> bytes:
+    """Return the compressed bytes of a segment: uint8 (h, w, 3), filled up with its last row and column."""
     height, width = pixels.shape[:2]
-    if (height, width) != (TILE_PX, TILE_PX):
-        pixels = np.pad(pixels, ((0, TILE_PX - height), (0, TILE_PX - width), (0, 0)), mode="edge")
+    if (height, width) != (SEGMENT_PX, SEGMENT_PX):
+        pixels = np.pad(pixels, ((0, SEGMENT_PX - height), (0, SEGMENT_PX - width), (0, 0)), mode="edge")
     pixels = np.ascontiguousarray(pixels)
     if lossless:
         return bytes(imagecodecs.zlib_encode(imagecodecs.delta_encode(pixels, axis=1).tobytes(), level=6))
@@ -167,8 +182,8 @@ def encode_tile(pixels: np.ndarray, lossless: bool) -> bytes:
 
 
 def level_spools(sizes: Sequence[Size], work: Path, lossless: bool) -> list[LevelSpool]:
-    """Levels in the making, each fed by the one before."""
-    spools = [LevelSpool(work / f"level-{size.width}x{size.height}.tiles", size, lossless) for size in sizes]
+    """Return spools for the levels below another one, each fed by the one before."""
+    spools = [LevelSpool(work / f"level-{size.width}x{size.height}.segments", size, lossless) for size in sizes]
     for upper, lower in pairwise(spools):
         upper.below = lower
     return spools
@@ -176,7 +191,7 @@ def level_spools(sizes: Sequence[Size], work: Path, lossless: bool) -> list[Leve
 
 @dataclass
 class LevelSpool:
-    """One level in the making: rows come in, compressed tiles wait on disk, halved rows go to the level below."""
+    """A level that is being built: takes rows of pixels, keeps compressed segments on disk, feeds the level below."""
 
     path: Path
     size: Size
@@ -190,19 +205,21 @@ class LevelSpool:
         self._file: BinaryIO = self.path.open("w+b")
 
     def add(self, rows: np.ndarray) -> None:
+        """Take the next rows of the level, uint8 (h, width, 3), any number of them."""
         self._rows = np.concatenate([self._rows, rows])
         self._received += len(rows)
-        while len(self._rows) >= TILE_PX:
-            self._band(self._rows[:TILE_PX])
-            self._rows = self._rows[TILE_PX:].copy()
+        while len(self._rows) >= SEGMENT_PX:
+            self._encode_rows(self._rows[:SEGMENT_PX])
+            self._rows = self._rows[SEGMENT_PX:].copy()
 
-    def tags(self, mpp: float | None, icc: bytes | None, order: str = "<") -> dict[int, Tag]:
-        return scale_tags(mpp, icc, None, order) | encoded_tags(self.size, self.lossless, order)
+    def tags(self, metadata: Metadata, order: str = "<") -> dict[int, Tag]:
+        """Return all tags of the level's directory, except where its segments lie."""
+        return metadata.tags(self.size, False, order) | encoding_tags(self.size, self.lossless, order)
 
-    def tiles(self) -> Iterator[bytes]:
-        """The compressed tiles, row by row; all rows must have come in."""
+    def segments(self) -> Iterator[bytes]:
+        """Yield the compressed segments, row by row; the level must have taken all of its rows."""
         if len(self._rows):
-            self._band(self._rows)
+            self._encode_rows(self._rows)
             self._rows = self._rows[:0]
         assert self._received == self.size.height, (self._received, self.size)
         self._file.seek(0)
@@ -210,12 +227,13 @@ class LevelSpool:
             yield self._file.read(length)
 
     def remove(self) -> None:
+        """Delete the file in which segments wait."""
         self._file.close()
         self.path.unlink(missing_ok=True)
 
-    def _band(self, rows: np.ndarray) -> None:
-        tiles = (rows[:, x : x + TILE_PX] for x in range(0, self.size.width, TILE_PX))
-        for data in encoded(tiles, self.lossless):
+    def _encode_rows(self, rows: np.ndarray) -> None:
+        segments = (rows[:, x : x + SEGMENT_PX] for x in range(0, self.size.width, SEGMENT_PX))
+        for data in encoded_segments(segments, self.lossless):
             self._lengths.append(len(data))
             self._file.write(data)
         if self.below is not None:

@@ -1,4 +1,4 @@
-"""Compressed segments of a level: which of them the mask touches, and what they hold afterwards."""
+"""Compressed segments of a level: which of them the mask touches, and what these hold once they are restored."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from scipy.sparse import csr_array
 from artifusion.ahead import ahead
 from artifusion.geometry import Box, Size
 from artifusion.mask.mask import Mask, blocks, footprint, footprint_edges, level_box
-from artifusion.output.codecs.blocks import lay
-from artifusion.output.codecs.codecs import Codec
+from artifusion.output.codecs.blocks import copy_where
+from artifusion.output.codecs.segment_codecs import Codec
 from artifusion.output.patches import Patches
 from artifusion.slide import tiff
 
-BLOCK_PX = 1024                     # level-0 pixels, per side, that are averaged in one go
-AHEAD = 8                           # touched segments in work while those before them are written
+AVERAGED_PX = 1024                  # side of the level-0 boxes that are averaged at once
+RESTORED_AHEAD = 8                  # touched segments in work while the ones before them are written
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The segments of a page: tiles, all of one size, or strips, of which the last may be lower."""
+    """How a page is cut into segments: tiles of one size, or strips, of which the last may be lower."""
 
-    size: Size
+    size: Size                        # of the page, in its own pixels
     segment: Size
     tiled: bool
 
@@ -47,13 +47,13 @@ class Grid:
         return -(-self.size.height // self.segment.height)
 
     def box(self, index: int) -> Box:
-        """The stored pixels of a segment; tiles at the right and lower edge stick out of the level."""
+        """Return the box of a segment's stored pixels; tiles at the right and lower edge reach beyond the page."""
         row, column = divmod(index, self.columns)
         box = Box(column * self.segment.width, row * self.segment.height, *self.segment)
         return box if self.tiled else box.intersection(Box(0, 0, *self.size))
 
     def touched(self, mask: Mask) -> list[int]:
-        """The segments with a pixel whose footprint holds a masked level-0 pixel, rising."""
+        """Return the indices of the segments with a pixel whose footprint holds a masked level-0 pixel, rising."""
         candidates: set[int] = set()
         for index, area in enumerate(mask.areas_px):
             if area:
@@ -62,7 +62,7 @@ class Grid:
         return [i for i in sorted(candidates) if mask.coverage(self.size, self.box(i).intersection(frame)).any()]
 
     def over(self, lv_box: Box) -> Iterator[int]:
-        """The segments that a box meets."""
+        """Yield the indices of the segments that a box overlaps, rising."""
         inside = lv_box.intersection(Box(0, 0, *self.size))
         if not inside.empty:
             for row in range(inside.y // self.segment.height, (inside.bottom - 1) // self.segment.height + 1):
@@ -72,18 +72,15 @@ class Grid:
 
 @dataclass
 class PixelChange:
-    """How pixels outside the mask changed, within touched segments (or everywhere where re-encoded)."""
+    """How pixels outside the mask changed: in touched segments, or everywhere in a re-encoded slide."""
 
-    px: int = 0
-    changed_px: int = 0
-    largest: int = 0
-    total: int = 0
+    px: int = 0                       # compared
+    changed_px: int = 0               # of these, with a change in any channel
+    largest: int = 0                  # grey levels, of any channel
+    total: int = 0                    # grey levels, summed over pixels and channels
 
     def add(self, before: np.ndarray, after: np.ndarray, where: np.ndarray) -> None:
-        """Compare uint8 (H, W, 3) pixels where `where` (H, W) is set.
-
-        A pixel changed where any channel did; means are over channels.
-        """
+        """Count in the pixels, uint8 (H, W, 3), where `where`, bool (H, W), is set."""
         same = before == after
         changed = np.flatnonzero(where & ~(same[..., 0] & same[..., 1] & same[..., 2]))
         old, new = (pixels.reshape(-1, 3).take(changed, axis=0) for pixels in (before, after))    # (changed, 3)
@@ -94,7 +91,7 @@ class PixelChange:
         self.total += int(difference.sum(dtype=np.int64))
 
     def include(self, other: PixelChange) -> None:
-        """Count another one's pixels in."""
+        """Count in the pixels that another one counted."""
         self.px += other.px
         self.changed_px += other.changed_px
         self.largest = max(self.largest, other.largest)
@@ -102,6 +99,7 @@ class PixelChange:
 
     @property
     def share(self) -> float:
+        """Share of the compared pixels that changed."""
         return self.changed_px / self.px if self.px else 0.0
 
     def to_dict(self) -> dict[str, float]:
@@ -114,11 +112,11 @@ class Change:
     """What happened to the touched segments of one page."""
 
     touched: int = 0
-    whole: int = 0                    # of them, such as could not be taken apart into blocks and were encoded whole
+    whole: int = 0                    # of these, encoded whole since they could not be taken apart into blocks
     outside: PixelChange = field(default_factory=PixelChange)
 
     def include(self, other: Change) -> None:
-        """Count another one's segments in."""
+        """Count in the segments that another one counted."""
         self.touched += other.touched
         self.whole += other.whole
         self.outside.include(other.outside)
@@ -126,51 +124,57 @@ class Change:
 
 def restored_segments(file: BinaryIO, page: tiff.Page, codec: Codec, mask: Mask, patches: Patches, change: Change
                       ) -> Generator[tuple[int, bytes], None, None]:
-    """Yield (index, new bytes) of every segment the mask touches, decoded, painted and encoded like the old one.
+    """Yield (index, new bytes) of every segment that the mask touches: decoded, painted, and encoded like the old one.
 
-    Level-0 pixels under the mask come from the patches; on other levels a pixel that the mask's footprint touches
-    becomes the mean of the painted level 0 over its own footprint. Every other pixel stays as it was decoded, and
-    comes back so where it shares no block with one of these.
-    Sparse segments stay sparse: nothing was scanned there. Threads work on up to AHEAD segments before they are asked
-    for, and read the slide: close the generator before it. Memory: for each of these its pixels, four times, and one
-    block.
+    Args:
+        file: the slide's file.
+        change: counts what happened to the segments that were yielded.
+
+    On level 0 masked pixels come from the patches. On other levels a pixel whose footprint holds a masked pixel
+    becomes the mean of the painted level 0 over that footprint. All other pixels are encoded as they were decoded;
+    what `Codec.reach` leaves out is decoded unchanged. Sparse segments stay sparse: nothing was scanned there.
+
+    Threads work on up to RESTORED_AHEAD segments in advance and read the slide, so close the generator before the
+    slide. Memory: four times the pixels of each of these, and AVERAGED_PX squared of level 0.
     """
     grid = Grid.of(page)
 
     def restored(segment: tuple[int, bytes]) -> tuple[int, bytes, Change]:
         index, old = segment
         before = codec.decode(old)
-        box = grid.box(index)
-        inside = box.intersection(Box(0, 0, *grid.size))
-        shown = np.s_[: inside.height, : inside.width]
+        lv_box = grid.box(index).intersection(Box(0, 0, *grid.size))
+        shown = np.s_[: lv_box.height, : lv_box.width]
         touched = np.zeros(before.shape[:2], bool)
-        touched[shown] = mask.coverage(grid.size, inside)
-        pixels = before.copy()
+        touched[shown] = mask.coverage(grid.size, lv_box)
+        samples = before.copy()
         if grid.size == mask.l0_size:
             colours = codec.rgb(before[shown]).copy()
-            patches.paint(colours, inside, touched[shown])
+            patches.paint(colours, lv_box, touched[shown])
         else:
-            colours = painted_means(mask, patches, grid.size, inside, touched[shown])
-        lay(pixels[shown], codec.samples(colours), touched[shown])
-        new = codec.encode(pixels, old, touched)
+            colours = painted_means(mask, patches, grid.size, lv_box, touched[shown])
+        copy_where(samples[shown], codec.samples(colours), touched[shown])
+        new = codec.encode(samples, old, touched)
         after = codec.decode(new)
         own = Change(1, int(((before != after) & ~codec.reach(touched, old)[..., None]).any()))
         own.outside.add(before[shown], after[shown], ~touched[shown])
         return index, new, own
 
-    there = ((index, old) for index in grid.touched(mask) if (old := tiff.read_segment(file, page, index)))
-    with closing(ahead(restored, there, AHEAD, os.cpu_count() or 1)) as segments:
+    stored = ((index, old) for index in grid.touched(mask) if (old := tiff.read_segment(file, page, index)))
+    with closing(ahead(restored, stored, RESTORED_AHEAD, os.cpu_count() or 1)) as segments:
         for index, new, own in segments:
             change.include(own)
             yield index, new
 
 
 def painted_means(mask: Mask, patches: Patches, lv_size: Size, lv_box: Box, touched: np.ndarray) -> np.ndarray:
-    """The painted level 0 averaged on a lower level, uint8 (H, W, 3), where `touched` is set; else without meaning."""
+    """Return the painted level 0 averaged on a lower level, uint8 (H, W, 3).
+
+    Only pixels where `touched`, bool (H, W), is set have a meaning.
+    """
     pixels = np.zeros((lv_box.height, lv_box.width, 3), np.uint8)
-    for block in blocks(lv_box, lv_size, mask.l0_size, BLOCK_PX):
+    for block in blocks(lv_box, lv_size, mask.l0_size, AVERAGED_PX):
         rows, columns = np.nonzero(touched[block.slices(lv_box)])
-        if len(rows):                                         # only what is needed of a block is read
+        if len(rows):                                         # read only the needed part of a block
             part = Box(block.x + int(columns.min()), block.y + int(rows.min()), int(np.ptp(columns)) + 1,
                        int(np.ptp(rows)) + 1)
             l0_box = footprint(part, lv_size, mask.l0_size)
@@ -180,7 +184,11 @@ def painted_means(mask: Mask, patches: Patches, lv_size: Size, lv_box: Box, touc
 
 
 def area_mean(pixels: np.ndarray, l0_box: Box, lv_box: Box, lv_size: Size, l0_size: Size) -> np.ndarray:
-    """Level pixels as means over their footprints with the levels' real ratio: uint8, rounded to nearest."""
+    """Return level pixels as means over their footprints, by the levels' real ratio: uint8 (h, w, 3), rounded.
+
+    Args:
+        pixels: uint8 (H, W, 3) of `l0_box`, which holds the footprints of all pixels of `lv_box`.
+    """
     across = _weights(lv_box.x, lv_box.right, lv_size.width, l0_size.width, l0_box.x, l0_box.width)
     down = _weights(lv_box.y, lv_box.bottom, lv_size.height, l0_size.height, l0_box.y, l0_box.height)
     rows = down @ pixels.reshape(l0_box.height, -1).astype(np.float32)                    # (h, W * 3)
@@ -190,7 +198,10 @@ def area_mean(pixels: np.ndarray, l0_box: Box, lv_box: Box, lv_size: Size, l0_si
 
 
 def _weights(start: int, stop: int, lv_length: int, l0_length: int, l0_start: int, l0_count: int) -> csr_array:
-    """(level pixels, level-0 pixels): the share of each level pixel's footprint that a level-0 pixel fills."""
+    """Return the share of each level pixel's footprint that each level-0 pixel fills, along one axis.
+
+    float32 (stop - start, l0_count): the level pixels from `start` on, the level-0 pixels from `l0_start` on.
+    """
     first, last = footprint_edges(start, stop, lv_length, l0_length)
     ratio = l0_length / lv_length
     counts = last - first

@@ -1,4 +1,4 @@
-"""Fresh TIFF files: directories written in sequence, segments copied from a source or given as bytes."""
+"""Writes TIFF files: directories in sequence, whose segments are copied from a source or given as bytes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,38 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from artifusion.errors import SlideError
-from artifusion.slide.tiff import COUNTS, DESCRIPTION, INTEGERS, LONG, LONG8, OFFSETS, SHORT, Page, Tag, Tiff, runs
+from artifusion.slide.tiff import (
+    ASCII,
+    COUNTS,
+    DESCRIPTION,
+    INTEGERS,
+    LONG,
+    LONG8,
+    OFFSETS,
+    SHORT,
+    Page,
+    Tag,
+    Tiff,
+    contiguous_runs,
+)
 
-CLASSIC_LIMIT = (1 << 32) - (1 << 20)
-COPY_BYTES = 1 << 20                   # more does not fit the cache
+CLASSIC_LIMIT = (1 << 32) - (1 << 20)  # bytes of a classic TIFF, with room for its last directory
+COPY_BYTES = 1 << 20                   # copied at once: more does not fit the cache
 
 
 class Extents(NamedTuple):
-    """Segments in a row that are copied from the source; sparse ones have length 0."""
+    """Consecutive segments to copy from the source; sparse ones have length 0."""
 
     offsets: np.ndarray
     lengths: np.ndarray
 
 
 def segments_of(page: Page, replaced: Iterable[tuple[int, bytes]] = ()) -> Iterator[bytes | Extents]:
-    """The segments of a page, some replaced: (index, bytes), rising. One replacement is in memory at a time."""
+    """Yield the segments of a page: bytes where replaced, extents of the source in between.
+
+    Args:
+        replaced: (index, bytes) of segments, rising. One replacement is in memory at a time.
+    """
     start = 0
     for index, data in replaced:
         yield Extents(page.offsets[start:index], page.counts[start:index])
@@ -36,25 +53,27 @@ def segments_of(page: Page, replaced: Iterable[tuple[int, bytes]] = ()) -> Itera
 
 
 class TiffWriter:
-    """Writes a fresh file, directory by directory, each behind its segments.
+    """Writes a TIFF file, directory by directory, each after its segments.
 
     Args:
-        target, order, big: the file, empty; the byte order of all tags; BigTIFF.
-        source: where extents are copied from.
-        progress: called with the number of bytes copied from the source.
+        target: the file, empty and open for writing.
+        order: the byte order of all tags, "<" or ">".
+        big: write BigTIFF.
+        source: the file that extents are copied from.
+        progress: called with the number of bytes copied from the source since the last call.
 
-    Segments that shared their bytes in the source share them again, sparse ones stay sparse. Memory: one segment, a
-    few MB to copy through, and the tables of offsets.
+    Segments that share their bytes in the source share them again; sparse segments stay sparse. Memory: one segment,
+    COPY_BYTES, and the tables of offsets.
     """
 
     def __init__(self, target: BinaryIO, order: str, big: bool, source: Tiff | None = None,
                  progress: Callable[[int], None] | None = None) -> None:
         self.order, self.big, self._target, self._progress = order, big, target, progress
         self._file = source.path.open("rb", buffering=0) if source else None
-        self._shared = _shared(source) if source else set()
-        self._placed: dict[tuple[int, int], int] = {}        # where shared segments lie now, by offset and length
+        self._shared = _shared_offsets(source) if source else set()
+        self._copied_at: dict[tuple[int, int], int] = {}     # new offset of each shared segment, by offset and length
         self._buffer = memoryview(bytearray(COPY_BYTES))
-        self._at = 16 if big else 8
+        self._end = 16 if big else 8                         # where the next segment goes
         self._link = 8 if big else 4                         # where the offset of the next directory goes
         target.write((b"II" if order == "<" else b"MM") + (struct.pack(order + "HHHQ", 43, 8, 0, 0) if big
                                                            else struct.pack(order + "HI", 42, 0)))
@@ -67,136 +86,143 @@ class TiffWriter:
             self._file.close()
 
     def add(self, tags: Mapping[int, Tag], tiled: bool, segments: Iterable[bytes | Extents]) -> Page:
-        """Write one directory: its segments, then its tags, with the offsets and counts put in. Returns it.
+        """Write one directory, its segments first; return it.
+
+        Args:
+            tags: of the directory, by code; its offsets and counts are replaced.
+            tiled: its segments are tiles, not strips.
 
         Raises:
             OverflowError: a classic TIFF would grow over 4 GiB.
+            SlideError: the source ends inside a segment.
         """
         offsets, counts = array("Q"), array("Q")
         for segment in segments:
             if isinstance(segment, bytes):
-                offsets.append(self._at)
+                offsets.append(self._end)
                 counts.append(len(segment))
                 self._target.write(segment)
-                self._at += len(segment)
+                self._end += len(segment)
             else:
-                offsets.frombytes(self._copied(segment).astype(np.uint64).tobytes())
+                offsets.frombytes(self._copy_extents(segment).astype(np.uint64).tobytes())
                 counts.frombytes(segment.lengths.astype(np.uint64).tobytes())
-        if not self.big and self._at > CLASSIC_LIMIT:
+        if not self.big and self._end > CLASSIC_LIMIT:
             raise OverflowError("over 4 GiB")
-        placed = dict(tags)
+        new_tags = dict(tags)
         if offsets:
-            known = tags.get(COUNTS[tiled])
-            kind = known.type if known else LONG
+            old_counts = tags.get(COUNTS[tiled])
+            kind = old_counts.type if old_counts else LONG
             kind = LONG if kind == SHORT and max(counts) > 0xFFFF else kind
-            placed[OFFSETS[tiled]] = integers(OFFSETS[tiled], offsets, LONG8 if self.big else LONG, self.order)
-            placed[COUNTS[tiled]] = integers(COUNTS[tiled], counts, kind, self.order)
-        if placed.keys() != tags.keys():                     # else in the order in which the source has them
-            placed = dict(sorted(placed.items()))
-        self._link = _write_page(self._target, list(placed.values()), self._link, self.order, self.big)
-        self._at = self._target.tell()
-        return Page(placed, self.order)
+            new_tags[OFFSETS[tiled]] = integers(OFFSETS[tiled], offsets, LONG8 if self.big else LONG, self.order)
+            new_tags[COUNTS[tiled]] = integers(COUNTS[tiled], counts, kind, self.order)
+        if new_tags.keys() != tags.keys():                   # otherwise the source's order stays
+            new_tags = dict(sorted(new_tags.items()))
+        self._link = _write_page(self._target, list(new_tags.values()), self._link, self.order, self.big)
+        self._end = self._target.tell()
+        return Page(new_tags, self.order)
 
-    def _copied(self, extents: Extents) -> np.ndarray:
-        """Copy segments; returns where they lie now."""
+    def _copy_extents(self, extents: Extents) -> np.ndarray:
+        """Copy segments from the source; return their new offsets, 0 for sparse ones."""
         if self._shared:
             each = zip(extents.offsets.tolist(), extents.lengths.tolist(), strict=True)
-            return np.array([self._copied_once(*extent) for extent in each], np.int64)
-        there = np.flatnonzero(extents.lengths)
-        offsets, lengths = extents.offsets[there], extents.lengths[there]
-        placed = np.zeros(len(extents.lengths), np.int64)
-        placed[there] = self._at + np.cumsum(lengths) - lengths
-        for first, after in runs(lengths, offsets):
-            self._copy(int(offsets[first]), int(lengths[first:after].sum()))
-        return placed
+            return np.array([self._copy_once(*extent) for extent in each], np.int64)
+        stored = np.flatnonzero(extents.lengths)
+        offsets, lengths = extents.offsets[stored], extents.lengths[stored]
+        new_offsets = np.zeros(len(extents.lengths), np.int64)
+        new_offsets[stored] = self._end + np.cumsum(lengths) - lengths
+        for first, stop in contiguous_runs(lengths, offsets):
+            self._copy(int(offsets[first]), int(lengths[first:stop].sum()))
+        return new_offsets
 
-    def _copied_once(self, offset: int, length: int) -> int:
-        """Copy one segment, or find it where another one that shares its bytes was put."""
+    def _copy_once(self, offset: int, length: int) -> int:
+        """Copy one segment, unless another one that shares its bytes was copied already; return its new offset."""
         if not length:
             return 0
-        at = self._placed.get((offset, length))
-        if at is None:
-            at = self._at
+        new_offset = self._copied_at.get((offset, length))
+        if new_offset is None:
+            new_offset = self._end
             self._copy(offset, length)
             if offset in self._shared:
-                self._placed[offset, length] = at
-        return at
+                self._copied_at[offset, length] = new_offset
+        return new_offset
 
     def _copy(self, offset: int, length: int) -> None:
         assert self._file is not None                        # extents are the source's
         self._file.seek(offset)
         copy_bytes(self._file, self._target, length, self._buffer)
-        self._at += length
+        self._end += length
         if self._progress:
             self._progress(length)
 
 
 def copy_tiff(source: Tiff, out: Path, replaced: Callable[[int], Iterable[tuple[int, bytes]]], description: bytes,
               big: bool, progress: Callable[[int], None] | None = None) -> None:
-    """Write a fresh file with every directory, tag and segment of `source`, in the same byte order.
+    """Write a file with every directory, tag and segment of `source`, in the same byte order. It is not synced.
 
     Args:
-        replaced: the segments of a directory (by number) that get other bytes, index by index, rising.
+        replaced: number of a directory -> (index, bytes) of its segments that get other bytes, rising.
         description: the new ImageDescription of the first directory.
         big: write BigTIFF.
 
-    The file is not synced. Raises OverflowError as `TiffWriter.add` does.
+    Raises:
+        OverflowError, SlideError: as `TiffWriter.add` does.
     """
     with out.open("wb") as target, TiffWriter(target, source.order, big, source, progress) as writer:
         for number, page in enumerate(source.pages):
-            tags = dict(page.tags) if number else described(page.tags, description)
+            tags = dict(page.tags) if number else _with_description(page.tags, description)
             writer.add(tags, page.tiled, segments_of(page, replaced(number)))
 
 
-def described(tags: Mapping[int, Tag], description: bytes) -> dict[int, Tag]:
-    """Tags with another ImageDescription."""
+def _with_description(tags: Mapping[int, Tag], description: bytes) -> dict[int, Tag]:
+    """Return tags with another ImageDescription."""
     text = description + b"\0"
-    changed = {**tags, DESCRIPTION: Tag(DESCRIPTION, 2, len(text), text)}
+    changed = {**tags, DESCRIPTION: Tag(DESCRIPTION, ASCII, len(text), text)}
     return changed if DESCRIPTION in tags else dict(sorted(changed.items()))
 
 
 def integers(code: int, values: Sequence[int], kind: int, order: str) -> Tag:
-    """A tag that holds integers of one type."""
+    """Return a tag that holds integers of one type: SHORT, LONG or LONG8."""
     return Tag(code, kind, len(values), np.asarray(values).astype(order + INTEGERS[kind]).tobytes())
 
 
-def _shared(source: Tiff) -> set[int]:
-    """The offsets at which several segments of a file lie."""
+def _shared_offsets(source: Tiff) -> set[int]:
+    """Return the offsets that several segments of a file have in common."""
     offsets = np.sort(np.concatenate([page.offsets[page.counts > 0] for page in source.pages]))
     return set(offsets[1:][offsets[1:] == offsets[:-1]].tolist())
 
 
 def _write_page(target: BinaryIO, tags: list[Tag], link: int, order: str, big: bool) -> int:
-    """Write the values, then the directory, then its offset at `link`; returns where the next one's offset goes."""
-    room = 8 if big else 4
+    """Write a directory's values, the directory, and its offset at `link`; return where the next one's offset goes."""
+    value_bytes = 8 if big else 4
     entries = []
     for tag in tags:
         value = tag.raw
-        if len(value) > room:
+        if len(value) > value_bytes:
             _align(target)
             value = struct.pack(order + ("Q" if big else "I"), target.tell())
             target.write(tag.raw)
         entries.append(struct.pack(order + ("HHQ" if big else "HHI"), tag.code, tag.type, tag.count)
-                       + value.ljust(room, b"\0"))
+                       + value.ljust(value_bytes, b"\0"))
     _align(target)
     start = target.tell()
     target.write(struct.pack(order + ("Q" if big else "H"), len(entries)) + b"".join(entries))
-    after = target.tell()
-    target.write(bytes(room))
+    next_link = target.tell()
+    target.write(bytes(value_bytes))
     end = target.tell()
     target.seek(link)
     target.write(struct.pack(order + ("Q" if big else "I"), start))
     target.seek(end)
-    return after
+    return next_link
 
 
 def _align(target: BinaryIO) -> None:
+    """Fill up to a multiple of 8 bytes."""
     if target.tell() % 8:
         target.write(bytes(-target.tell() % 8))
 
 
 def copy_bytes(file: io.FileIO, target: BinaryIO, length: int, buffer: memoryview) -> None:
-    """Copy bytes from where one file stands to where the other does, through a buffer."""
+    """Copy the next `length` bytes of a file to the target's position, through a buffer."""
     while length:
         count = file.readinto(buffer[:length])
         if not count:

@@ -1,4 +1,4 @@
-"""Does a restored slide differ from its source only where it says so? Checked on raw segments and on pixels."""
+"""Checks on raw segments and on pixels that a restored slide differs from its source only where it says so."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ import numpy as np
 import openslide
 
 from artifusion.errors import OutputError
+from artifusion.files import sha256
 from artifusion.geometry import Box
 from artifusion.mask.geojson import geojson_polygons
 from artifusion.mask.mask import Mask
-from artifusion.output.compare import BLOCK_LIMIT, BLOCK_PX, Comparison, compare_copied, compare_generic, worst_block
+from artifusion.output.allowed_change import REENCODED_BLOCK_LIMIT, REENCODED_BLOCK_PX, worst_block
+from artifusion.output.compare import Comparison, compare_copied, compare_generic
 from artifusion.output.segments import PixelChange
-from artifusion.slide.reader import Slide, open_slide, sha256
+from artifusion.slide.reader import Slide, open_slide
 
-# A re-encoded slide went through another JPEG: on average (noise, sharp ink); BLOCK_LIMIT is that of any block.
-MEAN_LIMIT = 3.0
-READ_PX = 1024
+REENCODED_MEAN_LIMIT = 3.0               # grey levels that another JPEG moves a slide's pixels by on average
+READ_PX = 1024                           # side of the boxes that are compared at once
 CONTAINERS = ("copied", "pyramid", "re-encoded", "image")
 NOTE_PROPERTIES = ("openslide.quickhash-1", "openslide.comment", "tiff.ImageDescription")
 
 
 @dataclass
 class VerifyReport:
-    """What was compared and what is wrong; `ok` where nothing is."""
+    """What was compared and what is wrong; it is ok where nothing is wrong."""
 
     container: str
     compared: Comparison = field(default_factory=Comparison)
@@ -44,16 +45,16 @@ class VerifyReport:
         return {"container": self.container, **self.compared.to_dict(), "ok": self.ok, "problems": list(self.problems)}
 
     def lines(self) -> list[str]:
-        """The report for people, one statement a line."""
-        lines, found = [], self.compared
+        """Return the report for people, one statement a line."""
+        lines, compared = list[str](), self.compared
         copied = self.container in ("copied", "pyramid")
         if copied:
-            lines.append(f"segments copied: {found.segments}, touched by the declared regions: {found.touched}, "
-                         f"others byte-identical: {found.identical} of {found.segments - found.touched}")
+            lines.append(f"segments copied: {compared.segments}, touched by the declared regions: {compared.touched}, "
+                         f"others byte-identical: {compared.identical} of {compared.segments - compared.touched}")
             lines.append("touched segments that kept all blocks beside the declared regions: "
-                         f"{found.touched - found.whole} of {found.touched}")
+                         f"{compared.touched - compared.whole} of {compared.touched}")
         where = "inside touched segments" if copied else "anywhere"
-        outside = found.outside.to_dict()
+        outside = compared.outside.to_dict()
         lines.append(f"pixels outside the declared regions, {where}: {outside['changed_share']:.2%} changed, "
                      f"by at most {outside['largest']} and {outside['mean']:.2f} grey levels on average")
         return lines + [f"PROBLEM: {problem}" for problem in self.problems] + (["ok"] if self.ok else [])
@@ -67,57 +68,94 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
     Args:
         sidecar, geojson: files or their content; by default <restored>.json and <restored>.geojson. The content may
             be given before the files and the final name exist.
-        source_sha256: what the source's SHA-256 is known to be; by default it is taken.
+        source_sha256: the source's SHA-256 where it is known; by default it is computed.
 
     Raises:
         SlideError: one of the slides cannot be opened.
-        OutputError: a sidecar is missing or no sidecar.
+        OutputError: a sidecar is missing, or was not written by artifusion.
     """
     source, restored = Path(source), Path(restored)
-    facts = _content(restored, sidecar, ".json")
-    declared = _content(restored, geojson, ".geojson")
-    try:
-        container, lossless = facts["written"]["container"], facts["written"]["lossless"]
-        source_sha, output_sha = facts["source"]["sha256"], facts["output"].get("sha256")
-        painted_px = sum(int(region["area_px"]) for region in facts.get("regions", ()))
-        given_mpp = float(facts["mpp"]) if facts.get("mpp_from") == "argument" else None
-        told = isinstance(sidecar, Mapping) or (output_sha and painted_px)
-        same_size = facts.get("same_size") is True
-        by_block = all("encoded_whole" in level for level in facts["written"].get("levels", ()))
-        if container not in CONTAINERS or not isinstance(lossless, bool) or not told:
-            raise ValueError(container)
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
-        raise OutputError(f"{restored}: its sidecar is not one that artifusion wrote; restore the slide "
-                          "again") from None
-    report, problems = VerifyReport(container, Comparison(by_block, same_size)), list[str]()
+    sidecar_content, geojson_content = _content(restored, sidecar, ".json"), _content(restored, geojson, ".geojson")
+    claims = _claims(sidecar_content, restored, whole=not isinstance(sidecar, Mapping))
+    report = VerifyReport(claims.container, Comparison(claims.by_block, claims.same_size))
+    problems = list[str]()
     with open_slide(source) as before, open_slide(restored) as after, ThreadPoolExecutor(2) as pool:
-        output_found = pool.submit(sha256, restored)          # while the segments are compared
-        source_found = None if source_sha256 else pool.submit(sha256, source)
-        polygons, classes = geojson_polygons(declared, restored.parent / f"{restored.name}.geojson",
+        output_hash = pool.submit(sha256, restored)           # while the segments are compared
+        source_hash = None if source_sha256 else pool.submit(sha256, source)
+        polygons, classes = geojson_polygons(geojson_content, restored.parent / f"{restored.name}.geojson",
                                              before.bounds_offset)
-        mask = Mask.of(polygons, before.size, classes)        # whatever a foreign file declares, inside the slide
-        if facts.get("regions") and mask.area_px != painted_px:
-            problems.append(f"the GeoJSON declares {mask.area_px} px but the sidecar {painted_px}; one was changed")
-        if before.size != after.size:
-            problems.append(f"size changed from {before.size} to {after.size}")
-        elif container == "copied":
-            problems += _metadata(before, after) + compare_copied(before, after, mask, report.compared)
-        elif container == "pyramid":
-            problems += compare_generic(before, after, mask, report.compared)
-            problems += _scale_and_colour(before, after, given_mpp or before.mpp)
-        else:
-            problems += _pixels(before, after, mask, lossless, report.compared.outside)
-            problems += _scale_and_colour(before, after, given_mpp or before.mpp)
-    report.output_sha256 = output_found.result()
-    if (source_found.result() if source_found else source_sha256) != source_sha:
+        mask = Mask.of(polygons, before.size, classes)        # cut to the slide, whatever a foreign file declares
+        if claims.has_regions and mask.area_px != claims.painted_px:
+            problems.append(f"the GeoJSON declares {mask.area_px} px but the sidecar {claims.painted_px}; "
+                            "one was changed")
+        problems += _slide_problems(before, after, mask, claims, report.compared)
+    report.output_sha256 = output_hash.result()
+    if (source_hash.result() if source_hash else source_sha256) != claims.source_sha256:
         problems.insert(0, f"{source.name} is not the file that was restored: its SHA-256 is another one")
-    if output_sha and report.output_sha256 != output_sha:
+    if claims.output_sha256 and report.output_sha256 != claims.output_sha256:
         problems.append(f"{restored.name} was changed after it was written: its SHA-256 is not the sidecar's")
     report.problems = tuple(problems)
     return report
 
 
+@dataclass(frozen=True)
+class Claims:
+    """What a sidecar says of the restored slide, as far as it can be checked."""
+
+    container: str
+    lossless: bool
+    source_sha256: str
+    output_sha256: str | None
+    has_regions: bool
+    painted_px: int
+    given_mpp: float | None            # um per level-0 pixel, where the caller of restore gave it
+    same_size: bool
+    by_block: bool                     # False for sidecars from before JPEG blocks were kept
+
+
+def _claims(sidecar: Mapping[str, Any], restored: Path, whole: bool) -> Claims:
+    """Return what a sidecar claims.
+
+    Args:
+        whole: the sidecar must hold the output's SHA-256 and regions.
+
+    Raises:
+        OutputError: artifusion did not write this sidecar.
+    """
+    try:
+        written = sidecar["written"]
+        claims = Claims(
+            container=written["container"], lossless=written["lossless"],
+            source_sha256=sidecar["source"]["sha256"], output_sha256=sidecar["output"].get("sha256"),
+            has_regions=bool(sidecar.get("regions")),
+            painted_px=sum(int(region["area_px"]) for region in sidecar.get("regions", ())),
+            given_mpp=float(sidecar["mpp"]) if sidecar.get("mpp_from") == "argument" else None,
+            same_size=sidecar.get("same_size") is True,
+            by_block=all("encoded_whole" in level for level in written.get("levels", ())))
+        incomplete = whole and not (claims.output_sha256 and claims.painted_px)
+        if claims.container not in CONTAINERS or not isinstance(claims.lossless, bool) or incomplete:
+            raise ValueError(claims.container)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
+        raise OutputError(f"{restored}: its sidecar is not one that artifusion wrote; restore the slide "
+                          "again") from None
+    return claims
+
+
+def _slide_problems(before: Slide, after: Slide, mask: Mask, claims: Claims, comparison: Comparison) -> list[str]:
+    """Return the problems of the slide itself, as its container allows to check."""
+    if before.size != after.size:
+        return [f"size changed from {before.size} to {after.size}"]
+    if claims.container == "copied":
+        return _metadata_problems(before, after) + compare_copied(before, after, mask, comparison)
+    if claims.container == "pyramid":
+        problems = compare_generic(before, after, mask, comparison)
+    else:
+        problems = _pixel_problems(before, after, mask, claims.lossless, comparison.outside)
+    return problems + _scale_problems(before, after, claims.given_mpp or before.mpp)
+
+
 def _content(restored: Path, given: str | Path | Mapping[str, Any] | None, suffix: str) -> Mapping[str, Any]:
+    """Return the content of a sidecar: as it is given, or of a file, by default the one beside the slide."""
     if isinstance(given, Mapping):
         return given
     path = Path(given) if given is not None else restored.parent / f"{restored.name}{suffix}"
@@ -132,8 +170,8 @@ def _content(restored: Path, given: str | Path | Mapping[str, Any] | None, suffi
     return content
 
 
-def _metadata(before: Slide, after: Slide) -> list[str]:
-    """Differences of what OpenSlide tells, but the note and the thumbnail."""
+def _metadata_problems(before: Slide, after: Slide) -> list[str]:
+    """Return differences of what OpenSlide says of both slides, except the note and the thumbnail."""
     problems = []
     if (before.vendor, before.level_sizes) != (after.vendor, after.level_sizes):
         problems.append(f"vendor or levels changed: {before.vendor} {before.level_sizes} to {after.vendor} "
@@ -156,8 +194,8 @@ def _metadata(before: Slide, after: Slide) -> list[str]:
     return problems
 
 
-def _scale_and_colour(before: Slide, after: Slide, mpp: float | None) -> list[str]:
-    """Differences of the scale, which is to be `mpp`, and of the ICC profile."""
+def _scale_problems(before: Slide, after: Slide, mpp: float | None) -> list[str]:
+    """Return differences of the scale, which must be `mpp`, and of the ICC profile."""
     problems = []
     if mpp is not None and (after.mpp is None or abs(after.mpp / mpp - 1) > 0.001):
         problems.append(f"mpp is {after.mpp} instead of {mpp}")
@@ -166,10 +204,10 @@ def _scale_and_colour(before: Slide, after: Slide, mpp: float | None) -> list[st
     return problems
 
 
-def _pixels(before: Slide, after: Slide, mask: Mask, lossless: bool, outside: PixelChange) -> list[str]:
-    """Differences of level-0 pixels outside the mask, streamed."""
+def _pixel_problems(before: Slide, after: Slide, mask: Mask, lossless: bool, outside: PixelChange) -> list[str]:
+    """Return differences of level-0 pixels outside the mask. Memory: boxes of READ_PX."""
     size, problems = before.size, []
-    worst, place = 0.0, (0, 0)
+    worst, worst_corner = 0.0, (0, 0)
     for y in range(0, size.height, READ_PX):
         for x in range(0, size.width, READ_PX):
             box = Box(x, y, READ_PX, READ_PX).intersection(Box(0, 0, *size))
@@ -177,15 +215,16 @@ def _pixels(before: Slide, after: Slide, mask: Mask, lossless: bool, outside: Pi
             outside.add(old, new, ~masked)
             moved, corner = worst_block(old.astype(np.int16) - new, masked, box)
             if moved > worst:
-                worst, place = moved, corner
-    found = outside.to_dict()
+                worst, worst_corner = moved, corner
+    mean = outside.to_dict()["mean"]
     if lossless and outside.changed_px:
-        problems.append(f"{outside.changed_px} pixels outside the declared regions changed, near {place}; this "
+        problems.append(f"{outside.changed_px} pixels outside the declared regions changed, near {worst_corner}; this "
                         "format keeps every one")
-    elif not lossless and found["mean"] > MEAN_LIMIT:
-        problems.append(f"pixels outside the declared regions moved by {found['mean']:.2f} grey levels on average; "
-                        f"encoding explains {MEAN_LIMIT}")
-    elif not lossless and worst > BLOCK_LIMIT:
+    elif not lossless and mean > REENCODED_MEAN_LIMIT:
+        problems.append(f"pixels outside the declared regions moved by {mean:.2f} grey levels on average; "
+                        f"encoding explains {REENCODED_MEAN_LIMIT}")
+    elif not lossless and worst > REENCODED_BLOCK_LIMIT:
         problems.append(f"pixels outside the declared regions moved by {worst:.1f} grey levels on average in the "
-                        f"{BLOCK_PX}-px block at {place}; encoding explains {BLOCK_LIMIT}")
+                        f"{REENCODED_BLOCK_PX}-px block at {worst_corner}; encoding explains "
+                        f"{REENCODED_BLOCK_LIMIT}")
     return problems

@@ -1,4 +1,4 @@
-"""The restored slide: copied segment by segment where the format allows, else streamed into a pyramid."""
+"""Writes the restored slide: copied segment by segment where the format allows, otherwise streamed into a pyramid."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 from artifusion.errors import OutputError
 from artifusion.geometry import Box
 from artifusion.mask.mask import Mask
-from artifusion.output.codecs.codecs import codec_of
+from artifusion.output.codecs.segment_codecs import codec_of
 from artifusion.output.container import container_of, generic_pyramid, segment_reason, source_levels, thumbnail_page
 from artifusion.output.patches import Patches
 from artifusion.output.pyramid import write_generic
-from artifusion.output.reencode import encoding, pyramid_sizes, tile_count, write_image, write_pyramid
+from artifusion.output.reencode import Metadata, encoding_name, pyramid_sizes, segment_count, write_image, write_pyramid
 from artifusion.output.segments import Change, Grid, restored_segments
 from artifusion.output.tiffwriter import copy_tiff
 from artifusion.slide import tiff
@@ -28,28 +28,30 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class LevelReport:
-    """What became of one level, or of the thumbnail. Changes outside the mask lie inside touched segments."""
+    """How one level, or the thumbnail, was written. Pixels outside the mask change in touched segments only."""
 
     name: str
     how: str                          # "copied", "built", "re-encoded" or "as it was"
     reason: str
     segments: int
     touched: int
-    encoded_whole: int | None                 # touched segments that could change beyond the blocks the mask reaches
-    outside_changed_share: float | None       # None: everything was encoded anew; verification measures it
+    encoded_whole: int | None                 # touched segments that could not keep the blocks beside the mask
+    outside_changed_share: float | None       # None: everything was re-encoded, and verification measures it
     outside_largest_change: int | None
 
 
 @dataclass(frozen=True)
 class WriteReport:
+    """How a slide was written."""
+
     path: Path                        # the written file, in the work folder
     container: str                    # "copied", "pyramid" (level 0 copied), "re-encoded" or "image"
     reason: str
-    lossless: bool                    # kept pixels are exact, all of them
+    lossless: bool                    # every pixel outside the mask is exact
     levels: tuple[LevelReport, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON knows it, without the path."""
+        """Return the report for JSON, without the path."""
         return {key: value for key, value in asdict(self).items() if key != "path"} | {
             "levels": [asdict(level) for level in self.levels]}
 
@@ -60,15 +62,16 @@ def write_slide(slide: Slide, mask: Mask, patches: Patches, out: str | Path, *, 
 
     Args:
         note: one line for ImageDescription, without "|".
-        lossless: what is encoded anew gets deflate instead of JPEG. Copied levels keep their codec.
+        lossless: re-encoded levels get deflate instead of JPEG. Copied levels keep their codec.
         same_size: touched segments of copied JPEG 2000 keep about their size instead of being exact beside the mask.
-        progress: called with (done, total), bytes where copied, level-0 pixels where re-encoded.
+        progress: called with (done, total): bytes where copied, level-0 pixels where re-encoded.
 
-    Masked pixels that no canvas painted keep the source's values: ask `patches.remaining` first.
+    Masked pixels that no canvas painted keep the source's values; `patches.remaining` says whether there are any.
 
     Raises:
         OutputError: a suffix that does not fit, or the file cannot be written.
         SlideError: the source is damaged.
+        ValueError: a note that is not one line without "|".
     """
     if "|" in note or "\n" in note or "\r" in note:
         raise ValueError(f"a note must be one line without '|', got {note!r}")
@@ -78,14 +81,14 @@ def write_slide(slide: Slide, mask: Mask, patches: Patches, out: str | Path, *, 
     try:
         work.mkdir(parents=True, exist_ok=True)
         if container == "copied":
-            report = _copy(slide, mask, patches, path, note, reason, same_size, progress)
+            report = _write_copy(slide, mask, patches, path, note, reason, same_size, progress)
         elif container == "pyramid":
-            report = _generic(slide, mask, patches, path, note, reason, lossless, progress)
+            report = _write_generic(slide, mask, patches, path, note, reason, lossless, progress)
         elif container == "image":
-            report = _image(slide, patches, path, note, reason)
+            report = _write_image(slide, patches, path, note, reason)
         else:
             exact = lossless or (isinstance(slide, ImageSlide) and slide.lossless)
-            report = _reencode(slide, patches, path, note, reason, exact, progress)
+            report = _write_reencoded(slide, patches, path, note, reason, exact, progress)
         return report
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); check the space and the permissions "
@@ -93,21 +96,22 @@ def write_slide(slide: Slide, mask: Mask, patches: Patches, out: str | Path, *, 
 
 
 @contextmanager
-def synced(path: Path) -> Iterator[None]:
-    """Bring a written file to the disk while the block runs, and wait for it at the end: verification reads from
-    memory, so neither waits for the other.
+def sync_in_background(path: Path) -> Iterator[None]:
+    """Write a file's cached bytes to the disk while the block runs, and wait for that at the end of the block.
+
+    Verification reads from memory, so neither waits for the other.
 
     Raises:
         OSError: the disk is full or broken.
     """
     with ThreadPoolExecutor(1) as pool, path.open("rb+") as file:
-        done = pool.submit(os.fsync, file.fileno())
+        synced = pool.submit(os.fsync, file.fileno())
         yield
-        done.result()
+        synced.result()
 
 
-def described(text: str, note: str, vendor: str) -> str:
-    """An ImageDescription with the note in the vendor's own form, never inside another value."""
+def description_with_note(text: str, note: str, vendor: str) -> str:
+    """Return an ImageDescription with the note in the vendor's own form, never inside another value."""
     text = text.rstrip("\0 \r\n")
     if vendor == "aperio":
         earlier = text.count("|artifusion")                  # a slide may be restored twice
@@ -117,8 +121,8 @@ def described(text: str, note: str, vendor: str) -> str:
     return f"{text}\nartifusion: {note}".lstrip("\n")
 
 
-def _copy(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, reason: str, same_size: bool,
-          progress: Progress | None) -> WriteReport:
+def _write_copy(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, reason: str, same_size: bool,
+                progress: Progress | None) -> WriteReport:
     levels = source_levels(slide)
     source = levels.file
     names = {number: f"level {level}" for level, number in enumerate(levels.pages)}
@@ -133,24 +137,24 @@ def _copy(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, rea
         if number not in names or (number == thumbnail and stale):
             return ()
         page = source.pages[number]
-        return begun.enter_context(closing(
+        return generators.enter_context(closing(
             restored_segments(file, page, codec_of(page, same_size), mask, patches, changes[number])))
 
-    description = described(source.pages[0].text(tiff.DESCRIPTION), note, slide.vendor).encode(
+    description = description_with_note(source.pages[0].text(tiff.DESCRIPTION), note, slide.vendor).encode(
         errors="surrogateescape")
-    with slide.path.open("rb") as file, ExitStack() as begun:    # no thread reads on after a failure
+    with slide.path.open("rb") as file, ExitStack() as generators:    # closed: no thread reads on
         try:
-            copy_tiff(source, path, replaced, description, source.big, _bytes_done(slide, progress))
+            copy_tiff(source, path, replaced, description, source.big, _counted(progress, slide.path.stat().st_size))
         except OverflowError:                                 # the restored classic TIFF grew over 4 GiB
-            copy_tiff(source, path, replaced, description, True, _bytes_done(slide, progress))
-    reports = [_copied(name, source.pages[number], changes[number], same_size, number == thumbnail and stale)
-               for number, name in names.items()]
+            copy_tiff(source, path, replaced, description, True, _counted(progress, slide.path.stat().st_size))
+    reports = [_copied_level(name, source.pages[number], changes[number], same_size,
+                             stale if number == thumbnail else "") for number, name in names.items()]
     exact = all(codec_of(source.pages[number], same_size).exact for number in levels.pages)
     return WriteReport(path, "copied", reason, exact, tuple(reports))
 
 
-def _generic(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, reason: str, lossless: bool,
-             progress: Progress | None) -> WriteReport:
+def _write_generic(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, reason: str, lossless: bool,
+                   progress: Progress | None) -> WriteReport:
     source, plan = source_levels(slide).file, generic_pyramid(slide)
     exact = all(codec_of(source.pages[level.page]).exact for level in plan if level.page is not None)
     lossless = lossless or exact                             # what is built is as exact as what it is built from
@@ -158,50 +162,59 @@ def _generic(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, 
 
     def replaced(number: int) -> Iterable[tuple[int, bytes]]:
         page = source.pages[number]
-        return begun.enter_context(closing(
+        return generators.enter_context(closing(
             restored_segments(file, page, codec_of(page), mask, patches, changes[number])))
 
-    with slide.path.open("rb") as file, ExitStack() as begun:
-        # The source's own description stays out: a generic file that calls itself Aperio would be opened as one.
-        write_generic(path, source, plan, replaced, mpp=slide.mpp, icc=slide.icc, lossless=lossless,
-                      description=described("", note, "generic-tiff"), progress=_bytes_done(slide, progress))
+    with slide.path.open("rb") as file, ExitStack() as generators:
+        write_generic(path, source, plan, replaced, _generic_metadata(slide, note), lossless=lossless,
+                      progress=_counted(progress, slide.path.stat().st_size))
     reports = []
     for number, level in enumerate(plan):
         if level.page is not None:
-            reports.append(_copied(f"level {number}", source.pages[level.page], changes[level.page]))
+            reports.append(_copied_level(f"level {number}", source.pages[level.page], changes[level.page]))
         else:
-            tiles = tile_count(level.size)
-            reports.append(LevelReport(f"level {number}", "built", f"{level.reason}; {encoding(lossless)}", tiles,
-                                       tiles, None, None, None))
+            count = segment_count(level.size)
+            reports.append(LevelReport(f"level {number}", "built", f"{level.reason}; {encoding_name(lossless)}", count,
+                                       count, None, None, None))
     return WriteReport(path, "pyramid", reason, exact, tuple(reports))
 
 
-def _copied(name: str, page: tiff.Page, change: Change, same_size: bool = False, stale: str | bool = ""
-            ) -> LevelReport:
-    return LevelReport(name, "as it was" if stale else "copied",
-                       f"{stale}: may still show the artifact" if stale else _how(page, change, same_size),
-                       len(page.offsets), change.touched, change.whole, change.outside.share, change.outside.largest)
+def _generic_metadata(slide: Slide, note: str) -> Metadata:
+    """Return a generic file's metadata, without the source's description: one that names Aperio is opened as Aperio."""
+    return Metadata(slide.size, slide.mpp, slide.icc, description_with_note("", note, "generic-tiff"))
 
 
-def _how(page: tiff.Page, change: Change, same_size: bool) -> str:
-    how = codec_of(page, same_size).how
-    return f"{how}; {change.whole} could not be taken apart into blocks and were encoded whole" if change.whole else how
+def _copied_level(name: str, page: tiff.Page, change: Change, same_size: bool = False, stale: str = "") -> LevelReport:
+    """Return the report of a copied page.
+
+    Args:
+        stale: why the page was copied as it was although the mask touches it.
+    """
+    if stale:
+        how, reason = "as it was", f"{stale}: may still show the artifact"
+    else:
+        how, reason = "copied", codec_of(page, same_size).how
+        if change.whole:
+            reason += f"; {change.whole} could not be taken apart into blocks and were encoded whole"
+    return LevelReport(name, how, reason, len(page.offsets), change.touched, change.whole, change.outside.share,
+                       change.outside.largest)
 
 
-def _bytes_done(slide: Slide, progress: Progress | None) -> Callable[[int], None]:
-    """Turns counts of copied bytes into (done, total)."""
-    total, done = slide.path.stat().st_size, 0
+def _counted(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """Return a callback that turns counts into progress(done, total)."""
+    done = 0
 
-    def copied(count: int) -> None:
+    def count_in(count: int) -> None:
         nonlocal done
         done += count
         if progress:
             progress(min(done, total), total)
 
-    return copied
+    return count_in
 
 
 def _thumbnail_reason(slide: Slide, page: tiff.Page) -> str:
+    """Return why the thumbnail cannot be restored; empty where it can."""
     size = Grid.of(page).size
     if abs(size.width * slide.size.height / (size.height * slide.size.width) - 1) > 0.02:
         return "shows another area than level 0"
@@ -209,35 +222,26 @@ def _thumbnail_reason(slide: Slide, page: tiff.Page) -> str:
         return segment_reason(file, page)
 
 
-def unchanged(exact: bool) -> tuple[int | None, float | None, int | None]:
-    """What a level encoded anew says of its kept pixels: none changed, or nothing yet."""
+def _changes_of_reencoding(exact: bool) -> tuple[int | None, float | None, int | None]:
+    """Return the last three values of a re-encoded level's report: no change where exact, otherwise not known yet."""
     return (0, 0.0, 0) if exact else (None, None, None)
 
 
-def _reencode(slide: Slide, patches: Patches, path: Path, note: str, reason: str, lossless: bool,
-              progress: Progress | None) -> WriteReport:
-    done, total = 0, slide.size.width * slide.size.height
-
-    def written(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress:
-            progress(done, total)
-
-    # The source's own description stays out: a generic file that calls itself Aperio would be opened as one.
-    write_pyramid(path, slide.size, patches.read, mpp=slide.mpp, icc=slide.icc, work=path.parent, lossless=lossless,
-                  description=described("", note, "generic-tiff"), progress=written)
+def _write_reencoded(slide: Slide, patches: Patches, path: Path, note: str, reason: str, lossless: bool,
+                     progress: Progress | None) -> WriteReport:
+    write_pyramid(path, patches.read, _generic_metadata(slide, note), work=path.parent, lossless=lossless,
+                  progress=_counted(progress, slide.size.width * slide.size.height))
     levels = []
     for level, size in enumerate(pyramid_sizes(slide.size)):
-        tiles = tile_count(size)
-        levels.append(LevelReport(f"level {level}", "re-encoded", f"{reason}; {encoding(lossless)}", tiles, tiles,
-                                  *unchanged(lossless)))
+        count = segment_count(size)
+        levels.append(LevelReport(f"level {level}", "re-encoded", f"{reason}; {encoding_name(lossless)}", count, count,
+                                  *_changes_of_reencoding(lossless)))
     return WriteReport(path, "re-encoded", reason, lossless, tuple(levels))
 
 
-def _image(slide: Slide, patches: Patches, path: Path, note: str, reason: str) -> WriteReport:
+def _write_image(slide: Slide, patches: Patches, path: Path, note: str, reason: str) -> WriteReport:
     exact = path.suffix == ".png"
     write_image(path, patches.read(Box(0, 0, *slide.size)), mpp=slide.mpp, icc=slide.icc, note=note)
     how = "PNG, exact" if exact else "JPEG quality 95, 4:4:4: kept pixels change a little; choose .png to keep them"
-    level = LevelReport("level 0", "re-encoded", how, 1, 1, *unchanged(exact))
+    level = LevelReport("level 0", "re-encoded", how, 1, 1, *_changes_of_reencoding(exact))
     return WriteReport(path, "image", reason, exact, (level,))

@@ -49,7 +49,7 @@ def adapt(
         folder: holds the tissue, the run and its weights; the same call goes on with what it finds in the folder.
         minutes: about how long to learn. Give this or `crops`.
         crops: how many crops of the slide to learn from, rounded up to whole batches.
-        config: how to learn (default: the shipped "adapt"); images, warm-up and average follow from the crops.
+        config: how to learn (default: the shipped "adapt"); crops, warm-up and average follow from the crops.
 
     Raises:
         ValueError: neither minutes nor crops, both, or one not above 0.
@@ -71,7 +71,7 @@ def adapt(
     run = train(settings, [shard], run_dir, init=weights, device=device, quiet=True)
     with tqdm(desc="adapting", unit="crop", total=count, disable=quiet or None) as line:
         for progress in run:
-            line.update(progress.images - line.n)
+            line.update(progress.crops - line.n)
     adapted = load_weights(run_dir / "weights")
     tiles = [tile.pixels.shape for tile in read_shard(shard)]
     return Restorer(adapted, ",".join(map(str, restorer.devices)), restorer.config), {
@@ -109,11 +109,11 @@ def run_of(crops: int, config: TrainConfig, weights: Weights) -> TrainConfig:
 
     A Trainer's average counts the crops of the initial weights as well; here its half-life is a share of this run.
     """
-    earlier = int(weights.training.get("images", 0))
+    earlier = int(weights.training.get("crops", 0))
     return config.model_copy(update={
         "name": f"{weights.name} adapted {crops} crops",
-        "images": crops,
-        "warmup_images": min(config.warmup_images, max(1, crops // 5)),
+        "crops": crops,
+        "warmup_crops": min(config.warmup_crops, max(1, crops // 5)),
         "ema_halflife": EMA_HALFLIFE * crops / (earlier + crops),
     })
 

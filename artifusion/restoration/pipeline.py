@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from artifusion.errors import ConfigError, OutputError
 from artifusion.files import file_state, sha256, write_json
 from artifusion.mask.classes import CLASSES, named_counts
 from artifusion.mask.mask import Mask
+from artifusion.mask.reading import fingerprint, read_selection
 from artifusion.mask.regions import Canvas, Region, find_regions, plan_canvases
 from artifusion.mask.selection import MaskFormat, MaskSelection, Polarity
 from artifusion.output.container import check_same_size, container_of, default_output
@@ -28,7 +29,7 @@ from artifusion.output.preview import check_picture_name, draw_comparison
 from artifusion.output.progress import byte_bar
 from artifusion.output.provenance import geojson, note, sidecar
 from artifusion.output.verify import verify_slide
-from artifusion.output.writer import synced, write_slide
+from artifusion.output.writer import sync_in_background, write_slide
 from artifusion.restoration.painting import paint
 from artifusion.slide.reader import Slide, open_slide
 
@@ -62,7 +63,7 @@ def plan_restoration(slide: Slide, selection: MaskSelection, config: RestoreConf
     if config.max_canvas_px < 4 * config.context_px + multiple:
         raise ConfigError(f"max_canvas_px must be at least 4 context_px + {multiple} = "
                           f"{4 * config.context_px + multiple}, not {config.max_canvas_px}")
-    mask = selection.read(slide)
+    mask = read_selection(selection, slide)
     regions = find_regions(mask, config.merge_px)
     canvases = plan_canvases(
         regions, slide.size, multiple=multiple, context_px=config.context_px, max_px=config.max_canvas_px, mask=mask
@@ -145,8 +146,7 @@ def restore_slide(
             if not found.counts(classes):
                 return None
             output.inputs.append(mask)
-        selection = MaskSelection(Path(mask), polarity, grow_um, None if classes is None else tuple(classes),
-                                  mask_format)
+        selection = MaskSelection(Path(mask), polarity, grow_um, classes, mask_format)
         plan = plan_restoration(slide, selection, restorer.config, restorer.multiple)
         if not quiet:
             print(plan.mask.summary, file=sys.stderr)
@@ -210,7 +210,9 @@ def describe(slide: Slide, selection: MaskSelection, plan: Plan, restorer: Resto
     return {
         "version": __version__,
         "source": {"name": slide.path.name, "sha256": sha256(slide.path)},
-        "mask": selection.describe(slide) | {"origin": plan.mask.origin},
+        "mask": {"name": selection.path.name, "sha256": fingerprint(selection, slide), "origin": plan.mask.origin,
+                 "classes": list(selection.classes) if selection.classes is not None else None,
+                 "polarity": selection.polarity or "restore", "grow_um": selection.grow_um},
         "weights": {"name": restorer.weights.name, "sha256": restorer.weights.sha256},
         "sampler": {"name": config.sampler, "condition": f"{config.condition} known", "steps": config.steps,
                     "evaluations_per_canvas": config.evaluations, "seed": seed, "device": restorer.device.type},
@@ -230,7 +232,7 @@ def learn_slide(restorer: Restorer, slide: Slide, selection: MaskSelection, plan
 
     avoid = plan.mask
     if selection.classes is not None:             # artifacts that are not restored are still nothing to learn from
-        avoid = selection.with_classes(CLASSES).read(slide)
+        avoid = read_selection(replace(selection, classes=CLASSES), slide)
     return adapt(restorer, slide, avoid, work / "adaptation", **job["adaptation"], quiet=quiet)
 
 
@@ -263,7 +265,7 @@ def verify_written(slide: Slide, written: Path, target: Path, content: dict[str,
         OutputError: the verification failed.
     """
     known = content["source"]["sha256"] if unchanged else None
-    with synced(written):
+    with sync_in_background(written):
         verified = verify_slide(slide.path, written, content, polygons, source_sha256=known)
     if not verified.ok:
         raise OutputError(f"{target}: not written, verification failed: {'; '.join(verified.problems)}")

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import warnings
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import openslide
 import tifffile
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from artifusion.errors import SlideError
 from artifusion.geometry import Box, Point, Size
+from artifusion.slide.images import on_white, read_image
 from artifusion.slide.tiff import check_whole
 
 PLAUSIBLE_MPP = (0.1, 4.0)
-CHUNK_PX = 4096              # a read goes through OpenSlide in squares of this side: 64 MB of RGBA at a time
-TIFF_VENDORS = ("aperio", "generic-tiff")    # whose offsets mean what they say; those of NDPI wrap at 4 GiB
+CHUNK_PX = 4096              # OpenSlide reads squares of this side: 64 MB of RGBA at a time
+TIFF_VENDORS = ("aperio", "generic-tiff")    # their files hold true segment offsets; those of NDPI wrap at 4 GiB
 FORMATS = "SVS, TIFF, NDPI, MRXS, SCN, BIF, DICOM, or a PNG, JPEG or TIFF image"
 
 
@@ -30,16 +28,17 @@ class Slide:
     Attributes:
         path, kind, size: the file, what it is, and its level-0 Size.
         level_sizes, level_downsamples: per level, level 0 first.
-        mpp: um per level-0 pixel; None where the file does not tell or tells something outside 0.1 to 4.
+        mpp: um per level-0 pixel; None where the file states none, or one outside 0.1 to 4.
         mpp_origin: "argument", "file" or "unknown".
-        mpp_doubt: why the scale that the file tells counts as unknown, as one sentence; empty where it does not.
+        mpp_doubt: why the scale that the file states counts as unknown, to follow the path; empty where it counts.
         icc: the ICC profile's bytes, or None.
         vendor: OpenSlide's name of the format; "image" for a plain image.
         properties: the file's own metadata, name -> text.
         associated: names of the label, macro and thumbnail images.
         bounds_offset: level-0 Point at which QuPath starts counting (openslide.bounds-x, -y).
 
-    Threads may share one, and end before it is closed; after an error OpenSlide's handle is of no more use to any.
+    Threads may share a slide; all of them must end before it is closed. After an error in one thread OpenSlide's
+    handle fails in every other.
     """
 
     kind = "slide"
@@ -62,10 +61,11 @@ class Slide:
     def read(self, l0_box: Box, mpp: float | None = None) -> np.ndarray:
         """Return a region as uint8 (H, W, 3) RGB on white; pixels outside the slide are white.
 
-        With mpp at that many um per pixel (sides rounded, at least one pixel), else pixel by pixel.
+        Args:
+            mpp: um per pixel of the result, whose sides are rounded and at least 1; None: level-0 pixels.
 
         Raises:
-            SlideError: the file is damaged there; with mpp also where the slide's own scale is unknown.
+            SlideError: the file is damaged there, or `mpp` is given and the slide's own scale is unknown.
         """
         if mpp is None:
             return self.read_level(0, l0_box)
@@ -77,23 +77,24 @@ class Slide:
     def read_as(self, l0_box: Box, size: Size) -> np.ndarray:
         """Return a region reduced to a size, as uint8 (height, width, 3) RGB on white.
 
-        Every pixel is the mean of those whose centres lie under it, on the coarsest level that has the detail. Read
-        in pieces: memory is the result and one read.
+        Every pixel is the mean of the pixels under it on the coarsest level that has the detail. The level is read
+        in pieces: memory is the result and one piece.
         """
         ratio = max(1.0, min(l0_box.width / size.width, l0_box.height / size.height))
         level = max(n for n, downsample in enumerate(self.level_downsamples) if n == 0 or downsample <= 1.01 * ratio)
         scale = [lv / l0 for lv, l0 in zip(self.level_sizes[level], self.size, strict=True)]
-        steps = [l0 / px * of for l0, px, of in zip((l0_box.width, l0_box.height), size, scale, strict=True)]
+        steps = [l0 / px * lv_per_l0 for l0, px, lv_per_l0 in
+                 zip((l0_box.width, l0_box.height), size, scale, strict=True)]
         block = Size(*(max(1, int(CHUNK_PX / 2 / step)) for step in steps))
         pixels = np.empty((size.height, size.width, 3), np.uint8)
         for y in range(0, size.height, block.height):
             for x in range(0, size.width, block.width):
                 part = Box(x, y, *block).intersection(Box(0, 0, *size))
-                left, right = (l0_box.x * scale[0] + at * steps[0] for at in (part.x, part.right))
-                top, bottom = (l0_box.y * scale[1] + at * steps[1] for at in (part.y, part.bottom))
-                around = Box.from_edges(*map(math.floor, (left, top)), *map(math.ceil, (right, bottom)))
-                footprint = (left - around.x, top - around.y, right - around.x, bottom - around.y)
-                image = Image.fromarray(self.read_level(level, around))
+                left, right = (l0_box.x * scale[0] + x_px * steps[0] for x_px in (part.x, part.right))
+                top, bottom = (l0_box.y * scale[1] + y_px * steps[1] for y_px in (part.y, part.bottom))
+                lv_box = Box.from_edges(*map(math.floor, (left, top)), *map(math.ceil, (right, bottom)))
+                footprint = (left - lv_box.x, top - lv_box.y, right - lv_box.x, bottom - lv_box.y)
+                image = Image.fromarray(self.read_level(level, lv_box))
                 image = image.resize((part.width, part.height), Image.Resampling.BOX, footprint)
                 pixels[part.slices()] = np.asarray(image)
         return pixels
@@ -101,7 +102,7 @@ class Slide:
     def read_level(self, level: int, lv_box: Box) -> np.ndarray:
         """Return a region of a level, in that level's pixels, as uint8 (H, W, 3) RGB on white.
 
-        Where the level's downsample is no integer, OpenSlide interpolates: exact pixels come from raw segments.
+        OpenSlide interpolates where the level's downsample is no integer; raw segments hold the exact pixels.
         """
         pixels = np.full((lv_box.height, lv_box.width, 3), 255, np.uint8)
         inside = lv_box.intersection(Box(0, 0, *self.level_sizes[level]))
@@ -112,11 +113,11 @@ class Slide:
         return pixels
 
     def read_associated(self, name: str) -> np.ndarray:
-        """Return an associated image as uint8 (H, W, 3) RGB on white."""
+        """Return an associated image as uint8 (H, W, 3) RGB on white. Raises KeyError for a name it does not have."""
         raise KeyError(name)
 
     def close(self) -> None:
-        """Release the file."""
+        """Close the file; nothing can be read afterwards."""
 
     def __enter__(self) -> Slide:
         return self
@@ -141,9 +142,9 @@ class Slide:
         else:
             self.mpp, self.mpp_origin = None, "unknown"
             if own is not None:
-                least, most = PLAUSIBLE_MPP
-                self.mpp_doubt = (f"tells {own:.4g} um per pixel, which is implausible ({least:g} to {most:g}) and "
-                                  "counts as unknown")
+                finest, coarsest = PLAUSIBLE_MPP
+                self.mpp_doubt = (f"tells {own:.4g} um per pixel, which is implausible ({finest:g} to {coarsest:g}) "
+                                  "and counts as unknown")
 
 
 class OpenSlideSlide(Slide):
@@ -170,7 +171,7 @@ class OpenSlideSlide(Slide):
         return on_white(self._handle.associated_images[name])
 
     def _pixels(self, level: int, lv_box: Box) -> np.ndarray:
-        l0_x, l0_y = (round(at * self.level_downsamples[level]) for at in (lv_box.x, lv_box.y))
+        l0_x, l0_y = (round(lv * self.level_downsamples[level]) for lv in (lv_box.x, lv_box.y))
         try:
             image = self._handle.read_region((l0_x, l0_y), level, (lv_box.width, lv_box.height))
         except openslide.OpenSlideError as error:
@@ -180,14 +181,19 @@ class OpenSlideSlide(Slide):
 
 
 class ImageSlide(Slide):
-    """A plain image, held in memory: one level, no associated images. `lossless`: stored without loss."""
+    """A plain image, held in memory: one level, no associated images.
+
+    Attributes:
+        format: Pillow's name of the file format.
+        lossless: whether the file stores its pixels without loss.
+    """
 
     kind = "image"
     vendor = "image"
 
     def __init__(self, path: Path, pixels: np.ndarray, file_format: str, lossless: bool,
                  icc: bytes | None, own_mpp: float | None, mpp: float | None) -> None:
-        self.path, self._whole = path, pixels
+        self.path, self._image = path, pixels
         self.format, self.lossless, self.icc = file_format, lossless, icc
         self.level_sizes = (Size(pixels.shape[1], pixels.shape[0]),)
         self.level_downsamples = (1.0,)
@@ -197,7 +203,7 @@ class ImageSlide(Slide):
     def _pixels(self, level: int, lv_box: Box) -> np.ndarray:
         if level:
             raise ValueError(f"a plain image has level 0 only, not {level}")
-        return self._whole[lv_box.slices()]
+        return self._image[lv_box.slices()]
 
 
 def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
@@ -217,7 +223,7 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
     handle = None
     try:
         handle = openslide.OpenSlide(path)
-        first = handle.read_region((0, 0), 0, (1, 1))    # a broken file shows here and not in the middle of the work
+        first = handle.read_region((0, 0), 0, (1, 1))    # a broken file fails here, not in the middle of the work
         if handle.properties.get(openslide.PROPERTY_NAME_VENDOR) in TIFF_VENDORS:
             check_whole(path)
         return OpenSlideSlide(path, handle, first.info.get("icc_profile"), mpp)
@@ -230,7 +236,8 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
             raise SlideError(f"{path}: opens, but its pixels cannot be read, the file is damaged: {reason}; "
                              "get a whole copy of it") from None
     try:
-        return _open_tiff(path, mpp) if _is_tiff(path) else _open_image(path, mpp)
+        image = read_image(path)
+        return ImageSlide(path, image.pixels, image.format, image.lossless, image.icc, image.mpp, mpp)
     except Image.DecompressionBombError:
         raise SlideError(f"{path}: too many pixels for a plain image; convert it to a tiled pyramidal TIFF, "
                          "for example with vips tiffsave --tile --pyramid") from None
@@ -244,86 +251,9 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
                          f"{shortened(error)}); it must be {FORMATS}") from None
 
 
-def on_white(image: Image.Image) -> np.ndarray:
-    """Return any 8-bit Pillow image as uint8 (H, W, 3) RGB, transparent pixels over white."""
-    if image.mode == "RGB":
-        return np.asarray(image)
-    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
-        return np.asarray(image.convert("RGB"))
-    image = image.convert("RGBA")
-    if image.getchannel("A").getextrema() != (255, 255):
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB"))
-
-
-def sha256(path: str | Path) -> str:
-    """Return a file's SHA-256 in hex, read in pieces."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def file_state(path: str | Path) -> tuple[int, int, int]:
-    """What changes when a file is replaced or written to: inode, size and time in ns."""
-    found = Path(path).stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
 def shortened(error: Exception) -> str:
-    """An exception's message in one line of at most 120 characters, without its leading path."""
+    """Return an exception's message as one line of at most 120 characters, without its leading path."""
     text = " ".join(str(error).split()) or type(error).__name__
     if text.startswith("Reading ") and ": " in text:
         text = text.split(": ", 1)[1]
     return text if len(text) <= 120 else text[:117] + "..."
-
-
-def _is_tiff(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-
-def _open_image(path: Path, mpp: float | None) -> ImageSlide:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                    # large, broken EXIF; Pillow's error at twice the size stays
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")) or any(";16" in str(tile[3]) for tile in image.tile):
-                raise SlideError(f"{path}: has over 8 bits per sample; only 8-bit images can be restored, convert it "
-                                 "to 8 bit")
-            dpi = image.info.get("dpi", (0, 0))[0]
-            file_format = image.format or path.suffix.lstrip(".").upper()
-            ImageOps.exif_transpose(image, in_place=True)  # upright, as every viewer shows it and masks are drawn
-            return ImageSlide(path, on_white(image), file_format, file_format not in ("JPEG", "WEBP"),
-                              image.info.get("icc_profile"), 25400 / float(dpi) if dpi else None, mpp)
-
-
-def _open_tiff(path: Path, mpp: float | None) -> ImageSlide:
-    check_whole(path)
-    with tifffile.TiffFile(path) as tiff:
-        page: Any = tiff.pages[0]
-        if page.dtype is None or page.dtype.itemsize * 8 > 8 or page.dtype.kind not in "ub":
-            raise SlideError(f"{path}: has {page.dtype} samples; only images of 8 bits (uint8) can be restored, "
-                             "convert it to 8 bit")
-        if page.imagewidth * page.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or 1 << 62):
-            raise Image.DecompressionBombError
-        lossless = page.compression not in (6, 7, 34712, 33003, 33004, 33005, 50001)
-        icc = bytes(page.tags[34675].value) if 34675 in page.tags else None
-        try:
-            resolution, unit = page.get_resolution("CENTIMETER"), page.resolutionunit
-        except (ValueError, KeyError, ZeroDivisionError):
-            resolution, unit = (0, 0), 1
-        own_mpp = 1e4 / resolution[0] if unit != 1 and resolution[0] else None
-        pixels = page.asarray() if page.photometric in (1, 2, 6) else None
-        if pixels is not None and pixels.ndim == 3 and page.axes.startswith("S"):
-            pixels = np.moveaxis(pixels, 0, -1)
-    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
-        with Image.open(path) as image:                    # palette, white-is-zero, 1 bit: Pillow knows them all
-            pixels = on_white(image)
-    elif pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
-    elif pixels.shape[2] == 3:
-        pixels = np.ascontiguousarray(pixels)
-    elif pixels.shape[2] > 4:
-        raise SlideError(f"{path}: has {pixels.shape[2]} channels; only gray and colour images can be restored, "
-                         "convert it to RGB")
-    else:
-        pixels = on_white(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
-    return ImageSlide(path, pixels, "TIFF", lossless, icc, own_mpp, mpp)

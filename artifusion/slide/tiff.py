@@ -1,6 +1,6 @@
 """TIFF files as they lie on disk: directories with every tag's raw bytes.
 
-tifffile reads pixels and metadata; copying needs the bytes themselves, of every tag, known or not.
+tifffile reads pixels and metadata; a copy needs the bytes of every tag, known or not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from artifusion.errors import SlideError
 
-SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 ASCII, SHORT, LONG, RATIONAL, UNDEFINED, IFD, LONG8, IFD8 = 2, 3, 4, 5, 7, 13, 16, 18
 INTEGERS = {1: "u1", SHORT: "u2", LONG: "u4", LONG8: "u8", IFD: "u4", IFD8: "u8"}
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION = 256, 257, 258, 259, 262, 270
@@ -32,9 +32,11 @@ POINTERS = {330: "SubIFDs", 34665: "an EXIF directory", 34853: "a GPS directory"
 
 @dataclass(frozen=True)
 class Tag:
+    """One tag as it is stored."""
+
     code: int
     type: int
-    count: int
+    count: int                         # of values, not bytes
     raw: bytes                         # in the file's byte order
 
 
@@ -43,7 +45,7 @@ class Page:
     """One directory of a file: its tags by code, in order, and where its segments (tiles or strips) lie."""
 
     tags: dict[int, Tag]
-    order: str                         # "<" or ">"
+    order: str                         # byte order, "<" or ">"
 
     def numbers(self, code: int) -> np.ndarray:
         """The integers of a tag; empty where the page has no such tag."""
@@ -53,8 +55,9 @@ class Page:
         return np.frombuffer(tag.raw, self.order + INTEGERS[tag.type]).astype(np.int64)
 
     def number(self, code: int, default: int = 0) -> int:
-        found = self.numbers(code)
-        return int(found[0]) if len(found) else default
+        """The first integer of a tag; `default` where the page has no such tag."""
+        values = self.numbers(code)
+        return int(values[0]) if len(values) else default
 
     def text(self, code: int) -> str:
         """The text of a tag; bytes that are no UTF-8 survive encode(errors="surrogateescape")."""
@@ -76,9 +79,11 @@ class Page:
 
 @dataclass(frozen=True)
 class Tiff:
+    """A file's directories, in sequence."""
+
     path: Path
-    order: str
-    big: bool
+    order: str                         # byte order, "<" or ">"
+    big: bool                          # BigTIFF
     pages: tuple[Page, ...]
 
 
@@ -95,12 +100,12 @@ def read_tiff(path: Path) -> Tiff:
             raise SlideError(f"{path}: not a TIFF file")
         big = head[2:4] == struct.pack(order + "H", 43)
         offset = struct.unpack(order + "Q", head[8:16])[0] if big else struct.unpack(order + "I", head[4:8])[0]
-        pages, seen = [], set()
+        pages, visited = [], set()
         try:
             while offset:
-                if offset in seen:
+                if offset in visited:
                     raise ValueError("directories run in a circle")
-                seen.add(offset)
+                visited.add(offset)
                 page, offset = _read_page(file, offset, order, big)
                 pages.append(page)
         except (struct.error, ValueError, KeyError, OSError, OverflowError) as error:
@@ -111,7 +116,7 @@ def read_tiff(path: Path) -> Tiff:
 def check_whole(path: Path) -> None:
     """Raise SlideError where a TIFF file ends before its directories or segments do.
 
-    A copy that was cut short may open all the same: its first level often comes first.
+    A copy that was cut short may still open: the first level often lies first in the file.
     """
     end = path.stat().st_size
     for page in read_tiff(path).pages:
@@ -138,10 +143,15 @@ def read_segment(file: BinaryIO, page: Page, index: int) -> bytes:
     return data
 
 
-def runs(lengths: np.ndarray, *offsets: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Positions (first, one past the last) of segments that lie one behind the other, in each file of `offsets`."""
+def contiguous_runs(lengths: np.ndarray, *offsets: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield runs of segments without a gap between them, as positions (first, one past the last).
+
+    Args:
+        lengths: of the segments, in bytes.
+        offsets: of the same segments, one array per file; a run is contiguous in all of them.
+    """
     if len(lengths):
-        joined = np.logical_and.reduce([places[1:] == places[:-1] + lengths[:-1] for places in offsets])
+        joined = np.logical_and.reduce([starts[1:] == starts[:-1] + lengths[:-1] for starts in offsets])
         edges = (np.flatnonzero(~joined) + 1).tolist()
         yield from zip([0, *edges], [*edges, len(lengths)], strict=True)
 
@@ -151,22 +161,23 @@ def _read_page(file: BinaryIO, offset: int, order: str, big: bool) -> tuple[Page
     count, = struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))
     if count > 4096:
         raise ValueError(f"{count} tags in one directory")
-    size, room = (20, 8) if big else (12, 4)
-    entries = file.read(count * size)
-    following, = struct.unpack(order + ("Q" if big else "I"), file.read(8 if big else 4))
+    entry_bytes, value_bytes = (20, 8) if big else (12, 4)
+    entries = file.read(count * entry_bytes)
+    next_offset, = struct.unpack(order + ("Q" if big else "I"), file.read(8 if big else 4))
     end = file.seek(0, 2)
     tags: dict[int, Tag] = {}
-    for at in range(0, count * size, size):
-        code, kind, items = struct.unpack_from(order + ("HHQ" if big else "HHI"), entries, at)
-        if kind not in SIZES:
+    for start in range(0, count * entry_bytes, entry_bytes):
+        code, kind, items = struct.unpack_from(order + ("HHQ" if big else "HHI"), entries, start)
+        if kind not in TYPE_BYTES:
             continue                                          # TIFF 6: readers skip types they do not know
-        length = SIZES[kind] * items
-        raw = entries[at + size - room : at + size - room + length]
-        if length > room:
-            where, = struct.unpack(order + ("Q" if big else "I"), raw[:room])
-            if where + length > end:
+        length = TYPE_BYTES[kind] * items
+        value_start = start + entry_bytes - value_bytes
+        raw = entries[value_start : value_start + length]
+        if length > value_bytes:
+            position, = struct.unpack(order + ("Q" if big else "I"), raw[:value_bytes])
+            if position + length > end:
                 raise ValueError(f"tag {code} lies behind the end of the file")
-            file.seek(where)
+            file.seek(position)
             raw = file.read(length)
         tags[code] = Tag(code, kind, items, raw)
-    return Page(tags, order), following
+    return Page(tags, order), next_offset

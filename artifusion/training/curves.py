@@ -16,15 +16,19 @@ def draw_curves(log: Path, picture: Path) -> None:
     """
     with log.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    images = [float(row["images"]) for row in rows]
+    crops = [float(row["crops"]) for row in rows]
     levels = [name for name in rows[0] if name.startswith("error_")]
-    panels = [("loss", ["loss"])] + ([("held-out error / mean fill's, by noise level", levels)] if levels else [])
+    parts = [name for name in rows[0] if name.startswith("loss_")]
+    panels = [("loss", ["loss", *parts])]
+    if levels:
+        panels.append(("held-out error / mean fill's, by noise level", levels))
     figure = Figure(figsize=(8, 3.5 * len(panels)), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
         for name in names:
             values = [float(row[name] or "nan") for row in rows]
-            axes.plot(images, values, ".-", label=f"{name.removeprefix('error_')}: {values[-1]:.3g}")
-        if len(names) > 1:
+            label = name.removeprefix("error_").removeprefix("loss_")
+            axes.plot(crops, values, ".-", label=f"{label}: {values[-1]:.3g}")
+        if names == levels:
             axes.axhline(1.0, color="black", linestyle="--", linewidth=1)
         axes.set(title=title, xlabel="crops", yscale="log")
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

@@ -1,4 +1,4 @@
-"""What a student is asked so that one of its steps does what several of its teacher's do."""
+"""Targets for a student that learns to do in one step what its teacher does in several."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Teacher:
         return log_snr_levels(self.config.steps * self.config.substeps, self.schedule)
 
     def student_level(self, level: Tensor) -> Tensor:
-        """The student's levels instead of any: each crop's one level (B, 1, H, W), even in [0, 1], told to a step."""
+        """One of the student's levels in each crop, by the highest, which is even in [0, 1]: (B, 1, H, W), as given."""
         steps = self.config.steps
         step = ((1 - level.amax((1, 2, 3), keepdim=True)) * steps).long().clamp(0, steps - 1)      # (B, 1, 1, 1)
         grid = torch.tensor(self.levels[:: self.config.substeps], device=level.device)
@@ -47,17 +47,17 @@ class Teacher:
         """
         hole = (level > 0).to(x0.dtype)
         x = self.schedule.add_noise(x0, level, noise)
-        wanted = x0.clone()
+        target = x0.clone()
         highest = level.amax((1, 2, 3))
         for step in range(self.config.steps):
             times = self.levels[step * self.config.substeps : (step + 1) * self.config.substeps + 1]
-            mine = torch.isclose(highest, torch.tensor(times[0], device=level.device))
-            if mine.any():
-                end = self._walk(x[mine], x0[mine], hole[mine], spacing_um[mine], times)
-                wanted[mine] = self._x0_between(x[mine], end, times[0], times[-1])
-        wanted = torch.where(hole > 0, wanted, x0)
+            at_step = torch.isclose(highest, torch.tensor(times[0], device=level.device))
+            if at_step.any():
+                end = self._walk(x[at_step], x0[at_step], hole[at_step], spacing_um[at_step], times)
+                target[at_step] = self._x0_between(x[at_step], end, times[0], times[-1])
+        target = torch.where(hole > 0, target, x0)
         alpha, sigma = self.schedule.alpha_sigma(level)
-        return wanted, torch.where(hole > 0, (x - alpha * wanted) / sigma.clamp(min=1e-6), noise)
+        return target, torch.where(hole > 0, (x - alpha * target) / sigma.clamp(min=1e-6), noise)
 
     def _walk(self, x: Tensor, known: Tensor, hole: Tensor, spacing_um: Tensor, times: list[float]) -> Tensor:
         def denoise(x: Tensor, level: Tensor) -> Tensor:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+Shape = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
+"""(x, y of every pixel (S, S), shares of the side from -0.5 to 0.5; rng) -> bool (S, S)."""
+
 AREA = (0.05, 0.70)         # share of a square that its hole covers
+LARGE_AREA = (0.12, 0.70)   # that a large one covers
 
 
 def artifact_hole(side_px: int, rng: np.random.Generator) -> np.ndarray:
@@ -15,14 +20,32 @@ def artifact_hole(side_px: int, rng: np.random.Generator) -> np.ndarray:
     Returns bool (side, side), True inside; it covers a share of the square within AREA. All of one kind, as many
     pieces as that takes. Widths and lengths are shares of the side.
     """
-    kind = KINDS[rng.integers(len(KINDS))]
-    y, x = np.mgrid[:side_px, :side_px].astype(np.float32) / side_px - 0.5
+    return hole_of(KINDS, AREA, side_px, rng)
+
+
+def large_hole(side_px: int, rng: np.random.Generator) -> np.ndarray:
+    """As `artifact_hole`, but never thin or small, and within LARGE_AREA."""
+    return hole_of(LARGE_KINDS, LARGE_AREA, side_px, rng)
+
+
+def hole_of(
+    kinds: Sequence[Shape], area: tuple[float, float], side_px: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Shapes of one of the kinds, as many as cover a share of the square within `area`: bool (side, side)."""
+    kind = kinds[int(rng.integers(len(kinds)))]
+    x, y = square(side_px)
     hole = np.zeros((side_px, side_px), bool)
-    while hole.mean() < AREA[0]:
+    while hole.mean() < area[0]:
         more = hole | kind(x, y, rng)
-        if more.mean() <= AREA[1]:
+        if more.mean() <= area[1]:
             hole = more
     return hole
+
+
+def square(side_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of every pixel of a square, float32 (side, side), from -0.5 to 0.5 of its side."""
+    y, x = np.mgrid[:side_px, :side_px].astype(np.float32) / side_px - 0.5
+    return x, y
 
 
 def fold(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -72,6 +95,7 @@ def box(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 KINDS = (fold, pen, thread, bubble, dust, side, box)
+LARGE_KINDS = (fold, pen, bubble, side, box)
 
 
 def stroke(

@@ -11,7 +11,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -20,37 +19,40 @@ from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import TrainConfig
 from artifusion.errors import ConfigError, DataError, DeviceError, OutputError
 from artifusion.training.batches import batches
-from artifusion.training.corpus import Corpus, cut_crop, is_validation
+from artifusion.training.corpus import Corpus, is_validation
 from artifusion.training.curves import draw_curves
 from artifusion.training.distributed import process_group
+from artifusion.training.held_out import HeldOut, held_out_crops, level_errors, preview
 from artifusion.training.interrupts import postponed
 from artifusion.training.shards import read_tiles
 from artifusion.training.state import CONFIG, STATE, Trainer
-from artifusion.training.tiles import Tile, find_images
+from artifusion.training.tiles import find_images
 
 LOG, CURVES, PREVIEW, LOCK = "log.csv", "curves.png", "preview.png", "lock"
-HELD_OUT = 48               # validation crops
-
-HeldOut = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """After a step: crops seen in all, mean loss since the last checkpoint, crops per second, rate over its peak."""
+    """After a step of a run."""
 
-    images: int
-    loss: float
-    images_per_second: float
-    rate: float
+    crops: int                  # seen in all
+    begun: int                  # seen before this call
+    losses: dict[str, float]    # "loss" and its parts, means since the last checkpoint
+    crops_per_second: float
+    rate: float                 # learning rate over its peak
+
+    @property
+    def loss(self) -> float:
+        return self.losses["loss"]
 
 
-def learning_rate(images: int, done: float, config: TrainConfig) -> float:
-    """Trapezoid over its peak: up over `warmup_images`, then 1, then to 0 over the last `cooldown` of the run.
+def learning_rate(crops: int, done: float, config: TrainConfig) -> float:
+    """The learning rate over its peak: a rise over `warmup_crops`, then 1, then a fall over the last `cooldown`.
 
     `done` in [0, 1] is the finished share of the run.
     """
-    down = min(1.0, (1 - done) / config.cooldown) if config.cooldown else 1.0
-    return max(0.0, min(1.0, images / config.warmup_images, down))
+    fall = min(1.0, (1 - done) / config.cooldown) if config.cooldown else 1.0
+    return max(0.0, min(1.0, crops / config.warmup_crops, fall))
 
 
 def train(
@@ -65,7 +67,7 @@ def train(
 ) -> Iterator[Progress]:
     """Train a denoiser; yields once per step. The same call again goes on where the last one stopped.
 
-    The run ends after `config.images` crops, or after `max_minutes` of this call, whichever is first; the learning
+    The run ends after `config.crops` crops, or after `max_minutes` of this call, whichever is first; the learning
     rate falls to 0 towards that end, so that what is saved is worth using. `run_dir/weights` always holds the
     averaged weights of the last checkpoint. Without max_minutes, a run that was stopped and resumed equals one
     that was not, bit for bit, on one device. `init` names the weights to begin from, or is them.
@@ -86,9 +88,10 @@ def train(
     run_dir = Path(run_dir)
     with ExitStack() as stack:
         group = stack.enter_context(process_group(device))
-        if config.batch_size % group.size:
-            raise ConfigError(f"batch_size {config.batch_size} cannot be shared by {group.size} processes; "
-                              "start a number of them that divides it")
+        for size in map(config.crops_of, config.data.sides_px):
+            if size % group.size:
+                raise ConfigError(f"a batch of {size} crops cannot be shared by {group.size} processes; start a number "
+                                  "of them that divides it")
         check_same_config(config, run_dir)
         if group.rank == 0:
             stack.enter_context(lock(run_dir))
@@ -110,35 +113,37 @@ def train(
 def _loop(trainer: Trainer, corpus: Corpus, held_out: HeldOut | None, max_minutes: float | None) -> Iterator[Progress]:
     config, group, record = trainer.config, trainer.group, trainer.record
     started = saved = time.monotonic()
-    begun_images, begun_minutes = record.images, record.minutes
-    losses: list[float] = []
+    begun_crops, begun_minutes = record.crops, record.minutes
+    losses: dict[str, list[float]] = {}
     progress: Progress | None = None
 
-    def done_share(images: int) -> float:
-        share = images / config.images
+    def done_share() -> float:
+        share = record.crops / config.crops
         if max_minutes:
             share = group.agree(max(share, (time.monotonic() - started) / 60 / max_minutes))
         return min(1.0, share)
 
     with postponed() as interrupted:
-        for batch in batches(corpus, config, begun_images, done_share, group.rank, group.size):
+        for batch in batches(corpus, config, begun_crops, group.rank, group.size):
             stop = group.any(interrupted.is_set())
-            done = done_share(record.images)
+            done = done_share()
             late = time.monotonic() - saved > 60 * config.checkpoint_minutes
             if progress and losses and (stop or late or done >= 1):
                 if group.rank == 0:
                     checkpoint(trainer, progress, held_out)
-                saved, losses = time.monotonic(), []
+                saved, losses = time.monotonic(), {}
             if stop:
                 raise KeyboardInterrupt
             if done >= 1:
                 break
-            rate = learning_rate(record.images - (begun_images if max_minutes else 0), done, config)
-            losses.append(trainer.step(batch, rate))
+            rate = learning_rate(record.crops - (begun_crops if max_minutes else 0), done, config)
+            for name, loss in trainer.step(batch, rate).items():
+                losses.setdefault(name, []).append(loss)
             elapsed = time.monotonic() - started
             record.minutes = begun_minutes + elapsed / 60
-            speed = (record.images - begun_images) / elapsed
-            progress = Progress(record.images, fmean(losses), speed, rate)
+            speed = (record.crops - begun_crops) / elapsed
+            means = {name: fmean(values) for name, values in losses.items()}
+            progress = Progress(record.crops, begun_crops, means, speed, rate)
             yield progress
 
 
@@ -180,16 +185,6 @@ def read_data(data: Sequence[str | Path], config: TrainConfig, quiet: bool) -> t
     return Corpus.of(training, config.data), held_out_crops(held_out, config)
 
 
-def held_out_crops(tiles: Sequence[Tile], config: TrainConfig) -> HeldOut | None:
-    """The fixed validation crops, without stain jitter; None where no image belongs to the validation split."""
-    if not tiles:
-        return None
-    data = config.data.model_copy(update={"stain_jitter": 0.0})
-    corpus, rng = Corpus.of(tiles, data), np.random.default_rng(0)
-    pixels, spacings = zip(*(cut_crop(corpus, data, rng) for _ in range(HELD_OUT)), strict=True)
-    return np.stack(pixels), np.array(spacings, np.float32)
-
-
 def checkpoint(trainer: Trainer, progress: Progress, held_out: HeldOut | None) -> None:
     """Save; append a line to the log; draw its curves and held-out restorations.
 
@@ -197,16 +192,16 @@ def checkpoint(trainer: Trainer, progress: Progress, held_out: HeldOut | None) -
         OutputError: the disk is full or the folder gone; the checkpoint before is whole.
     """
     row: dict[str, Any] = {
-        "images": progress.images,
+        "crops": progress.crops,
         "minutes": round(trainer.record.minutes, 2),
         "loss": round(progress.loss, 5),
         "rate": round(progress.rate, 4),
-    }
+    } | {f"loss_{name}": round(loss, 5) for name, loss in progress.losses.items() if name != "loss"}
     try:
         trainer.save()
         if held_out is not None:
-            row |= {f"error_{level}": round(error, 4) for level, error in trainer.level_errors(held_out).items()}
-            trainer.preview(held_out).save(trainer.run_dir / PREVIEW)
+            row |= {f"error_{level}": round(error, 4) for level, error in level_errors(trainer, held_out).items()}
+            preview(trainer, held_out).save(trainer.run_dir / PREVIEW)
         log = trainer.run_dir / LOG
         with log.open("a", newline="") as file:
             writer = csv.DictWriter(file, row)

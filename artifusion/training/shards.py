@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from tqdm import tqdm
 
 from artifusion.config import Frozen, SpacingUm, describe
 from artifusion.errors import DataError, OutputError
-from artifusion.mask.files import read_mask
+from artifusion.files import whole_file
+from artifusion.mask.reading import read_mask
 from artifusion.slide.reader import open_slide
 from artifusion.training.tiles import SHARD, TILE_PX, Tile, clean_tiles, cut_tiles, find_images, grid
 
@@ -27,7 +27,7 @@ QUALITY = 95
 class About(Frozen):
     """What a shard tells of a tile."""
 
-    image: str                      # folder/name
+    image: str                      # .../folder/name
     um_per_px: SpacingUm | None
 
 
@@ -40,14 +40,14 @@ class ShardReport:
     left_out: int           # clean tiles that would have made it larger than asked
 
 
-def read_tiles(paths: Sequence[Path], quiet: bool = False) -> Iterator[Tile]:
-    """The clean tiles of slides, images and shards, in the order of the paths.
+def read_tiles(images: Mapping[Path, str], quiet: bool = False) -> Iterator[Tile]:
+    """The clean tiles of slides, images and shards as `find_images` found them, in their order.
 
     Raises:
         DataError: a shard that cannot be read.
     """
-    for path in tqdm(paths, desc="tiles", unit="file", disable=quiet or None):
-        yield from read_shard(path) if path.suffix.lower() == SHARD else cut_tiles(path)
+    for path, name in tqdm(images.items(), desc="tiles", unit="file", disable=quiet or None):
+        yield from read_shard(path) if path.suffix.lower() == SHARD else cut_tiles(path, name)
 
 
 def write_shard(
@@ -71,26 +71,20 @@ def write_shard(
         raise OutputError(f"{out}: a shard is a {SHARD} file; name one")
     if out.exists():
         raise OutputError(f"{out}: exists already; choose another name or remove it")
-    paths = find_images(data)
-    if mask is not None and (len(paths) != 1 or paths[0].suffix.lower() == SHARD):
-        raise DataError(f"a mask belongs to one slide or image, and {len(paths)} files are given; name its own"
-                        if len(paths) != 1 else f"{paths[0]}: a mask belongs to a slide or an image; name its own")
-    part = out.with_name(f"{out.name}.part")
-    try:
-        save_tiles(read_tiles(paths, quiet) if mask is None else unmasked_tiles(paths[0], mask), part)
+    images = find_images(data)
+    first = next(iter(images))
+    if mask is not None and (len(images) != 1 or first.suffix.lower() == SHARD):
+        raise DataError(f"a mask belongs to one slide or image, and {len(images)} files are given; name its own"
+                        if len(images) != 1 else f"{first}: a mask belongs to a slide or an image; name its own")
+    with whole_file(out) as part:
+        save_tiles(read_tiles(images, quiet) if mask is None else unmasked_tiles(first, mask), part)
         sizes = _tile_sizes(part)
         kept = _within(sizes, max_mb * 1e6 if max_mb else float("inf"))
         if not kept:
-            raise DataError(f"no clean tissue in {len(paths)} images" if not sizes else
+            raise DataError(f"no clean tissue in {len(images)} images" if not sizes else
                             f"{max_mb:g} MB hold none of {len(sizes)} tiles; allow more")
         if len(kept) < len(sizes):
             _thin(part, kept)
-        os.replace(part, out)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror or error}); free some space or choose another "
-                          "place") from None
-    finally:
-        part.unlink(missing_ok=True)
     return ShardReport(len(kept), out.stat().st_size, len(sizes) - len(kept))
 
 
@@ -174,12 +168,7 @@ def _spread(keys: list[str], count: int) -> list[str]:
 
 def _thin(path: Path, kept: set[str]) -> None:
     """Rewrite a tar with some of its tiles."""
-    thin = path.with_name(f"{path.name}.thin")
-    try:
-        with tarfile.open(path) as shard, tarfile.open(thin, "w") as smaller:
-            for member in shard:
-                if member.name.rpartition(".")[0] in kept:
-                    smaller.addfile(member, shard.extractfile(member))
-        os.replace(thin, path)
-    finally:
-        thin.unlink(missing_ok=True)
+    with whole_file(path) as part, tarfile.open(path) as shard, tarfile.open(part, "w") as thinned:
+        for member in shard:
+            if member.name.rpartition(".")[0] in kept:
+                thinned.addfile(member, shard.extractfile(member))

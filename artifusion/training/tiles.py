@@ -26,44 +26,52 @@ class Tile:
     """A piece of clean tissue, with the slide or image it is from."""
 
     pixels: np.ndarray          # uint8 (H, W, 3), sides at most TILE_PX
-    image: str                  # folder/name
+    image: str                  # .../folder/name
     spacing_um: float | None    # um per pixel that the slide tells
 
     @property
     def folder(self) -> str:
-        return self.image.split("/")[0]
+        """Name of the folder that the image lies in."""
+        return self.image.split("/")[-2]
 
 
-def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """Every slide, image and shard in files and folders (searched whole), sorted.
+def find_images(paths: Sequence[str | Path]) -> dict[Path, str]:
+    """Every slide, image and shard in files and folders (searched whole), sorted, with its name.
+
+    The name of a file that is given is folder/name; below a folder that is given it begins with that folder's.
 
     Raises:
         DataError: a path that does not exist, or nothing found.
     """
-    found: set[Path] = set()
+    found: dict[Path, str] = {}
     for path in map(Path, paths):
         if not os.access(path, os.F_OK):            # Path.exists raises for a name that is too long
             raise DataError(f"{path}: no such file or folder")
         files = [path] if path.is_file() else path.rglob("*")
-        found.update(file for file in files if file.suffix.lower() in SUFFIXES and file.is_file())
+        top = path.absolute().parent if path.is_dir() else path.absolute().parent.parent
+        found.update({file: file.absolute().relative_to(top).as_posix() for file in files
+                      if file.suffix.lower() in SUFFIXES and file.is_file()})
     if not found:
         raise DataError(f"{', '.join(map(str, paths))}: no slides or images there ({' '.join(SUFFIXES)})")
-    return sorted(found)
+    return dict(sorted(found.items()))
 
 
-def cut_tiles(path: Path) -> Iterator[Tile]:
+def cut_tiles(path: Path, name: str) -> Iterator[Tile]:
     """The clean tiles of one slide or image, on a grid. One tile is in memory at a time."""
     with open_slide(path) as slide:
-        yield from clean_tiles(slide, grid(slide.size, TILE_PX))
+        yield from clean_tiles(slide, grid(slide.size, TILE_PX), name=name)
 
 
-def clean_tiles(slide: Slide, l0_boxes: Iterable[Box], mask: Mask | None = None) -> Iterator[Tile]:
+def clean_tiles(
+    slide: Slide, l0_boxes: Iterable[Box], mask: Mask | None = None, name: str | None = None
+) -> Iterator[Tile]:
     """The clean ones of these boxes of an open slide; beside a mask the parts of them that hold no masked pixel."""
+    name = name or f"{slide.path.absolute().parent.name}/{slide.path.name}"
     for l0_box in l0_boxes:
         for part in unmasked(l0_box, mask) if mask else [l0_box]:
             pixels = slide.read(part)
             if is_clean(pixels):
-                yield Tile(pixels, f"{slide.path.absolute().parent.name}/{slide.path.name}", slide.mpp)
+                yield Tile(pixels, name, slide.mpp)
 
 
 def unmasked(l0_box: Box, mask: Mask) -> Iterator[Box]:

@@ -46,8 +46,9 @@ from artifusion.restorer import Restorer
 from artifusion.training.batches import batches
 from artifusion.training.corpus import Corpus, is_validation
 from artifusion.training.distributed import Group
+from artifusion.training.held_out import HeldOut, held_out_crops, level_errors
 from artifusion.training.holes import artifact_hole
-from artifusion.training.run import HeldOut, held_out_crops, learning_rate
+from artifusion.training.run import learning_rate
 from artifusion.training.shards import read_tiles
 from artifusion.training.state import Trainer
 from artifusion.training.tiles import find_images
@@ -83,8 +84,9 @@ class Variant:
         batch = round(BATCH_PX / self.crop_px**2)
         return TrainConfig(
             name="ablation", seed=seed, denoiser=DenoiserConfig(**{**OURS, **self.denoiser}),
-            targets=TargetConfig(**self.targets), data=given.data.model_copy(update={"crop_px": self.crop_px}),
-            batch_size=batch, warmup_images=WARMUP_STEPS * batch)
+            targets=TargetConfig(**self.targets),
+            data=given.data.model_copy(update={"crop_px": self.crop_px, "other_crops_px": {}}),
+            batch_size=batch, warmup_crops=WARMUP_STEPS * batch)
 
 
 VARIANTS = {
@@ -94,8 +96,8 @@ VARIANTS = {
     "noise": Variant("prediction", "noise, not velocity", {"prediction": "noise"}),
     "patches": Variant("pixels", "no pixel skip, no convolutions",
                        {"pixel_dim": 0, "mlp_conv": False, "dims": (44, 108, 216)}),
-    "small-holes": Variant("targets", "small holes, 5 to 30 % of the crop",
-                           targets={"uniform": 0, "blocks": 0, "noisy_area": (0.05, 0.3), "artifact_shaped": 0}),
+    "small-holes": Variant("targets", "thin strokes and small blobs alone",
+                           targets={"kinds": {"stroke": 1, "blobs": 1}}),
     "crop-128": Variant("crop", "128 px", crop_px=128),
     "crop-192": Variant("crop", "192 px", crop_px=192),
     "unet": Variant("network", "convolutional U-Net", {"dims": (24, 72, 144)}, network=ConvolutionalUNet),
@@ -115,8 +117,8 @@ def run(name: str, seed: int, minutes: float, corpus: Corpus, held_out: HeldOut)
         "variant": name, "question": VARIANTS[name].question, "answer": VARIANTS[name].answer, "seed": seed,
         "parameters": sum(p.numel() for p in trainer.ema.parameters()),
         "gflop": gflop_per_evaluation(restorer, 256),
-        "crops": trainer.record.images, "crops_per_second": trainer.record.images / seconds,
-        "errors": {str(level): error for level, error in trainer.level_errors(held_out).items()},
+        "crops": trainer.record.crops, "crops_per_second": trainer.record.crops / seconds,
+        "errors": {str(level): error for level, error in level_errors(trainer, held_out).items()},
         **painted(paint, held_out),
     }
 
@@ -132,14 +134,14 @@ def learn(trainer: Trainer, corpus: Corpus, limit_s: float) -> float:
     """Train for so many seconds of processor time, and to the end of the step; the seconds it took."""
     begun = time.process_time()
 
-    def done(_: int) -> float:
+    def done() -> float:
         return min(1.0, (time.process_time() - begun) / limit_s)
 
-    with closing(batches(corpus, trainer.config, 0, done)) as coming:
+    with closing(batches(corpus, trainer.config, 0)) as coming:
         for batch in coming:
-            seen = trainer.record.images
-            trainer.step(batch, learning_rate(seen, done(seen), trainer.config))
-            if done(seen) >= 1:
+            seen = trainer.record.crops
+            trainer.step(batch, learning_rate(seen, done(), trainer.config))
+            if done() >= 1:
                 break
     return time.process_time() - begun
 

@@ -28,6 +28,7 @@ from artifusion import Restorer
 from artifusion.checkpoint import Weights
 from artifusion.config import DenoiserConfig, RestoreConfig
 from artifusion.diffusion.denoiser import SwinDenoiser
+from artifusion.mask.selection import MaskSelection
 from artifusion.restoration.pipeline import plan_restoration, restore_slide
 from artifusion.slide.reader import open_slide
 from benchmarks.memory import peak_mb
@@ -59,7 +60,8 @@ def paint(folder: Path, side: int) -> dict[str, float]:
     restore_slide(source, folder / "mask.png", out, restorer=restorer, polarity="restore", mpp=0.5, lossless=True)
     peak = peak_mb()
     with open_slide(source, mpp=0.5) as slide:
-        plan = plan_restoration(slide, folder / "mask.png", restorer.config, restorer.multiple, polarity="restore")
+        selection = MaskSelection(folder / "mask.png", "restore")
+        plan = plan_restoration(slide, selection, restorer.config, restorer.multiple)
     borders = ({canvas.l0_target.x for canvas in plan.canvases} - {MARGIN_PX},
                {canvas.l0_target.y for canvas in plan.canvases} - {MARGIN_PX})
     inside = tifffile.imread(out, key=0).astype(float)[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX]

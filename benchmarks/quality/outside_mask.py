@@ -26,17 +26,18 @@ import shapely
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
+from artifusion.files import sha256
 from artifusion.mask.mask import Mask
 from artifusion.mask.regions import find_regions, plan_canvases
 from artifusion.output.codecs import jpeg
-from artifusion.output.codecs.codecs import JPEG_2000, JpegCodec, codec_of
+from artifusion.output.codecs.segment_codecs import JPEG_2000, JpegCodec, codec_of
 from artifusion.output.patches import Patches
 from artifusion.output.provenance import geojson
 from artifusion.output.segments import Grid
 from artifusion.output.verify import verify_slide
 from artifusion.output.writer import write_slide
 from artifusion.slide import tiff
-from artifusion.slide.reader import open_slide, sha256
+from artifusion.slide.reader import open_slide
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from made_slides import APERIO, RGB, YCBCR, jpeg2000_rgb, jpeg2000_ycbcr422, write_pyramid_tiff

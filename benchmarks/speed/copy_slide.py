@@ -24,13 +24,14 @@ from typing import Any
 
 import numpy as np
 
+from artifusion.files import sha256
 from artifusion.mask.regions import find_regions, plan_canvases
 from artifusion.output import compare, writer
 from artifusion.output.patches import Patches
 from artifusion.output.provenance import geojson
 from artifusion.output.segments import Grid
 from artifusion.output.verify import verify_slide
-from artifusion.slide.reader import open_slide, sha256
+from artifusion.slide.reader import open_slide
 from benchmarks.memory import peak_mb, warm_memory
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.synthetic import COLOUR, make_slide, spots, tiles_across, tissue_tiles
@@ -74,7 +75,7 @@ def restore_flat(source: Path, share: float) -> dict[str, Any]:
         declared = geojson(mask, regions, digest)
         facts = {"source": {"sha256": digest}, "output": {}, "written": report.to_dict()}
         written = time.monotonic()
-        with writer.synced(report.path):
+        with writer.sync_in_background(report.path):
             verified = verify_slide(source, report.path, facts, declared, source_sha256=digest)
         end = time.monotonic()
     assert verified.ok and report.container == "copied", verified.problems

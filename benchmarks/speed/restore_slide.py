@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from artifusion.mask.files import read_mask
+from artifusion.mask.reading import read_mask
 from artifusion.output.container import default_output
 from artifusion.slide.reader import open_slide
 from benchmarks.memory import run

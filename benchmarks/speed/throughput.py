@@ -134,7 +134,7 @@ def training(config: TrainConfig, device: torch.device, seconds: float, runs: in
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, Path(folder), Group(0, 1, device), None)
         rate = config.batch_size / seconds_of(
-            lambda: trainer.step(draw_batch(corpus, config, numbers, 0.0), 1.0), device, seconds, runs)
+            lambda: trainer.step(draw_batch(corpus, config, crop, numbers), 1.0), device, seconds, runs)
     return {"crop_px": crop, "batch": config.batch_size, "crops_per_second": rate,
             "share_of_peak": 3 * rate * flop * (crop / 256) ** 2 / best}
 

@@ -24,7 +24,7 @@ from artifusion.config import RestoreConfig
 from artifusion.geometry import Size
 from artifusion.mask.writer import write_mask
 from artifusion.output import compare, writer
-from artifusion.output.codecs.codecs import JpegCodec
+from artifusion.output.codecs.segment_codecs import JpegCodec
 from artifusion.output.patches import Patches
 from artifusion.pretrained import DEFAULT_WEIGHTS, canvas_multiple
 from artifusion.restoration import pipeline

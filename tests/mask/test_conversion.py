@@ -14,8 +14,8 @@ from scipy import ndimage
 from artifusion.errors import OutputError
 from artifusion.geometry import Box, Point, Size
 from artifusion.mask.classes import CLASSES
-from artifusion.mask.files import read_mask
 from artifusion.mask.mask import Mask
+from artifusion.mask.reading import read_mask
 from artifusion.mask.writer import write_mask
 from artifusion.slide.reader import open_slide
 

@@ -24,8 +24,8 @@ from PIL.PngImagePlugin import PngInfo
 from artifusion.errors import MaskError
 from artifusion.geometry import Box
 from artifusion.mask.classes import CLASSES, is_tissue
-from artifusion.mask.files import read_mask
-from artifusion.mask.formats import fingerprint
+from artifusion.mask.reading import fingerprint, read_mask
+from artifusion.mask.selection import MaskSelection
 from artifusion.mask.writer import write_class_png
 from artifusion.slide.reader import open_slide
 
@@ -115,11 +115,11 @@ def test_histoqc_that_found_nothing_selects_nothing(tmp_path, slide):
 
 def test_the_fingerprint_of_a_folder_follows_the_files_that_are_read(tmp_path, slide):
     folder = write_histoqc(tmp_path, slide.path.name, SMALL, MARKS)
-    before = fingerprint(folder, slide)
+    before = fingerprint(MaskSelection(folder), slide)
     (folder / f"{slide.path.name}_bright.png").unlink()
-    assert fingerprint(folder, slide) == before
+    assert fingerprint(MaskSelection(folder), slide) == before
     save(folder / f"{slide.path.name}_dark.png", np.zeros(SMALL[::-1]))
-    assert fingerprint(folder, slide) != before
+    assert fingerprint(MaskSelection(folder), slide) != before
 
 
 def grandqc_ids(width=60, height=52):

@@ -12,10 +12,10 @@ from shapely import Polygon
 
 from artifusion.errors import MaskError
 from artifusion.geometry import Box, Point, Size
-from artifusion.mask.files import read_mask
-from artifusion.mask.geojson import read_geojson
+from artifusion.mask.geojson import geojson_polygons
 from artifusion.mask.mask import Mask
-from artifusion.mask.polygons import rectilinear
+from artifusion.mask.outlines import rectilinear
+from artifusion.mask.reading import read_mask
 from artifusion.slide.reader import open_slide
 
 
@@ -49,7 +49,7 @@ SQUARE = {"type": "Polygon", "coordinates": [[[10, 10], [60, 10], [60, 60], [10,
 @pytest.mark.parametrize("seed", range(40))
 def test_reading_the_outline_of_a_raster_gives_the_raster(seed, monkeypatch):
     rng = np.random.default_rng(seed)
-    monkeypatch.setattr("artifusion.mask.polygons.STRIP_PX", int(rng.integers(1, 400)))
+    monkeypatch.setattr("artifusion.geometry.STRIP_PX", int(rng.integers(1, 400)))
     height, width = rng.integers(1, 50, 2)
     size = Size(*(int(n) for n in rng.integers(1, 160, 2)))
     raster = rng.random((height, width)) < rng.random()
@@ -185,7 +185,8 @@ def test_overlapping_polygons_count_once_and_the_earlier_class_stays(tmp_path, s
 
 
 def test_geojson_counts_from_the_bounds_of_the_slide(tmp_path):
-    polygons, _ = read_geojson(geo(tmp_path / "m.json", SQUARE), Point(1000, 2000))
+    path = geo(tmp_path / "m.json", SQUARE)
+    polygons, _ = geojson_polygons(json.loads(path.read_text()), path, Point(1000, 2000))
     assert polygons[0].bounds == (1010, 2010, 1060, 2060)
 
 
@@ -199,7 +200,7 @@ def test_growing_needs_the_scale_and_widens_by_it(tmp_path, slide, jpeg_image):
 
 @pytest.mark.parametrize("strip_px", [1, 700, 1 << 22])
 def test_strips_do_not_show_in_what_is_read(tmp_path, slide, monkeypatch, strip_px):
-    monkeypatch.setattr("artifusion.mask.polygons.STRIP_PX", strip_px)
+    monkeypatch.setattr("artifusion.geometry.STRIP_PX", strip_px)
     image = Image.fromarray((blob() > 0).astype(np.uint8) * 2)
     image.putpalette([0, 0, 0, 9, 9, 9, 0, 0, 200])
     image.save(tmp_path / "m.png")

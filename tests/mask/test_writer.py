@@ -15,7 +15,7 @@ from artifusion.errors import OutputError
 from artifusion.geometry import Point, Size
 from artifusion.mask.classes import CLASSES, COLORS, class_of
 from artifusion.mask.mask import Mask
-from artifusion.mask.rasters import outlined
+from artifusion.mask.outlines import class_outlines
 from artifusion.mask.writer import (
     class_ids,
     mask_geojson,
@@ -39,7 +39,7 @@ def test_class_ids_that_were_outlined_are_drawn_again(seed):
     height, width = (int(n) for n in rng.integers(1, 40, 2))
     size = Size(width + int(rng.integers(0, 150)), height + int(rng.integers(0, 150)))
     ids = (rng.integers(0, 8, (height, width)) * (rng.random((height, width)) < 0.5)).astype(np.uint8)
-    polygons, names = outlined(Path("m.png"), ids, size)
+    polygons, names = class_outlines(Path("m.png"), ids, size)
     assert np.array_equal(class_ids(Mask(tuple(polygons), size, tuple(names)), Size(width, height)), ids)
 
 

@@ -8,7 +8,7 @@ from painted_slides import GREEN, restore
 from PIL import Image
 
 from artifusion.geometry import Box, Size
-from artifusion.output.reencode import halved, pyramid_sizes, write_pyramid
+from artifusion.output.reencode import Metadata, halved, pyramid_sizes, write_pyramid
 from artifusion.slide.reader import open_slide
 
 
@@ -19,8 +19,8 @@ def test_a_pyramid_holds_what_was_streamed(tmp_path, size, lossless):
     yy, xx = np.mgrid[:height, :width]
     pixels = np.stack([xx % 251, yy % 251, (xx + yy) // 16 % 251], axis=2).astype(np.uint8)
     out = tmp_path / "p.tiff"
-    write_pyramid(out, Size(*size), lambda box: pixels[box.slices()], mpp=0.25, icc=None, description="d",
-                  work=tmp_path, lossless=lossless)
+    write_pyramid(out, lambda box: pixels[box.slices()], Metadata(Size(*size), 0.25, None, "d"), work=tmp_path,
+                  lossless=lossless)
     assert [path.name for path in tmp_path.iterdir()] == ["p.tiff"]
     with tifffile.TiffFile(out) as file:
         assert [page.shape[1::-1] for page in file.pages] == list(pyramid_sizes(Size(*size)))

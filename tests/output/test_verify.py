@@ -10,12 +10,12 @@ from painted_slides import place_segment, restored
 from PIL import Image
 
 from artifusion.errors import OutputError, SlideError
+from artifusion.files import sha256
 from artifusion.geometry import Box
-from artifusion.output.codecs.codecs import codec_of
+from artifusion.output.codecs.segment_codecs import codec_of
 from artifusion.output.segments import Grid
 from artifusion.output.verify import verify_slide
 from artifusion.slide import tiff
-from artifusion.slide.reader import sha256
 
 
 def test_a_restored_slide_passes(copied_slide, tmp_path):

@@ -17,12 +17,12 @@ from artifusion.geometry import Box, Size
 from artifusion.mask.mask import Mask
 from artifusion.output import tiffwriter
 from artifusion.output.codecs import jpeg
-from artifusion.output.codecs.codecs import APERIO_YCBCR, JPEG_2000
+from artifusion.output.codecs.segment_codecs import APERIO_YCBCR, JPEG_2000
 from artifusion.output.container import container_of, default_output, why_not_copied
 from artifusion.output.patches import Patches
 from artifusion.output.pyramid import level_rows
 from artifusion.output.segments import area_mean
-from artifusion.output.writer import described, write_slide
+from artifusion.output.writer import description_with_note, write_slide
 from artifusion.slide import tiff
 from artifusion.slide.reader import open_slide
 
@@ -237,11 +237,11 @@ def test_a_plain_jpeg_becomes_a_png_by_default(jpeg_image, strip_image):
 
 
 def test_the_note_is_written_in_the_vendors_own_form():
-    assert described("Aperio x|MPP = 0.5\0", "n", "aperio") == "Aperio x|MPP = 0.5|artifusion = n"
-    assert described("Aperio x|artifusion = n", "m", "aperio").endswith("|artifusion = n|artifusion 2 = m")
-    assert described("made by x", "n", "generic-tiff") == "made by x\nartifusion: n"
-    assert described("", "n", "generic-tiff") == "artifusion: n"
-    xml = described("<OME></OME>", "a -- b", "generic-tiff")
+    assert description_with_note("Aperio x|MPP = 0.5\0", "n", "aperio") == "Aperio x|MPP = 0.5|artifusion = n"
+    assert description_with_note("Aperio x|artifusion = n", "m", "aperio").endswith("|artifusion = n|artifusion 2 = m")
+    assert description_with_note("made by x", "n", "generic-tiff") == "made by x\nartifusion: n"
+    assert description_with_note("", "n", "generic-tiff") == "artifusion: n"
+    xml = description_with_note("<OME></OME>", "a -- b", "generic-tiff")
     assert xml.startswith("<OME></OME>\n<!--") and "--" not in xml[16:-3]
 
 

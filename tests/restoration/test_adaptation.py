@@ -17,7 +17,7 @@ from artifusion.cli.app import main
 from artifusion.config import DataConfig, DenoiserConfig, RestoreConfig, TrainConfig, load_config
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.errors import DataError
-from artifusion.mask.files import read_mask
+from artifusion.mask.reading import read_mask
 from artifusion.restoration import adaptation
 from artifusion.restoration.pipeline import restore_slide
 from artifusion.slide.reader import open_slide
@@ -32,7 +32,7 @@ GREEN = (0, 250, 0)
 
 def tiny_restorer():
     torch.manual_seed(0)
-    weights = Weights(SwinDenoiser(TINY), "tiny", "0" * 64, {"images": 5000})
+    weights = Weights(SwinDenoiser(TINY), "tiny", "0" * 64, {"crops": 5000})
     return Restorer(weights, "cpu", RestoreConfig(steps=2))
 
 
@@ -49,8 +49,8 @@ def slide(tmp_path):
 
 def greenest(corpus, crops):
     """The largest excess of green over red and blue in crops."""
-    data, rng = DataConfig(stain_jitter=0.0, max_zoom=1.0), np.random.default_rng(0)
-    cut = np.stack([cut_crop(corpus, data, rng)[0] for _ in range(crops)]).astype(int)
+    data, rng = DataConfig(stain_jitter=0.0, max_zoom=1.0, degraded=False), np.random.default_rng(0)
+    cut = np.stack([cut_crop(corpus, data, 128, rng)[0] for _ in range(crops)]).astype(int)
     return (cut[..., 1] - cut[..., [0, 2]].max(axis=-1)).max()
 
 
@@ -108,7 +108,7 @@ def test_an_interrupted_adaptation_goes_on_and_a_finished_one_is_used_again(slid
     step, steps = Trainer.step, []
 
     def interrupted(self, *args):
-        steps.append(self.record.images)
+        steps.append(self.record.crops)
         if len(steps) == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return step(self, *args)
@@ -154,9 +154,9 @@ def test_minutes_become_crops_once(slide, tmp_path, monkeypatch):
 def test_the_average_follows_a_short_run_whatever_its_weights_had_seen():
     config = load_config(TrainConfig, "train", "adapt")
     for earlier in (0, 5000, 10_000_000):
-        weights = Weights(SwinDenoiser(TINY), "tiny", "0" * 64, {"images": earlier})
+        weights = Weights(SwinDenoiser(TINY), "tiny", "0" * 64, {"crops": earlier})
         run = adaptation.run_of(800, adaptation.settings_for(weights, config), weights)
-        assert run.ema_halflife * (earlier + 800) == pytest.approx(80) and run.warmup_images <= 160
+        assert run.ema_halflife * (earlier + 800) == pytest.approx(80) and run.warmup_crops <= 160
         TrainConfig.model_validate(run.model_dump())
 
 
@@ -164,9 +164,9 @@ def test_a_slide_itself_is_training_data(aperio_slide, tmp_path):
     """`artifusion train --init WEIGHTS --data SLIDE`, without `restore`."""
     weights = tiny_restorer().weights
     config = adaptation.run_of(8, adaptation.settings_for(weights, load_config(TrainConfig, "train", "adapt")), weights)
-    assert [progress.images for progress in train(config, [aperio_slide], tmp_path, init=weights, quiet=True)] == [8]
+    assert [progress.crops for progress in train(config, [aperio_slide], tmp_path, init=weights, quiet=True)] == [8]
     learned = load_weights(tmp_path / "weights")
-    assert learned.training["images"] == 5008
+    assert learned.training["crops"] == 5008
 
 
 def test_too_little_clean_tissue_is_one_clear_error_and_leaves_nothing(png_image, tmp_path):

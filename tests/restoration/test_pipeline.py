@@ -15,8 +15,8 @@ from PIL import Image
 from artifusion.config import RestoreConfig
 from artifusion.errors import ConfigError, MaskError, OutputError
 from artifusion.geometry import Box
-from artifusion.mask.files import read_mask
-from artifusion.output.codecs.codecs import codec_of
+from artifusion.mask.reading import read_mask
+from artifusion.output.codecs.segment_codecs import codec_of
 from artifusion.output.verify import verify_slide
 from artifusion.restoration.pipeline import restore_slide
 from artifusion.slide import tiff

@@ -9,7 +9,7 @@ from painters import Brighter, Flat, Identity
 from PIL import Image
 
 from artifusion.geometry import Box
-from artifusion.mask.files import read_mask
+from artifusion.mask.reading import read_mask
 from artifusion.restoration.pipeline import restore_slide
 from artifusion.slide.reader import open_slide
 

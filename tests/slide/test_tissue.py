@@ -5,7 +5,7 @@ import pytest
 from made_slides import tissue
 from scipy.ndimage import gaussian_filter
 
-from artifusion.slide.tissue import BLOCK_PX, glass_blocks, is_clean, spoiled_blocks
+from artifusion.slide.tissue import TISSUE_BLOCK_PX, glass_blocks, is_clean, spoiled_blocks
 
 SIDE = 256
 
@@ -41,8 +41,8 @@ def test_tissue_is_kept_also_where_a_half_is_glass():
     assert is_clean(pixels)
     pixels[: SIDE // 2] = glass((243, 243, 243))[: SIDE // 2]
     assert is_clean(pixels)
-    assert glass_blocks(pixels)[: SIDE // 2 // BLOCK_PX].all()
-    assert not glass_blocks(pixels)[SIDE // 2 // BLOCK_PX :].any()
+    assert glass_blocks(pixels)[: SIDE // 2 // TISSUE_BLOCK_PX].all()
+    assert not glass_blocks(pixels)[SIDE // 2 // TISSUE_BLOCK_PX :].any()
 
 
 @pytest.mark.parametrize("colour", [(243, 243, 243), (235, 205, 225)], ids=["white", "tinted"])

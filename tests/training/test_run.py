@@ -6,15 +6,16 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tiny_training import TINY, tiny_config
 
-from artifusion.config import DataConfig, DenoiserConfig, DistillConfig, TargetConfig, TrainConfig
+from artifusion.config import DataConfig, DistillConfig, TargetConfig
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.diffusion.schedule import Schedule
 from artifusion.errors import (
@@ -27,45 +28,23 @@ from artifusion.errors import (
     WeightsError,
 )
 from artifusion.pixels import tensor_from_images
-from artifusion.training.batches import draw_batch
+from artifusion.training.batches import batch_plan, draw_batch
 from artifusion.training.corpus import Corpus
 from artifusion.training.distributed import Group
 from artifusion.training.loss import prediction_loss
 from artifusion.training.run import learning_rate, train
 from artifusion.training.shards import read_tiles
 from artifusion.training.state import Trainer, optimizers
-from artifusion.training.targets import noise_levels
+from artifusion.training.targets import draw_target
 from artifusion.training.tiles import find_images
 
-TINY = DenoiserConfig(pixel_dim=8, dims=(16, 32), heads=(2, 2), depths=(1, 1), window_sizes=(4, 4), time_dim=16)
-DEFAULT = TargetConfig()
 TINY_TOML = """
-images = 24
+crops = 24
 batch_size = 8
-warmup_images = 8
+warmup_crops = 8
 denoiser = { pixel_dim = 8, dims = [16, 32], heads = [2, 2], depths = [1, 1], window_sizes = [4, 4], time_dim = 16 }
 data = { crop_px = 32, validation = ["*/held.png"] }
 """
-
-
-def tiny_config(**changes):
-    base = TrainConfig(
-        name="tiny", denoiser=TINY, data=DataConfig(crop_px=32, validation=("*/held.png",)), images=32, batch_size=4,
-        warmup_images=8,
-    )
-    return base.model_copy(update=changes)
-
-
-@pytest.fixture
-def tissue(tmp_path):
-    """A folder with three pink images of textured blobs, one of them held out."""
-    folder = tmp_path / "tissue"
-    folder.mkdir()
-    for n, name in enumerate(("a.png", "b.png", "held.png")):
-        rng = np.random.default_rng(n)
-        texture = np.kron(rng.normal(0, 25, (20, 20, 3)), np.ones((4, 4, 1))) + rng.normal(0, 5, (80, 80, 3))
-        Image.fromarray((np.array([190, 120, 170]) + texture).clip(0, 255).astype(np.uint8)).save(folder / name)
-    return folder
 
 
 def final(run_dir):
@@ -100,7 +79,7 @@ def test_a_finished_run_trains_no_further_and_leaves_usable_weights(tissue, tmp_
     assert len(list(train(tiny_config(), [tissue], run, device="cpu", quiet=True))) == 8
     assert not list(train(tiny_config(), [tissue], run, device="cpu", quiet=True))
     restorer = Restorer.from_pretrained(run / "weights", device="cpu")
-    assert restorer.weights.training["images"] == 32
+    assert restorer.weights.training["crops"] == 32
     assert (run / "preview.png").is_file() and "error_0.5" in (run / "log.csv").read_text()
 
 
@@ -111,7 +90,7 @@ def test_going_on_from_weights_adds_their_record_up(tissue, tmp_path):
         pass
     from artifusion.checkpoint import load_weights
 
-    assert load_weights(tmp_path / "two/weights").training["images"] == 64
+    assert load_weights(tmp_path / "two/weights").training["crops"] == 64
 
 
 def test_a_student_is_resumed_bit_for_bit_and_its_weights_tell_the_teacher(tissue, tmp_path):
@@ -120,7 +99,7 @@ def test_a_student_is_resumed_bit_for_bit_and_its_weights_tell_the_teacher(tissu
     teacher = tmp_path / "teacher/weights"
     for _ in train(tiny_config(), [tissue], teacher.parent, device="cpu", quiet=True):
         pass
-    config = tiny_config(distill=DistillConfig(steps=2, substeps=2), targets=TargetConfig(blocks=0))
+    config = tiny_config(distill=DistillConfig(steps=2, substeps=2))
     for _ in train(config, [tissue], tmp_path / "straight", init=teacher, device="cpu", quiet=True):
         pass
     run = train(config, [tissue], tmp_path / "resumed", init=teacher, device="cpu", quiet=True)
@@ -140,21 +119,21 @@ def test_on_one_batch_a_tiny_student_halves_its_teachers_error_and_the_teacher_s
 
     for _ in train(tiny_config(), [tissue], tmp_path / "teacher", device="cpu", quiet=True):
         pass
-    config = tiny_config(distill=DistillConfig(steps=2, substeps=3), targets=TargetConfig(blocks=0),
+    config = tiny_config(distill=DistillConfig(steps=2, substeps=3),
                          learning_rate=5e-3)
     trainer = Trainer(config, tmp_path, Group(0, 1, torch.device("cpu")), load_weights(tmp_path / "teacher/weights"))
-    batch = draw_batch(Corpus.of(list(read_tiles(find_images([tissue]))), config.data), config, range(4), 0.0)
+    batch = draw_batch(Corpus.of(list(read_tiles(find_images([tissue]))), config.data), config, 32, range(4))
     x0 = tensor_from_images(batch.pixels)
     level = trainer.teacher.student_level(batch.level)
     before = trainer.teacher.answer(x0, level, batch.noise, batch.spacing_um)
-    losses = [trainer.step(batch, 1.0) for _ in range(80)]    # the first is the teacher's own
+    losses = [trainer.step(batch, 1.0)["loss"] for _ in range(80)]    # the first is the teacher's own
     after = trainer.teacher.answer(x0, level, batch.noise, batch.spacing_um)
     assert losses[-1] < losses[0] / 2
     assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
 
 
 def test_a_student_without_a_teacher_is_refused(tissue, tmp_path):
-    config = tiny_config(distill=DistillConfig(), targets=TargetConfig(blocks=0))
+    config = tiny_config(distill=DistillConfig())
     with pytest.raises(ConfigError, match="--init"):
         next(train(config, [tissue], tmp_path / "run", device="cpu", quiet=True))
 
@@ -222,7 +201,7 @@ def test_a_gradient_that_is_no_number_stops_before_anything_is_learned_from_it(t
     before = {name: value.clone() for name, value in trainer.denoiser.state_dict().items()}
     corpus = Corpus.of(list(read_tiles(find_images([tissue]), quiet=True)), trainer.config.data)
     with pytest.raises(ArtifusionError, match="gradient nan"):
-        trainer.step(draw_batch(corpus, trainer.config, range(4), 0.0), 1.0)
+        trainer.step(draw_batch(corpus, trainer.config, 32, range(4)), 1.0)
     assert all(torch.equal(value, before[name]) for name, value in trainer.denoiser.state_dict().items())
 
 
@@ -245,7 +224,7 @@ def test_a_run_goes_on_beside_another_log(tissue, tmp_path):
     for _ in range(3):
         next(second)
     second.close()
-    assert (run / "log.csv").read_text().startswith("images,minutes,loss")
+    assert (run / "log.csv").read_text().startswith("crops,minutes,loss")
     list(train(config, [tissue / "a.png", tissue / "b.png"], run, device="cpu", quiet=True))
     assert (run / "curves.png").is_file() and (run / "log.csv").read_text().count("\n") > 3
 
@@ -262,8 +241,9 @@ def test_a_broken_image_among_good_ones_is_named(tissue, tmp_path):
         next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
 
 
-def levels_of_crops(numbers, side_px, done, config=DEFAULT):
-    return torch.stack([noise_levels(side_px, config, n, done, np.random.default_rng([0, n])) for n in numbers])
+def levels_of_crops(numbers, side_px, config):
+    return torch.stack([torch.from_numpy(draw_target(side_px, config, n, np.random.default_rng([0, n])).level)[None]
+                        for n in numbers])
 
 
 def test_a_tiny_denoiser_overfits_one_tile():
@@ -271,6 +251,7 @@ def test_a_tiny_denoiser_overfits_one_tile():
     torch.manual_seed(0)
     denoiser, schedule = SwinDenoiser(TINY), Schedule()
     steppers = optimizers(denoiser, tiny_config(learning_rate=1e-2))
+    targets = TargetConfig(kinds={"islands": 1, "whole": 1})
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(1, 3, 4, 4, generator=generator)
     x0 = coarse.repeat_interleave(8, 2).repeat_interleave(8, 3).expand(8, -1, -1, -1)
@@ -280,7 +261,7 @@ def test_a_tiny_denoiser_overfits_one_tile():
         return denoiser(schedule.add_noise(x0, level, noise), level, (level > 0).float(), spacing)
 
     for step in range(200):
-        level = levels_of_crops(range(8 * step, 8 * step + 8), 32, done=0.0)
+        level = levels_of_crops(range(8 * step, 8 * step + 8), 32, targets)
         noise = torch.randn(x0.shape, generator=generator)
         loss = prediction_loss(predicted(level, noise), x0, level, noise, schedule, 5.0)
         denoiser.zero_grad()
@@ -293,34 +274,38 @@ def test_a_tiny_denoiser_overfits_one_tile():
     assert (known - x0).square().mean() < 0.2 * x0.var()
 
 
-def test_most_pixels_of_a_batch_are_targets_and_levels_cover_the_range():
-    level = levels_of_crops(range(64), 64, done=0.0)
-    assert level.shape == (64, 1, 64, 64) and level.min() == 0 and level.max() <= 1
-    assert 0.7 < (level > 0).float().mean() < 0.95
-    peaks = level.amax((1, 2, 3))
-    assert peaks.min() < 0.1 and peaks.max() > 0.95
-
-
-def test_holes_like_artifacts_come_in_the_last_part_of_the_run_with_one_level_on_a_part_of_the_crop():
-    config = TargetConfig(artifact_shaped=1.0, artifact_from=0.5)
-    assert torch.equal(levels_of_crops(range(16), 64, 0.0, config), levels_of_crops(range(16), 64, 0.5, config))
-    late = levels_of_crops(range(128), 64, 1.0, config)
-    covered = (late > 0).float().mean((1, 2, 3))
-    assert covered.min() >= 0.05 and covered.max() <= 0.7 and covered.std() > 0.1
-    assert all(len(level.unique()) == 2 for level in late)
-    between = levels_of_crops(range(128), 64, 0.75, config)
-    assert 0.35 < np.mean([torch.equal(*pair) for pair in zip(between, late, strict=True)]) < 0.65
-
-
 def test_a_crop_does_not_depend_on_the_batch_it_comes_in(tissue):
     config = tiny_config()
     corpus = Corpus.of(list(read_tiles(find_images([tissue]), quiet=True)), config.data)
-    together = draw_batch(corpus, config, range(8, 12), 0.9)
-    for i in range(4):
-        alone = draw_batch(corpus, config, range(8 + i, 9 + i), 0.9)
+    together = draw_batch(corpus, config, 32, range(8, 16))
+    for i in range(8):
+        alone = draw_batch(corpus, config, 32, range(8 + i, 9 + i))
         assert np.array_equal(together.pixels[i], alone.pixels[0])
         for name in ("spacing_um", "level", "noise"):
             assert torch.equal(getattr(together, name)[i], getattr(alone, name)[0])
+
+
+def test_batches_of_several_sides_have_about_equal_pixels_and_go_on_where_they_were():
+    config = tiny_config(data=DataConfig(crop_px=64, other_crops_px={32: 0.5, 96: 0.2}), batch_size=8)
+    plan = list(islice(batch_plan(config, 0), 200))
+    sizes = {side: {len(numbers) for each, numbers in plan if each == side} for side in (32, 64, 96)}
+    assert sizes == {32: {32}, 64: {8}, 96: {4}}
+    shares = [np.mean([each == side for each, _ in plan]) for side in (32, 64, 96)]
+    assert np.allclose(shares, (0.5, 0.3, 0.2), atol=0.1)
+    assert list(islice(batch_plan(config, plan[50][1].start), 150)) == plan[50:]
+
+
+def test_a_run_with_crops_of_several_sides_is_resumed_bit_for_bit(tissue, tmp_path):
+    data = DataConfig(crop_px=32, other_crops_px={64: 0.5}, validation=("*/held.png",))
+    config = tiny_config(data=data, checkpoint_minutes=1e-9)
+    list(train(config, [tissue], tmp_path / "straight", device="cpu", quiet=True))
+    run = train(config, [tissue], tmp_path / "resumed", device="cpu", quiet=True)
+    for _ in range(4):
+        next(run)
+    run.close()
+    list(train(config, [tissue], tmp_path / "resumed", device="cpu", quiet=True))
+    straight, resumed = final(tmp_path / "straight"), final(tmp_path / "resumed")
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
 
 
 def test_the_loss_sees_only_noisy_pixels():
@@ -332,8 +317,17 @@ def test_the_loss_sees_only_noisy_pixels():
     assert prediction_loss(predicted, x0, level, noise, schedule, 5.0) < 1e-10
 
 
+def test_every_crop_counts_the_same_in_the_loss_however_small_its_hole():
+    schedule, level = Schedule(), torch.zeros(2, 1, 8, 8)
+    level[0], level[1, :, :1, :1] = 0.5, 0.5
+    x0, noise = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
+    offsets = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1)
+    loss = prediction_loss(schedule.target(x0, level, noise) + offsets, x0, level, noise, schedule, 1e9)
+    assert loss == pytest.approx((1 + 4) / 2, rel=1e-5)
+
+
 def test_the_learning_rate_rises_stays_and_falls_to_zero():
-    config = tiny_config(warmup_images=100, cooldown=0.2)
+    config = tiny_config(warmup_crops=100, cooldown=0.2)
     assert learning_rate(50, 0.0, config) == 0.5
     assert learning_rate(1000, 0.5, config) == 1.0
     assert learning_rate(1000, 0.9, config) == pytest.approx(0.5)
@@ -361,7 +355,7 @@ def test_an_interrupted_run_saves_and_goes_on_bit_for_bit(tissue, tmp_path, numb
     list(train(tiny_config(), [tissue], tmp_path / "straight", device="cpu", quiet=True))
     with pytest.raises(KeyboardInterrupt):
         for progress in train(tiny_config(), [tissue], tmp_path / "stopped", device="cpu", quiet=True):
-            if progress.images == 12:
+            if progress.crops == 12:
                 os.kill(os.getpid(), number)
     assert len(list(train(tiny_config(), [tissue], tmp_path / "stopped", device="cpu", quiet=True))) == 8 - 3
     straight, stopped = final(tmp_path / "straight"), final(tmp_path / "stopped")
@@ -388,7 +382,7 @@ def test_two_processes_learn_what_one_learns(tissue, tmp_path):
     assert result.stdout.count("crops seen") == 1
     assert "gloo" not in result.stdout                      # no thread of the group is left when the interpreter ends
     one, two = final(alone), final(together)
-    assert one.keys() == two.keys() and record(alone)["images"] == record(together)["images"] == 24
+    assert one.keys() == two.keys() and record(alone)["crops"] == record(together)["crops"] == 24
     for key in one:
         torch.testing.assert_close(one[key], two[key], rtol=1e-3, atol=1e-4)
 

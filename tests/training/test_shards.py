@@ -48,7 +48,7 @@ def test_training_from_a_shard_needs_no_originals_and_the_same_images_give_the_s
         for file in folder.iterdir():
             file.unlink()
     tiles = list(read_tiles(find_images([tmp_path / "one.tar"])))
-    assert len(Corpus.of(tiles, DataConfig()).folders["large"]) == 12
+    assert len(Corpus.of(tiles, DataConfig()).sources["large"].tiles) == 12
 
 
 def test_a_limit_counts_names_beyond_ascii(images, tmp_path):

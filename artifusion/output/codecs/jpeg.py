@@ -1,9 +1,9 @@
-"""JPEG segments of TIFF files: decoded, and encoded again under the very header they had.
+"""JPEG segments of TIFF files: decoded, and encoded again under the header they had.
 
 A new segment keeps every byte of the old one up to its entropy-coded data: the same markers, quantisation tables,
-sampling and component ids, and no table that the old one did not carry. So no reader, which may keep tables from
-one segment to the next, can tell them apart. MCUs, the blocks that are coded together, keep their coefficients where
-no pixel of theirs is to change.
+sampling and component ids, and no table that the old one lacked. A reader may keep tables from one segment to the
+next, so any other header could change how the next segment is decoded. An MCU (the blocks that are coded together)
+keeps its coefficients where none of its pixels changes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image
 
 from artifusion.errors import SlideError
 from artifusion.output.codecs import scan
-from artifusion.output.codecs.blocks import grown, join, per_block, per_pixel, split
+from artifusion.output.codecs.blocks import join_blocks, per_block, per_pixel, split_blocks, with_neighbours
 
 SOF, DHT, SOS, DQT, EOI, DRI = 0xC0, 0xC4, 0xDA, 0xDB, 0xD9, 0xDD
 FRAMES = set(range(0xC0, 0xD0)) - {DHT, 0xC8, 0xCC}
@@ -33,14 +33,14 @@ ZIGZAG = np.array([sorted(((x, y) for x in range(8) for y in range(8)),
 
 @dataclass(frozen=True)
 class Header:
-    """What a segment's markers and the page's shared tables say together."""
+    """The header of a segment: its own markers, with the page's shared tables filled in."""
 
     size: tuple[int, int]                                   # width, height
     sampling: tuple[int, int]                               # of the first component; the others have (1, 1)
     quantisation: tuple[tuple[int, ...], ...]               # one table per component, in row order
     huffman: tuple[tuple[bytes, bytes], ...]                # DC and AC table per component
-    own_tables: frozenset[int]                              # DQT, DHT: which tables the segment itself carries
-    restart: int                                            # MCUs between restart markers; 0: there are none
+    own_tables: frozenset[int]                              # DQT, DHT: the kinds of table that the segment itself holds
+    restart: int                                            # MCUs between restart markers; 0: no markers
     end: int                                                # first byte of entropy-coded data
 
     @property
@@ -63,10 +63,9 @@ def decode(data: bytes, tables: bytes, photometric: int) -> np.ndarray:
     """
     space = "RGB" if photometric == RGB else "YCBCR"        # the TIFF tag decides, not the Adobe marker
     try:
-        pixels = imagecodecs.jpeg8_decode(data, tables=tables or None, colorspace=space, outcolorspace="RGB")
+        return imagecodecs.jpeg8_decode(data, tables=tables or None, colorspace=space, outcolorspace="RGB")
     except (imagecodecs.Jpeg8Error, RuntimeError, ValueError) as error:
         raise SlideError(f"a JPEG segment is damaged ({error}); get a whole copy of the slide") from None
-    return pixels
 
 
 def encode(pixels: np.ndarray, like: bytes, tables: bytes, photometric: int, touched: np.ndarray | None = None
@@ -74,12 +73,13 @@ def encode(pixels: np.ndarray, like: bytes, tables: bytes, photometric: int, tou
     """Return pixels, uint8 (H, W, 3) RGB, as a segment with the header, tables and sampling of another one.
 
     Args:
-        touched: bool (H, W), where the pixels are not the other segment's; MCUs without such a pixel keep their
-            coefficients. None: all are encoded.
+        like: the other segment.
+        touched: bool (H, W), where the pixels differ from the other segment's; MCUs without such a pixel keep their
+            coefficients. None: all MCUs are encoded.
 
     Raises:
-        SlideError: the other segment has tables that cannot be written again (`why_not` tells in advance), or
-            entropy-coded data that cannot be taken apart though it may be decoded.
+        SlideError: the other segment has tables that cannot be written again (`why_not` says so in advance), or
+            entropy-coded data that can be decoded but not taken apart.
     """
     reason = why_not(like, tables, photometric)
     if reason:
@@ -90,47 +90,51 @@ def encode(pixels: np.ndarray, like: bytes, tables: bytes, photometric: int, tou
     reached = per_block(np.logical_or, np.ones(pixels.shape[:2], bool) if touched is None else touched, *header.mcu)
     if not reached.any():
         return like
-    fresh = _encoded(pixels if reached.all() else _gathered(pixels, reached, header.mcu), header, photometric)
-    written = parse(fresh, b"")
-    data = fresh[written.end :]
+    encoded = _encode_whole(pixels if reached.all() else _collage(pixels, reached, header.mcu), header, photometric)
+    new_header = parse(encoded, b"")
+    data = encoded[new_header.end :]
     if not reached.all():
-        taken = np.repeat(reached.ravel(), len(header.layout.components))
-        known = scan.read(like[header.end :], header.layout, written.huffman)
-        data = scan.write(scan.splice(known, scan.read(data, written.layout), taken), written.huffman)
+        replaced = np.repeat(reached.ravel(), len(header.layout.components))
+        old_scan = scan.read(like[header.end :], header.layout, new_header.huffman)
+        new_scan = scan.read(data, new_header.layout)
+        data = scan.write(scan.splice(old_scan, new_scan, replaced), new_header.huffman)
     head = _without_restarts(like[: header.end])
-    if header.huffman != written.huffman:                   # only where the segment brings its own: see why_not
-        head = _with_huffman(head, fresh[: written.end])
+    if header.huffman != new_header.huffman:                # only where the segment holds its own: see why_not
+        head = _with_huffman(head, encoded[: new_header.end])
     return head + data
 
 
 def reach(touched: np.ndarray, like: bytes, tables: bytes) -> np.ndarray:
-    """Where decoded pixels may change, bool (H, W), when those under `touched` do and the other MCUs are kept.
+    """Return where decoded pixels may change, bool (H, W), when MCUs with a `touched` pixel are encoded again.
 
-    Subsampled chroma bleeds out of its MCU by one pixel: libjpeg interpolates between the nearest two samples.
+    Subsampled chroma changes one pixel beyond its MCU: libjpeg interpolates between the two nearest samples.
     """
     header = parse(like, tables)
     reached = per_pixel(per_block(np.logical_or, touched, *header.mcu), *header.mcu, touched.shape)
-    return grown(reached, *(factor > 1 for factor in header.sampling))
+    return with_neighbours(reached, *(factor > 1 for factor in header.sampling))
 
 
-def _encoded(pixels: np.ndarray, header: Header, photometric: int) -> bytes:
-    """Pixels as a JPEG file with a header's quantisation tables and sampling, and the standard Huffman tables."""
+def _encode_whole(pixels: np.ndarray, header: Header, photometric: int) -> bytes:
+    """Return a JPEG file of pixels: quantisation tables and sampling of the header, standard Huffman tables."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", qtables=[list(table) for table in header.quantisation], optimize=False,
                                  subsampling=SAMPLINGS[header.sampling], keep_rgb=photometric == RGB)
     return buffer.getvalue()
 
 
-def _gathered(pixels: np.ndarray, reached: np.ndarray, mcu: tuple[int, int]) -> np.ndarray:
-    """The reached MCUs, one after the other, as a picture of their own: an MCU's code depends on its pixels alone."""
-    blocks = split(pixels, *mcu)[reached]
+def _collage(pixels: np.ndarray, reached: np.ndarray, mcu: tuple[int, int]) -> np.ndarray:
+    """Return the reached MCUs, in order, as one image, whose last row is filled up with its last MCU.
+
+    Encoding it gives them the same coefficients as encoding all pixels: these depend on an MCU's own pixels alone.
+    """
+    blocks = split_blocks(pixels, *mcu)[reached]
     columns = min(len(blocks), reached.shape[1])
     blocks = blocks[np.minimum(np.arange(-(-len(blocks) // columns) * columns), len(blocks) - 1)]
-    return join(blocks.reshape(-1, columns, *blocks.shape[1:]))
+    return join_blocks(blocks.reshape(-1, columns, *blocks.shape[1:]))
 
 
 def why_not(data: bytes, tables: bytes, photometric: int) -> str:
-    """Why a segment cannot be written again in its own way; empty where it can."""
+    """Return why a segment cannot be written again under its own header; empty where it can."""
     try:
         header = parse(data, tables)
     except (SlideError, IndexError, KeyError, ValueError) as error:
@@ -145,21 +149,25 @@ def why_not(data: bytes, tables: bytes, photometric: int) -> str:
 
 
 def markers(data: bytes) -> list[tuple[int, int, bytes]]:
-    """(marker, first byte of it, payload) up to and with the start of scan."""
+    """Return a segment's markers up to and including the start of scan: (marker, its position, its payload).
+
+    Raises:
+        SlideError: no start marker, or data between markers.
+    """
     if data[:2] != b"\xff\xd8":
         raise SlideError("no JPEG start marker")
-    found, at = [], 2
-    while at + 4 <= len(data):
-        if data[at] != 0xFF:
+    found, position = [], 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
             raise SlideError("a JPEG marker is missing")
-        if data[at + 1] == 0xFF:                            # fill byte
-            at += 1
+        if data[position + 1] == 0xFF:                      # fill byte
+            position += 1
             continue
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
         if marker == EOI:
             break
-        found.append((marker, at, data[at + 4 : at + 2 + length]))
-        at += 2 + length
+        found.append((marker, position, data[position + 4 : position + 2 + length]))
+        position += 2 + length
         if marker == SOS:
             break
     return found
@@ -167,7 +175,7 @@ def markers(data: bytes) -> list[tuple[int, int, bytes]]:
 
 @lru_cache(maxsize=8)
 def _tables(data: bytes) -> tuple[dict[int, tuple[int, ...]], dict[int, bytes]]:
-    """Quantisation tables by slot and Huffman tables by class * 16 + slot."""
+    """Return the quantisation tables by slot, and the Huffman tables by class * 16 + slot."""
     quantisers: dict[int, tuple[int, ...]] = {}
     huffman: dict[int, bytes] = {}
     for marker, _, payload in markers(data) if data else []:
@@ -184,7 +192,15 @@ def _tables(data: bytes) -> tuple[dict[int, tuple[int, ...]], dict[int, bytes]]:
 
 
 def parse(data: bytes, tables: bytes) -> Header:
-    """Return a segment's header. Raises SlideError where it is not baseline with three 8-bit components."""
+    """Return a segment's header.
+
+    Args:
+        tables: the page's shared tables as a JPEG file without a scan; may be empty.
+
+    Raises:
+        SlideError: not baseline JPEG with three 8-bit components in one scan.
+        IndexError, KeyError, ValueError: a marker is cut short, or names a table that does not exist.
+    """
     found = markers(data)
     shared_quantisers, shared_huffman = _tables(tables)
     start = found[-1][1] if found else 0
@@ -193,10 +209,10 @@ def parse(data: bytes, tables: bytes) -> Header:
     frames = {marker: payload for marker, _, payload in found if marker in FRAMES}
     if list(frames) != [SOF] or found[-1][0] != SOS or frames[SOF][0] != 8 or frames[SOF][5] != 3:
         raise SlideError(f"frames {[hex(marker) for marker in frames]}")
-    frame, scan = frames[SOF], found[-1][2]
-    if scan[0] != 3:
+    frame, start_of_scan = frames[SOF], found[-1][2]
+    if start_of_scan[0] != 3:
         raise SlideError("components in separate scans")
-    slots = {scan[1 + 2 * i]: scan[2 + 2 * i] for i in range(3)}
+    slots = {start_of_scan[1 + 2 * i]: start_of_scan[2 + 2 * i] for i in range(3)}
     components = [frame[6 + 3 * i : 9 + 3 * i] for i in range(3)]
     samplings = [(component[1] >> 4, component[1] & 15) for component in components]
     if samplings[1:] != [(1, 1), (1, 1)]:
@@ -220,21 +236,21 @@ def _standard_huffman(rgb: bool, sampling: tuple[int, int]) -> tuple[tuple[bytes
 
 
 def _without_restarts(head: bytes) -> bytes:
-    """A header without its restart interval: the new data has no restart markers."""
-    kept = [(marker, at, payload) for marker, at, payload in markers(head) if marker != DRI]
-    return head[:2] + b"".join(head[at : at + 4 + len(payload)] for _, at, payload in kept)
+    """Return a header without its restart interval: the new data has no restart markers."""
+    kept = [(position, payload) for marker, position, payload in markers(head) if marker != DRI]
+    return head[:2] + b"".join(head[position : position + 4 + len(payload)] for position, payload in kept)
 
 
-def _with_huffman(head: bytes, fresh: bytes) -> bytes:
-    """A header whose own Huffman tables are replaced by the standard ones, under the slots its scan names."""
-    _, standard = _tables(fresh[: markers(fresh)[-1][1]])
+def _with_huffman(head: bytes, new_head: bytes) -> bytes:
+    """Return a header with the Huffman tables of another one in place of its own, and a scan that names their slots."""
+    _, standard = _tables(new_head[: markers(new_head)[-1][1]])
     body = b"".join(bytes([slot]) + table for slot, table in sorted(standard.items()))
     tables = b"\xff\xc4" + (2 + len(body)).to_bytes(2, "big") + body
-    kept, scan = b"", b""
-    for marker, at, payload in markers(head):
-        whole = head[at : at + 4 + len(payload)]
+    kept, start_of_scan = b"", b""
+    for marker, position, payload in markers(head):
+        raw = head[position : position + 4 + len(payload)]
         if marker == SOS:                                   # Y under slot 0, Cb and Cr under slot 1, as Pillow writes
-            scan = whole[:5] + bytes([whole[5], 0x00, whole[7], 0x11, whole[9], 0x11]) + whole[11:]
+            start_of_scan = raw[:5] + bytes([raw[5], 0x00, raw[7], 0x11, raw[9], 0x11]) + raw[11:]
         elif marker != DHT:
-            kept += whole
-    return head[:2] + kept + tables + scan
+            kept += raw
+    return head[:2] + kept + tables + start_of_scan

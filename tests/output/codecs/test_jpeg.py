@@ -17,7 +17,7 @@ from artifusion.errors import SlideError
 from artifusion.geometry import Box
 from artifusion.mask.mask import Mask
 from artifusion.output.codecs import jpeg, scan
-from artifusion.output.codecs.codecs import JpegCodec, codec_of
+from artifusion.output.codecs.segment_codecs import JpegCodec, codec_of
 from artifusion.output.segments import Grid
 from artifusion.output.verify import verify_slide
 from artifusion.slide import tiff

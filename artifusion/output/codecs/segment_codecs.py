@@ -1,7 +1,8 @@
 """Codecs of TIFF segments: what a compressed segment holds, and how other pixels are written in its place.
 
-A codec belongs to one page. Its samples are uint8 (H, W, 3) as the page stores them, so that those of an exact codec
-come back unchanged; `rgb` and `samples` convert. Everything that copies, builds or verifies goes through `codec_of`.
+A codec belongs to one page. Its samples are uint8 (H, W, 3) as the page stores them, so an exact codec gives back
+what was written; `rgb` and `samples` convert between samples and colours. Everything that copies, builds or verifies
+segments gets its codec from `codec_of`.
 """
 
 from __future__ import annotations
@@ -30,42 +31,46 @@ class Codec(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The codec's common name, for messages and reports."""
 
     @property
     def exact(self) -> bool:
-        """Whether written samples come back the same: pixels beside the mask then do not change."""
+        """Whether samples that are written are decoded unchanged; pixels beside the mask then stay the same."""
 
     @property
     def generic(self) -> bool:
-        """Whether OpenSlide reads it in a generic TIFF."""
+        """Whether OpenSlide reads the codec in a generic TIFF."""
 
     @property
     def how(self) -> str:
-        """How touched segments are written, for the report."""
+        """How touched segments are written, in words, for the report."""
 
     def why_not(self, data: bytes) -> str:
-        """Why a segment that can be decoded cannot be written again; empty where it can."""
+        """Return why a segment that can be decoded cannot be written again; empty where it can."""
 
     def decode(self, data: bytes) -> np.ndarray:
-        """The samples of a segment. Raises SlideError where it is damaged."""
+        """Return the samples of a segment, uint8 (H, W, 3). Raises SlideError where it is damaged."""
 
     def encode(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
-        """Samples as a segment that takes the place of `like`, whose samples they are except under `touched` (H, W)."""
+        """Return samples, uint8 (H, W, 3), as a segment in place of `like`.
+
+        Args:
+            touched: bool (H, W); everywhere else the samples are those of `like`.
+        """
 
     def reach(self, touched: np.ndarray, like: bytes) -> np.ndarray:
-        """Where samples change at most, (H, W): those under `touched` and what is encoded together with them."""
+        """Return where samples can change, bool (H, W): under `touched` and where codes are shared with these."""
 
     def rgb(self, samples: np.ndarray) -> np.ndarray:
-        """The colours that OpenSlide shows for samples."""
+        """Return the colours that OpenSlide shows for samples: uint8 (H, W, 3) -> uint8 (H, W, 3)."""
 
     def samples(self, rgb: np.ndarray) -> np.ndarray:
-        """The samples that come nearest to colours."""
+        """Return the samples nearest to colours: uint8 (H, W, 3) -> uint8 (H, W, 3)."""
 
 
 @dataclass(frozen=True)
 class JpegCodec:
-    """Baseline JPEG, with tables of its own or the page's."""
+    """Baseline JPEG, whose segments hold their own tables or use the page's."""
 
     tables: bytes
     photometric: int
@@ -81,7 +86,7 @@ class JpegCodec:
         return jpeg.decode(data, self.tables, self.photometric)
 
     def encode(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
-        """As the protocol says. A segment that cannot be taken apart into blocks is encoded whole."""
+        """As in `Codec`. A segment that cannot be taken apart into blocks is encoded whole."""
         try:
             return jpeg.encode(samples, like, self.tables, self.photometric, touched)
         except SlideError:
@@ -101,7 +106,7 @@ class JpegCodec:
 class Jpeg2000Codec:
     """Aperio's JPEG 2000: bare codestreams, RGB (33005) or YCbCr without a declared transform (33003).
 
-    Written reversibly, or with `same_size` at the rate of the segment whose place is taken.
+    Segments are written reversibly, or with `same_size` at the rate of the segment that they replace.
     """
 
     ycbcr: bool
@@ -126,7 +131,7 @@ class Jpeg2000Codec:
         return ""
 
     def decode(self, data: bytes) -> np.ndarray:
-        """As RGB to the decoder, whatever it is: OpenJPEG would convert subsampled YCbCr by its own rounding."""
+        """As in `Codec`. The decoder is told that samples are RGB: OpenJPEG converts subsampled YCbCr its own way."""
         try:
             if data[:2] != b"\xff\x4f" or data[40:42] != b"\0\3" or set(data[42:51:3]) != {7}:
                 raise ValueError("not three 8-bit components")
@@ -161,7 +166,7 @@ class Jpeg2000Codec:
 
 @dataclass(frozen=True)
 class PackedCodec:
-    """Uncompressed, LZW or deflate, with or without differences along rows."""
+    """Uncompressed, LZW or deflate, with or without the predictor that stores differences along rows."""
 
     compression: int
     predictor: int
@@ -210,10 +215,10 @@ class PackedCodec:
 
 
 def codec_of(page: tiff.Page, same_size: bool = False) -> Codec:
-    """The codec of a page whose segments can be written again; with `same_size` JPEG 2000 is written lossily.
+    """Return the codec of a page; with `same_size` its JPEG 2000 segments are written with loss.
 
     Raises:
-        SlideError: they cannot, by what the page's tags tell; the message is the reason alone.
+        SlideError: the page's tags say that its segments cannot be written again; the message is the reason alone.
     """
     compression, photometric = page.number(tiff.COMPRESSION, 1), page.number(tiff.PHOTOMETRIC)
     if page.number(tiff.SAMPLES, 1) != 3 or set(page.numbers(tiff.BITS).tolist()) != {8}:
@@ -239,7 +244,7 @@ def codec_of(page: tiff.Page, same_size: bool = False) -> Codec:
 
 
 def _jp2(codestream: bytes, width: int, height: int) -> bytes:
-    """A JP2 file around a codestream, which says that its components are RGB."""
+    """Return a JP2 file around a codestream, whose header says that the components are RGB."""
     def box(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", 8 + len(content)) + name + content
 

@@ -1,0 +1,97 @@
+"""How far pixels beside the mask may move in a segment that was encoded again, and where they moved further.
+
+Every function returns the reason as one phrase, empty where nothing is wrong. `shift` is by how much the pixels of a
+segment moved, int16 (H, W, 3); `touched` is where the mask touches them, bool (H, W); `lv_box` is the box in the level
+that both cover.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from artifusion.geometry import Box
+from artifusion.output.codecs import jpeg
+from artifusion.output.codecs.blocks import per_block, with_neighbours, zeroed
+
+# Blocks away from the mask in JPEG segments that were encoded whole: they hold what they held, or what encoding the
+# source's own pixels gives, to the last bit on one machine. Another machine's libjpeg may round a few coefficients
+# otherwise; these limits are shares of the quantisation error (see jpeg_reason).
+FAR_MEAN, FAR_PEAK = 0.1, 0.5
+REENCODED_BLOCK_PX = 64                  # side of the blocks in which a second lossy encoding is judged
+REENCODED_BLOCK_LIMIT = 12.0             # grey levels that it moves the pixels of any such block on average
+SPARE = 2.0                              # grey levels of rounding on top of these limits
+CLIPPED = 6.0                            # brightness that clipping moves where colours bleed (saturated noise: 5.2)
+
+
+def reencoded_reason(shift: np.ndarray, touched: np.ndarray, lv_box: Box) -> str:
+    """Return why a second lossy encoding does not explain the change beside the mask."""
+    worst, corner = worst_block(shift, touched, lv_box)
+    if worst <= REENCODED_BLOCK_LIMIT:
+        return ""
+    return (f"pixels beside the regions moved by {worst:.1f} grey levels on average in the {REENCODED_BLOCK_PX}-px "
+            f"block at {corner}; encoding explains {REENCODED_BLOCK_LIMIT}")
+
+
+def worst_block(shift: np.ndarray, touched: np.ndarray, lv_box: Box) -> tuple[float, tuple[int, int]]:
+    """Return the mean grey levels by which the block that moved most did, and its corner (x, y) in the level.
+
+    Blocks have REENCODED_BLOCK_PX a side; touched pixels count as unmoved.
+    """
+    side = REENCODED_BLOCK_PX
+    moved = np.abs(zeroed(shift, touched)).sum(axis=2)
+    means = per_block(np.add, moved, side, side) / (3 * side * side)
+    row, column = np.unravel_index(int(means.argmax()), means.shape)
+    return float(means.max()), (lv_box.x + int(column) * side, lv_box.y + int(row) * side)
+
+
+def moved_reason(shift: np.ndarray, lv_box: Box, what: str) -> str:
+    """Return `what`, how far and where the pixel that moved most did; empty where none moved."""
+    moved = largest_channel(np.abs(shift))
+    if not moved.any():
+        return ""
+    y, x = np.unravel_index(int(moved.argmax()), moved.shape)
+    return f"{what} changed, by {moved.max()} grey levels at {(lv_box.x + int(x), lv_box.y + int(y))}"
+
+
+def jpeg_reason(headers: tuple[jpeg.Header, jpeg.Header], shift: np.ndarray, reencoded_shift: np.ndarray,
+                touched: np.ndarray, lv_box: Box, photometric: int) -> str:
+    """Return why a touched JPEG segment is wrong where encoding does not explain a change outside the mask.
+
+    Args:
+        headers: of the source's segment and of the new one.
+        reencoded_shift: by how much the new segment differs from the source's own pixels encoded again, int16
+            (H, W, 3), or `shift` once more.
+
+    Quantising a coefficient moves it by at most half a step, so (Parseval) a block's brightness moves by at most the
+    root of the summed squares of all half steps, divided by 8, root mean square: the quantisation error. That is the
+    limit for blocks that the mask touches and for their neighbours, into which chroma bleeds. All other blocks are
+    known exactly: they hold what they held or, in a segment that was encoded whole, what encoding the source's own
+    pixels gives (FAR_*).
+    """
+    old, new = headers
+    if (new.quantisation, new.sampling) != (old.quantisation, old.sampling):
+        return "its quantisation tables or sampling changed"
+    shift = zeroed(shift, touched)
+    width, height = (8 * factor for factor in new.sampling)
+    beside = with_neighbours(per_block(np.logical_or, touched, width, height), across=True, down=True)
+    error = max(float(np.sqrt(np.square(table).sum())) for table in map(np.array, new.quantisation)) / 2 / 8
+    smaller = np.minimum(largest_channel(np.abs(reencoded_shift)), largest_channel(np.abs(shift)))
+    light = shift @ (np.array([0.299, 0.587, 0.114]) if photometric == jpeg.YCBCR else np.full(3, 1 / 3))
+    peak = np.where(beside, 0, per_block(np.maximum, smaller, width, height))
+    mean = np.where(beside, 0, per_block(np.add, smaller, width, height) / (width * height))
+    brightness = np.sqrt(per_block(np.add, np.square(light), width, height) / (width * height))
+    for what, moved, limit in (
+        ("a pixel changed away from the regions", peak, FAR_PEAK * error + SPARE),
+        ("a block changed away from the regions", mean, FAR_MEAN * error + SPARE),
+        ("a block changed beside a region", brightness, error + CLIPPED),
+    ):
+        if moved.max(initial=0) > limit:
+            row, column = np.unravel_index(int(moved.argmax()), moved.shape)
+            corner = (lv_box.x + int(column) * width, lv_box.y + int(row) * height)
+            return f"{what}, by {moved.max():.1f} grey levels at {corner}; encoding explains {limit:.1f}"
+    return ""
+
+
+def largest_channel(pixels: np.ndarray) -> np.ndarray:
+    """Return the largest channel of each pixel: (H, W, 3) -> (H, W), much faster than max over the last axis."""
+    return np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
