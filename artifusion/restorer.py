@@ -16,7 +16,15 @@ from artifusion.device import autocast, keep_freed_memory, resolve_devices
 from artifusion.diffusion.frame import Frame, colour_range
 from artifusion.diffusion.inpainting import CleanKnown, NoisedKnown
 from artifusion.diffusion.reuse import EverySecondStep
-from artifusion.diffusion.sampling import STEPS, Condition, Denoise, even_levels, log_snr_levels, sample, travelled
+from artifusion.diffusion.sampling import (
+    STEPS,
+    Condition,
+    Denoise,
+    even_levels,
+    log_snr_levels,
+    sample,
+    with_time_travel,
+)
 from artifusion.diffusion.schedule import Schedule
 from artifusion.diffusion.views import in_views
 from artifusion.errors import DeviceError, WeightsError
@@ -149,7 +157,7 @@ class Restorer:
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         levels = log_snr_levels(steps, self.schedule) if self.config.spacing == "log-snr" else even_levels(steps)
-        times = travelled(levels, self.config.jump_length, self.config.jump_samples)
+        times = with_time_travel(levels, self.config.jump_length, self.config.jump_samples)
         if first is None:
             return times
         if not 0 < first < 1:

@@ -1,4 +1,4 @@
-"""What an evaluation leaves on disk: its command, a row of tiles.csv and a picture for every tile x method."""
+"""An evaluation on disk: its command, and for every tile and method a row of tiles.csv and a picture."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ COLUMNS = (*FACTS, *MEASURED)
 
 
 class Records:
-    """A folder of results. Rows are appended as they are measured, each after its picture, so that a kill at any moment
-    loses one tile of one method at most."""
+    """A folder of results. Each row is appended after its picture: a kill loses one tile of one method at most."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,7 +43,7 @@ class Records:
                              "folder") from None
 
     def rows(self) -> dict[tuple[str, int], dict[str, str]]:
-        """All rows by (method, tile); a row that a kill cut short is dropped from the file."""
+        """All rows by (method, tile). An incomplete last row, left by a kill, is removed from the file."""
         table = self.folder / TABLE
         if not table.is_file():
             return {}
@@ -57,7 +56,7 @@ class Records:
     def add(
         self, trial: Trial, method: str, painted: np.ndarray, cost: Cost, gflop: float, measured: Mapping[str, float]
     ) -> None:
-        """Keep what a method painted on a trial, and its row."""
+        """Save the tile that a method painted, then its row."""
         picture, table = self.picture(method, trial.number), self.folder / TABLE
         picture.parent.mkdir(parents=True, exist_ok=True)
         part = picture.with_suffix(".part")
@@ -65,17 +64,17 @@ class Records:
         os.replace(part, picture)
         facts = (trial.number, trial.image, trial.source, trial.organ, trial.artifact, trial.size, trial.width,
                  f"{trial.hole.mean():.4f}", method, cost.evaluations, f"{gflop:.6g}", f"{cost.seconds:.4f}")
-        fresh = not table.is_file() or not table.stat().st_size
+        is_new = not table.is_file() or not table.stat().st_size
         with table.open("a", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            if fresh:
+            if is_new:
                 writer.writerow(COLUMNS)
             writer.writerow([*facts, *(f"{measured[name]:.6g}" for name in MEASURED)])
 
 
 @contextmanager
-def opened(folder: Path, job: Mapping[str, Any]) -> Iterator[Records]:
-    """The records of a command in its folder, new or to go on with; nobody else writes there meanwhile.
+def open_records(folder: Path, job: Mapping[str, Any]) -> Iterator[Records]:
+    """The records of a command in its folder, which may hold some from an earlier call. Locks the folder.
 
     Raises:
         OutputError: the folder holds something else or the results of another command, is being written by another
@@ -94,7 +93,7 @@ def opened(folder: Path, job: Mapping[str, Any]) -> Iterator[Records]:
 
 
 def check_folder(folder: Path, job: Mapping[str, Any]) -> None:
-    """Raise OutputError unless results of this job may go there; values that a job leaves out are not compared."""
+    """Raise OutputError unless the folder is new, empty or holds results of the same job, by the keys that it has."""
     if not folder.exists():
         if not folder.parent.is_dir():
             raise OutputError(f"{folder}: its folder does not exist; make {folder.parent} first")

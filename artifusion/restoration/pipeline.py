@@ -233,7 +233,7 @@ def learn_slide(restorer: Restorer, slide: Slide, selection: MaskSelection, plan
     avoid = plan.mask
     if selection.classes is not None:             # artifacts that are not restored are still nothing to learn from
         avoid = read_selection(replace(selection, classes=CLASSES), slide)
-    return adapt(restorer, slide, avoid, job["mpp"], work / "adaptation", **job["adaptation"], quiet=quiet)
+    return adapt(restorer, slide, avoid, work / "adaptation", **job["adaptation"], quiet=quiet)
 
 
 def paint_plan(slide: Slide, plan: Plan, restorer: Restorer, seed: int, work: Path, quiet: bool) -> Patches:
