@@ -22,10 +22,7 @@ from artifusion.pretrained import CONFIG, MODEL, find_weights, read_config
 
 @dataclass(frozen=True)
 class Weights:
-    """A denoiser with what must be said about it.
-
-    name, sha256 of the model file, and `training`: the record that the card repeats (crops, minutes, ...).
-    """
+    """A denoiser with its name, the SHA-256 of its model file and the record of its training (crops, minutes, ...)."""
 
     denoiser: SwinDenoiser
     name: str
@@ -34,7 +31,7 @@ class Weights:
 
 
 def save_weights(folder: Path, state: dict[str, Tensor], denoiser: DenoiserConfig, name: str, training: dict) -> None:
-    """Write a weights folder, each file whole or not at all; tensors become float16."""
+    """Write a weights folder, each file whole or not at all. Tensors become float16."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in state.items()}
     config = {"name": name, "denoiser": denoiser.model_dump(), "training": training}
@@ -44,7 +41,7 @@ def save_weights(folder: Path, state: dict[str, Tensor], denoiser: DenoiserConfi
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file that everyone may read, as other files; safetensors makes it private."""
+    """Write a safetensors file that everyone may read; the library itself makes it readable by its owner alone."""
     save_file(tensors, path, metadata)
     path.chmod(0o644)
 

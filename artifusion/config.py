@@ -22,7 +22,7 @@ from pydantic import (
 
 from artifusion.errors import ConfigError
 
-DEFAULT_SPACING_UM = 0.5    # um per pixel, assumed where neither the slide nor the user tells
+DEFAULT_SPACING_UM = 0.5    # um per pixel, assumed where neither the slide nor the user gives it
 
 ScheduleKind = Literal["cosine", "linear"]
 Prediction = Literal["velocity", "noise"]
@@ -177,10 +177,10 @@ class RestoreConfig(Frozen):
     sampler: Sampler = "dpm++"
     spacing: Literal["log-snr", "even"] = "log-snr"     # of the noise levels
     condition: Literal["clean", "noised"] = "clean"     # how known pixels enter: at level 0, or noised like the hole
-    steps: int = Field(10, ge=1, le=1000)               # from noise to clean
+    steps: int = Field(10, ge=1, le=1000)               # from noise to clean; everything else refers to this default
     reuse: bool = True                                  # every second step recalls the lower levels of the one before
-    jump_length: PositiveInt = 1                        # RePaint's time travel: every so many steps ...
-    jump_samples: PositiveInt = 1                       # ... are walked so often
+    jump_length: PositiveInt = 1                        # RePaint's time travel: every this many steps ...
+    jump_samples: PositiveInt = 1                       # ... are taken this many times
     end_half_log_snr: float = Field(3.0, ge=0, le=5)    # log(alpha / sigma) of the last level before clean
     match_bands: bool = True                            # painted pixels become as sharp and noisy as those around them
     context_px: int = Field(64, ge=1)                   # known tissue around a region that the denoiser sees
@@ -192,12 +192,12 @@ class RestoreConfig(Frozen):
     @model_validator(mode="after")
     def _jumps_fit(self) -> RestoreConfig:
         if self.jump_samples > 1 and self.jump_length >= self.steps:
-            raise ValueError(f"jump_length {self.jump_length} must be below steps {self.steps}, to be walked again")
+            raise ValueError(f"jump_length {self.jump_length} must be below steps {self.steps}, to be taken again")
         return self
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the denoiser per canvas: one per step, and those of the parts walked again."""
+        """Evaluations of the denoiser per canvas: one per step, and those of the steps taken again."""
         jumps = len(range(self.jump_length, self.steps, self.jump_length))
         return self.steps + jumps * self.jump_length * (self.jump_samples - 1)
 
@@ -265,8 +265,8 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
         for key in keys[:-1]:
             owner = owner.model_fields[key].annotation
         known = list(owner.model_fields) if hasattr(owner, "model_fields") else list(get_args(owner))
-        near = difflib.get_close_matches(keys[-1], known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        nearest = difflib.get_close_matches(keys[-1], known, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(known)}"
         return f"unknown key {'.'.join(keys)!r}; {hint}"
     reason = first["msg"].removeprefix("Value error, ")
     return f"{'.'.join(keys)}: {reason}" if keys else reason

@@ -51,15 +51,15 @@ def resolve_devices(names: str) -> tuple[torch.device, ...]:
 
 
 def model(device: torch.device) -> str:
-    """What a device is: devices of one model round alike."""
+    """The model of a device: devices of one model round alike."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 on CUDA, on CPUs with AMX and on AMD's with AVX-512 BF16; elsewhere float32.
 
-    AVX-512 BF16 says little by itself: products of matrices reach 213 GFLOP/s in bfloat16 and 97 in float32 on a Zen 4,
-    80 and 160 on an Emerald Rapids whose AMX is hidden, where the denoiser would take 14 % longer.
+    AVX-512 BF16 alone is no sign of speed: matrix products reach 213 GFLOP/s in bfloat16 and 97 in float32 on a Zen 4,
+    but 80 and 160 on an Emerald Rapids whose AMX is hidden, where bfloat16 would make the denoiser 14 % slower.
     """
     fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported() or (
         torch.cpu._is_avx512_bf16_supported() and made_by_amd())
@@ -68,7 +68,7 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 @cache
 def made_by_amd() -> bool:
-    """Whether Linux says so of the CPU; False where nobody tells."""
+    """Whether the CPU is AMD's by /proc/cpuinfo; False where that file is missing."""
     try:
         return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -84,8 +84,8 @@ def autocast(device: torch.device) -> AbstractContextManager:
 def keep_freed_memory() -> None:
     """Keep up to KEPT_BYTES of what tensors on the CPU free for the next ones, where the C library is glibc.
 
-    Left to itself, glibc gives tensors above 32 MB back at once and the kernel hands out zeroed pages again: a fifth of
-    the time of a canvas of 1,024 px.
+    By default glibc returns tensors above 32 MB to the kernel at once, which clears their pages when they are needed
+    again: a fifth of the time of a canvas of 1,024 px.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""Where weights lie and what their config.json says; reading the tensors is `checkpoint`'s. Never imports torch."""
+"""Finds weights and reads their config.json without importing torch; `checkpoint` reads their tensors."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def embedded_names() -> list[str]:
 
 
 def complete(folder: Path) -> Path:
-    """The folder, if it holds both files of weights."""
+    """The folder, if it holds both files of weights; else raises WeightsError."""
     for file in (CONFIG, MODEL):
         if not (folder / file).is_file():
             raise WeightsError(f"{folder}: {file} is missing; a weights folder holds {CONFIG} and {MODEL}")
@@ -72,7 +72,7 @@ def read_config(folder: Path) -> tuple[DenoiserConfig, dict[str, Any]]:
 
 
 def canvas_multiple(source: str | Path) -> int:
-    """What canvas sides are multiples of with these weights, in pixels; their tensors are not read."""
+    """Canvas sides are multiples of this many pixels with these weights. Does not read their tensors."""
     with find_weights(source) as folder:
         return read_config(folder)[0].multiple
 

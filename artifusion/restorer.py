@@ -17,7 +17,15 @@ from artifusion.diffusion.finish import match_fine_bands
 from artifusion.diffusion.frame import Frame, colour_range
 from artifusion.diffusion.inpainting import Evidence, NoisedKnown, to_stops
 from artifusion.diffusion.reuse import EverySecondStep
-from artifusion.diffusion.sampling import STEPS, Condition, Denoise, even_levels, log_snr_levels, sample, travelled
+from artifusion.diffusion.sampling import (
+    STEPS,
+    Condition,
+    Denoise,
+    even_levels,
+    log_snr_levels,
+    sample,
+    with_time_travel,
+)
 from artifusion.diffusion.schedule import Schedule
 from artifusion.diffusion.views import in_views
 from artifusion.errors import DeviceError, WeightsError
@@ -163,7 +171,7 @@ class Restorer:
         levels = even_levels(steps)
         if self.config.spacing == "log-snr":
             levels = log_snr_levels(steps, self.schedule, self.config.end_half_log_snr)
-        return travelled(levels, self.config.jump_length, self.config.jump_samples)
+        return with_time_travel(levels, self.config.jump_length, self.config.jump_samples)
 
     def _paint_in_memory(
         self, batch: Sequence[MaskedImage], times: Sequence[float], seed: int, spacing_um: float

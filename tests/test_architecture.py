@@ -53,23 +53,61 @@ def test_rooms_import_only_what_their_door_allows(path):
             assert name.split(".")[0] not in ("pathlib", "openslide", "tifffile", "PIL"), f"{room}: {name}"
 
 
-PUBLIC_DOORS = {            # what a user of Python calls may take more than MAX_PARAMETERS
-    "Restorer.restore_batch", "restore_slide", "plan_restoration", "adapt", "damage_slide", "evaluate"}
 MAX_LINES, MAX_PARAMETERS = 60, 8
+PUBLIC_DOORS = {            # what a user of Python calls with keywords, and what its docstring explains one by one
+    "artifusion/restorer.py:Restorer.restore_batch",
+    "artifusion/restoration/pipeline.py:restore_slide",
+    "artifusion/damage/slide.py:damage_slide",
+    "artifusion/evaluation/run.py:evaluate",
+}
 
 
 def functions(tree, owner=""):
-    """Every function of a module with its qualified name, methods and inner functions too."""
+    """Every function below a node of a module with its qualified name, methods and inner functions too."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            name = f"{owner}{node.name}"
-            if not isinstance(node, ast.ClassDef):
-                yield name, node
-            yield from functions(node, f"{name}.")
-        else:
-            yield from functions(node, owner)
+        name = f"{owner}{getattr(node, 'name', '')}"
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield name, node
+        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        yield from functions(node, f"{name}." if inside else owner)
 
 
 def is_command(function):
     return any(isinstance(part, ast.Attribute) and part.attr == "command"
                for decorator in function.decorator_list for part in ast.walk(decorator))
+
+
+def parameters(function):
+    """The names of a function's parameters, without self and cls."""
+    arguments = function.args
+    every = [*arguments.posonlyargs, *arguments.args, arguments.vararg, *arguments.kwonlyargs, arguments.kwarg]
+    return {argument.arg for argument in every if argument} - {"self", "cls"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_functions_are_a_screen_long_and_take_few_parameters(path):
+    for name, function in functions(ast.parse(path.read_text())):
+        place = f"{path.relative_to(PACKAGE.parent).as_posix()}:{name}"
+        if is_command(function) or place in PUBLIC_DOORS:
+            continue
+        lines, taken = function.end_lineno - function.lineno + 1, len(parameters(function))
+        assert lines <= MAX_LINES, f"{place} has {lines} lines"
+        assert taken <= MAX_PARAMETERS, f"{place} takes {taken} parameters"
+
+
+def test_every_public_door_is_there():
+    found = {f"{path.relative_to(PACKAGE.parent).as_posix()}:{name}" for path in PACKAGE.rglob("*.py")
+             for name, _ in functions(ast.parse(path.read_text()))}
+    assert found >= PUBLIC_DOORS
+
+
+def test_modules_at_the_root_serve_more_than_one_folder():
+    """A module that one folder alone imports belongs into that folder; the doors of the package serve its users."""
+    importers = {path.stem: set() for path in PACKAGE.glob("*.py")}
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for name in imports(path):
+            if name.startswith("artifusion.") and name.split(".")[1] in importers:
+                importers[name.split(".")[1]].add(room)
+    lonely = {name: rooms for name, rooms in importers.items() if not name.startswith("__") and len(rooms) < 2}
+    assert not lonely

@@ -32,7 +32,7 @@ def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 @click.option("--config", metavar="FILE|NAME", help="How ours paints, as for restore.")
 @click.option("--methods", callback=words, metavar="A,B",
               help="Any of mean, telea, navier-stokes, biharmonic, exemplar, refined, published, ours.  [default: all]")
-@click.option("--steps", callback=numbers, metavar="N,N", help="Evaluations of ours.  [default: 2,4,6,10,20,50]")
+@click.option("--steps", callback=numbers, metavar="N,N", help="Evaluations of ours.  [default: several, from 2 to 50]")
 @click.option("--tiles", type=click.IntRange(2, 100_000), default=40, show_default=True, help="Tiles of 256 px.")
 @click.option("--published-tiles", type=click.IntRange(0), default=1, show_default=True,
               help="How many of them the published procedure paints: 2,410 evaluations each.")

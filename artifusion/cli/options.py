@@ -42,6 +42,16 @@ class Number(click.FloatRange):
         return number
 
 
+class RestoreSetting(click.Option):
+    """An option named like a setting of RestoreConfig; its help shows the default of that setting."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        from artifusion.config import RestoreConfig
+
+        self.help = f"{(self.help or '').partition('  [')[0]}  [default: {getattr(RestoreConfig(), str(self.name))}]"
+        return super().get_help_record(ctx)
+
+
 SCALE = Number(0.01, 100)
 MASK_FORMAT = click.option(
     "--mask-format", type=click.Choice(FORMATS), default="auto",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from artifusion.cli.detect import ANY_STAIN
-from artifusion.cli.options import MASK_FORMAT, PATH, SCALE, Number, known_classes, say_scale
+from artifusion.cli.options import MASK_FORMAT, PATH, SCALE, Number, RestoreSetting, known_classes, say_scale
 from artifusion.mask.selection import POLARITIES, MaskSelection
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--config", metavar="FILE|NAME", help="Restoration settings as TOML.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:0,cuda:1",
               help="Where to paint; several GPUs share the canvases and paint the same.  [auto: every GPU]")
-@click.option("--steps", type=click.IntRange(1, 1000), help="Evaluations per canvas.  [default: 10]")
+@click.option("--steps", cls=RestoreSetting, type=click.IntRange(1, 1000), help="Evaluations per canvas.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other tissue.")
 @click.option("--mpp", type=SCALE, help="um per pixel, where the slide does not tell.")
 @click.option("--grow", "grow_um", type=Number(0, 10_000), default=0.0, metavar="UM", help="Widen the mask.")
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @click.option("--lossless", is_flag=True, help="What must be encoded anew: without loss.")
 @click.option("--same-size", is_flag=True,
               help="JPEG 2000 slides: touched tiles keep about their size instead of being exact beside the mask.")
-@click.option("--batch-size", type=click.IntRange(1), help="Canvases per evaluation.  [default: 4]")
+@click.option("--batch-size", cls=RestoreSetting, type=click.IntRange(1), help="Canvases per evaluation.")
 @click.option("--adapt", "adapt_minutes", type=Number(0, min_open=True), metavar="MINUTES",
               help="First train the weights about so long on the slide's own clean tissue, for this slide alone.")
 @click.option("--adapt-crops", type=click.IntRange(1), metavar="N",

@@ -25,10 +25,10 @@ def fourier(value: Tensor, dim: int, period: float) -> Tensor:
 
 @dataclass(frozen=True)
 class PatchLevels:
-    """The noise level of every patch of a map, by the K levels that occur on its canvas.
+    """The noise level of every patch of a map, out of the K levels that occur on its canvas.
 
-    embedding (B, K, T): of each level. which (B, H, W, K): 1 for the level that a patch has, 0 for the others.
-    share (B, H, W, 1): of a patch's pixels are noisy.
+    embedding: (B, K, T) of each level. which: (B, H, W, K) 1 for the level of a patch, 0 for the others.
+    share: (B, H, W, 1) of a patch's pixels that are noisy.
     """
 
     embedding: Tensor
@@ -57,7 +57,7 @@ class PixelBlock(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """Blocks at one level, windows shifted in every second one. Each patch is told its own noise level."""
+    """Blocks at one level of the U, windows shifted in every second one. Each patch gets its noise level added."""
 
     def __init__(self, config: DenoiserConfig, level: int) -> None:
         super().__init__()
@@ -78,10 +78,10 @@ class SwinStage(nn.Module):
         )
 
     def forward(self, x: Tensor, levels: PatchLevels) -> Tensor:                      # (B, H, W, C)
-        told = levels.which.flatten(1, 2) @ self.patch_level(levels.embedding)        # (B, H * W, C)
-        x = x + told.view(x.shape)
-        size, few = self.window_size, min(x.shape[1:3]) <= self.window_size
-        shifts = [0] if few or len(self.blocks) == 1 else [0, size // 2]
+        embedded = levels.which.flatten(1, 2) @ self.patch_level(levels.embedding)    # (B, H * W, C)
+        x = x + embedded.view(x.shape)
+        size, one_window = self.window_size, min(x.shape[1:3]) <= self.window_size
+        shifts = [0] if one_window or len(self.blocks) == 1 else [0, size // 2]
         times = [levels.of_windows(size, shift) for shift in shifts]
         for index, block in enumerate(self.blocks):
             x = block(x, times[index % len(times)])
@@ -89,12 +89,12 @@ class SwinStage(nn.Module):
 
 
 class SwinDenoiser(nn.Module):
-    """Velocity (or noise) of a noisy canvas, from its pixels, the noise level of each and the scale.
+    """Predicts the velocity (or noise) of a noisy canvas from its pixels, their noise levels and the scale.
 
-    A stem and a head of 3x3 convolutions work at half resolution and are joined by a skip, so that detail never
-    passes the patches; in between lies a U of Swin stages at 1/4, 1/8, ... of the canvas. Every patch is told its
-    own noise level (TD-Paint, Mayet et al. 2024), every window gets one time token (ArtiFusion, Wang et al. 2023).
-    With `pixel_dim` 0 there is neither stem nor head: patches of 4 x 4 px in and out, as published.
+    A stem and a head of 3x3 convolutions work at half resolution. A skip joins them, so that detail need not pass
+    through the patches. Between them is a U of Swin stages at 1/4, 1/8, ... of the canvas. Every patch gets its own
+    noise level (TD-Paint, Mayet et al. 2024), every window one time token (ArtiFusion, Wang et al. 2023).
+    With `pixel_dim` 0 the network has neither stem nor head: it takes and returns patches of 4 x 4 px, as published.
     """
 
     def __init__(self, config: DenoiserConfig) -> None:
@@ -125,14 +125,14 @@ class SwinDenoiser(nn.Module):
     def forward(
         self, x: Tensor, noise_level: Tensor, hole: Tensor, spacing_um: Tensor, recall: Recall = compute
     ) -> Tensor:
-        """What `Schedule.target` defines.
+        """A prediction of what `Schedule.target` defines.
 
         Args:
             x: (B, 3, H, W) canvas relative to its known pixels, noisy in the hole; sides multiples of `multiple`.
             noise_level: (B,) one level in [0, 1] for the hole of each canvas, or a map (B, 1, H, W).
             hole: (B, 1, H, W) 1 where a pixel is noisy, 0 where it is known.
             spacing_um: (B,) um per pixel.
-            recall: may give what the levels below the first said of the same canvases at a noise level near this one.
+            recall: may return the result that the levels below the first had for the same canvases one step earlier.
 
         Returns:
             (B, 3, H, W) float32; meaningful where `hole` is 1.
@@ -156,7 +156,7 @@ class SwinDenoiser(nn.Module):
         return self.head(channels_first(y)).float()
 
     def _from_level(self, n: int, y: Tensor, levels: list[PatchLevels], recall: Recall = compute) -> Tensor:
-        """Level n of the U and what lies below it: (B, H, W, C) -> the same."""
+        """Level n of the U and the levels below it: (B, H, W, C) -> (B, H, W, C)."""
         if n == len(self.downs):
             return self.bottom(y, levels[n])
         skip = self.down_stages[n](y, levels[n])
@@ -170,7 +170,7 @@ class SwinDenoiser(nn.Module):
         return self.up_stages[n](y, levels[n])
 
     def _patch_levels(self, level: Tensor, hole: Tensor, spacing_um: Tensor) -> list[PatchLevels]:
-        """Per level of the U; a patch has the highest noise level of its pixels."""
+        """The patches' levels for each level of the U; a patch has the highest noise level of its pixels."""
         dim, batch = self.config.time_dim, len(level)
         patches = F.max_pool2d(level, 4)                                              # (B, 1, H / 4, W / 4)
         ordered, order = patches.flatten(1).sort(dim=1)

@@ -1,4 +1,4 @@
-"""Conditions of the denoising loop: what the denoiser sees of the known pixels."""
+"""Conditions of the denoising loop: how the known pixels enter the denoiser."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def to_stops(level: Tensor, times: Sequence[float]) -> Tensor:
 
 @dataclass(frozen=True)
 class NoisedKnown:
-    """Known pixels enter noised to the level of the hole, so that the whole canvas has one level, as a denoiser
-    without levels per pixel asks for (RePaint, Lugmayr et al. 2022, eq. 8a). It wants time travel to harmonise."""
+    """Known pixels enter noised to the level of the hole, so that the whole canvas has one level, for a denoiser that
+    knows no levels per pixel (RePaint, Lugmayr et al. 2022, eq. 8a). Needs time travel to harmonise."""
 
     known: Tensor
     hole: Tensor

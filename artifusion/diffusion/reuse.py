@@ -8,28 +8,28 @@ from collections.abc import Callable
 from torch import Tensor
 
 Recall = Callable[[Callable[[], Tensor]], Tensor]
-"""What a computation gives, or what it gave when it was last made."""
+"""Takes a computation; returns its result, or its result in an earlier step."""
 
 
 def compute(computation: Callable[[], Tensor]) -> Tensor:
-    """Recall nothing."""
+    """A `Recall` that always computes."""
     return computation()
 
 
 class EverySecondStep:
-    """Computes in one step and recalls in the next: what lies deep in a U-net changes little in between (DeepCache,
-    Ma et al. 2024).
+    """Computes in one step and recalls in the next: what lies deep in a U-net changes little from step to step
+    (DeepCache, Ma et al. 2024).
 
-    The calls of a step come in the order of the step before. Memory: the results of one step.
+    Every step must call in the same order. Memory: the results of one step.
     """
 
     def __init__(self) -> None:
         self._kept: deque[Tensor] = deque()
         self._recalls = False
 
-    def begin_step(self, near: bool) -> None:
-        """`near`: this step is near enough to the one before to recall what that computed."""
-        self._recalls = near and bool(self._kept)
+    def begin_step(self, may_recall: bool) -> None:
+        """Begin a step; with `may_recall` False it computes anew."""
+        self._recalls = may_recall and bool(self._kept)
         if not self._recalls:
             self._kept.clear()
 

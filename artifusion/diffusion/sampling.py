@@ -21,15 +21,15 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x (B, C, H, W), level (B, 1, H, W) of every pixel) -> predicted x0 (B, C, H, W)."""
 
 Noise = Callable[[int], Tensor]
-"""Fresh standard normal noise (B, C, H, W) by its number: a function of the number alone."""
+"""Standard normal noise (B, C, H, W) by its number: a function of the number alone."""
 
 
 @dataclass(frozen=True)
 class Move:
     """One step of the loop: x at `level` becomes x at the lower `next_level`.
 
-    `x0` is what the denoiser predicted from x; `before` the levels and predictions of the steps before, the last one
-    first, back to the last jump and at most ORDER - 1; `noise` gives fresh noise to the steps that want some.
+    `x0` is what the denoiser predicted from x. `before` holds the levels and predictions of at most ORDER - 1 earlier
+    steps, the latest first, none from before a jump upwards. `noise` returns noise of this step's own.
     """
 
     schedule: Schedule
@@ -42,7 +42,7 @@ class Move:
 
     @property
     def coefficients(self) -> tuple[float, float, float, float]:
-        """alpha and sigma at the level, then at the next."""
+        """alpha and sigma at `level`, then at `next_level`."""
         alpha, sigma = self.schedule.alpha_sigma(torch.tensor([self.level, self.next_level]).double())
         return float(alpha[0]), float(sigma[0]), float(alpha[1]), float(sigma[1])
 
@@ -63,21 +63,21 @@ def sample(
 ) -> Iterator[Tensor]:
     """Denoise along `times`, noise levels that begin high and end at 0; yields x after every move.
 
-    Where the list falls, the denoiser is evaluated once and `step` moves x; where it rises, x is noised again, which
-    is the time travel of RePaint (Lugmayr et al. 2022, algorithm 1), and multistep solvers forget. `noise` is asked
-    for numbers 2 i (the steps) and 2 i + 1 (the known pixels) of move i; number 0 is the start.
-    The last x holds the sample where nothing is known; pasting the known pixels back is the caller's.
+    Where `times` falls, the denoiser is evaluated once and `step` moves x. Where it rises, noise is added to x: the
+    time travel of RePaint (Lugmayr et al. 2022, algorithm 1), after which multistep solvers begin anew.
+    Move i takes noise 2 i for its step and noise 2 i + 1 for the known pixels; noise 0 is the start.
+    The last x holds the sample where nothing is known; the caller pastes the known pixels back.
     """
     x = noise(0)
     before: tuple[tuple[float, Tensor], ...] = ()
     for number, (level, next_level) in enumerate(pairwise(times), 1):
-        fresh = _numbered(noise, 2 * number)
+        step_noise = _numbered(noise, 2 * number)
         if next_level > level:
-            x, before = renoise(schedule, x, level, next_level, fresh()), ()
+            x, before = renoise(schedule, x, level, next_level, step_noise()), ()
         else:
             x, levels = condition.enter(x, level, _numbered(noise, 2 * number + 1))
             x0 = denoise(x, levels)
-            x = step(Move(schedule, x, x0, level, next_level, before, fresh))
+            x = step(Move(schedule, x, x0, level, next_level, before, step_noise))
             before = ((level, x0), *before)[: ORDER - 1]
         yield x
 
@@ -92,17 +92,18 @@ def even_levels(steps: int) -> list[float]:
 
 
 def log_snr_levels(steps: int, schedule: Schedule, end: float = 3.0) -> list[float]:
-    """`steps` steps from noise to clean whose levels in between are evenly spaced in log-SNR, as multistep solvers like
-    them (Lu et al. 2022, section 4.1): most of them where structure forms, few where only fine noise is left.
+    """`steps` steps from noise to clean, the levels in between evenly spaced in log-SNR, which suits multistep solvers
+    (Lu et al. 2022, section 4.1): most of them where structure forms, few where only fine noise is left.
 
-    end: log(alpha / sigma) towards which they go; a step short of it the walk leaps to clean."""
+    end: log(alpha / sigma) towards which they go; from the one before it the last step leads to clean.
+    """
     inner = np.linspace(FIRST_HALF_LOG_SNR, end, steps + 1)[1:-1]
     return [1.0, *schedule.level_of(inner).tolist(), 0.0]
 
 
-def travelled(levels: Sequence[float], jump_length: int, jump_samples: int) -> list[float]:
-    """Falling levels with RePaint's time travel: every `jump_length` steps the walk goes up by as many and down again,
-    until that part has been walked `jump_samples` times (Lugmayr et al. 2022, section 4.2 and supplement)."""
+def with_time_travel(levels: Sequence[float], jump_length: int, jump_samples: int) -> list[float]:
+    """Falling levels with RePaint's time travel: every `jump_length` steps the levels rise by as many steps and fall
+    again, until each part has fallen `jump_samples` times (Lugmayr et al. 2022, section 4.2 and supplement)."""
     if len(levels) < 2 or jump_length < 1 or jump_samples < 1:
         raise ValueError(f"steps, jump_length and jump_samples must be at least 1, got {len(levels) - 1}, "
                          f"{jump_length}, {jump_samples}")
@@ -116,16 +117,11 @@ def travelled(levels: Sequence[float], jump_length: int, jump_samples: int) -> l
             jumps[left] -= 1
             walk += range(left + 1, left + jump_length + 1)
             left += jump_length
-    return [levels[steps - at] for at in walk]
-
-
-def evaluations(times: Sequence[float]) -> int:
-    """How often the denoiser is evaluated along `times`: once wherever they fall."""
-    return sum(following < level for level, following in pairwise(times))
+    return [levels[steps - steps_left] for steps_left in walk]
 
 
 def renoise(schedule: Schedule, x: Tensor, level: float, next_level: float, noise: Tensor) -> Tensor:
-    """x at `level` noised on to the higher `next_level`  (Ho et al. 2020, eq. 2, over several steps)."""
+    """x at `level` with noise added up to the higher `next_level`  (Ho et al. 2020, eq. 2, over several steps)."""
     alpha, _, next_alpha, _ = Move(schedule, x, x, level, next_level, (), lambda: noise).coefficients
     keep = next_alpha / alpha
     return keep * x + (1 - keep**2) ** 0.5 * noise
@@ -152,17 +148,17 @@ def ancestral_step(move: Move) -> Tensor:
 def dpm_step(move: Move) -> Tensor:
     """Third-order multistep solver DPM-Solver++(3M)  (Lu et al. 2022; unequal steps as in diffusers).
 
-    Of a lower order where there are not two steps before; first order for the last step, whose log-SNR is infinite.
+    The order is lower where fewer than two steps came before, and 1 for the last step, whose log-SNR is infinite.
     """
     alpha, sigma, next_alpha, next_sigma = move.coefficients
     straight = next_sigma / sigma * move.x + (next_alpha - next_sigma * alpha / sigma) * move.x0
     if not move.before or not next_sigma:
         return straight
-    here = _half_log_snr(alpha, sigma)
-    h = _half_log_snr(next_alpha, next_sigma) - here
+    current = _half_log_snr(alpha, sigma)
+    h = _half_log_snr(next_alpha, next_sigma) - current
     decay = next_sigma * alpha / (next_alpha * sigma)                     # e^-h
     (last, x0_last), *earlier = _by_log_snr(move)
-    r0 = (here - last) / h
+    r0 = (current - last) / h
     slope = (move.x0 - x0_last) / r0                                      # D1 of the paper, per h
     if not earlier:
         return straight + next_alpha * (1 - decay) / 2 * slope

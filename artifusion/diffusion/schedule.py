@@ -23,7 +23,7 @@ class Schedule:
     (Nichol & Dhariwal 2021, eq. 17, s = 0). "linear": level n / 1000 is step n of the 1,000 with betas from 1e-4 to
     0.02 (Ho et al. 2020, section 4), log alpha between two steps interpolated; level 1 keeps 0.6 % of the image.
 
-    `prediction` is what the denoiser says of x: the velocity (Salimans & Ho 2022) or the noise (Ho et al. 2020).
+    `prediction` is what the denoiser predicts from x: the velocity (Salimans & Ho 2022) or the noise (Ho et al. 2020).
     Coefficients are computed in float64 and returned in float32.
     """
 
@@ -36,9 +36,9 @@ class Schedule:
             angle = level.double() * (math.pi / 2)
             return torch.cos(angle).float(), torch.sin(angle).float()
         log_alpha = _linear_log_alpha().to(level.device)
-        place = level.double() * LINEAR_STEPS
-        below = place.floor().clamp(max=LINEAR_STEPS - 1).long()
-        log = torch.lerp(log_alpha[below], log_alpha[below + 1], place - below)
+        step = level.double() * LINEAR_STEPS
+        below = step.floor().clamp(max=LINEAR_STEPS - 1).long()
+        log = torch.lerp(log_alpha[below], log_alpha[below + 1], step - below)
         return log.exp().float(), (-torch.expm1(2 * log)).sqrt().float()
 
     def add_noise(self, x0: Tensor, level: Tensor, noise: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class Schedule:
         return alpha * x0 + sigma * noise                                 # (B, C, H, W)
 
     def target(self, x0: Tensor, level: Tensor, noise: Tensor) -> Tensor:
-        """What the denoiser should say: alpha noise - sigma x0 (Salimans & Ho 2022, section 4), or the noise."""
+        """What the denoiser should predict: alpha noise - sigma x0 (Salimans & Ho 2022, section 4), or the noise."""
         if self.prediction == "noise":
             return noise
         alpha, sigma = self.alpha_sigma(level)

@@ -1,4 +1,4 @@
-"""Filling by pasting: the patch exemplar, a method that never invents a pixel."""
+"""The patch exemplar: a method that fills a hole with copies of visible patches and invents no pixel."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ MIN_PLACES = 200
 
 
 def exemplar_fill(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """The image with its hole filled by patches of what is visible  (Criminisi et al. 2004).
+    """The image with its hole filled by visible patches  (Criminisi et al. 2004).
 
-    uint8 (H, W, 3), bool (H, W) -> uint8 (H, W, 3). Patch by patch, first where most around is known and an edge of the
-    tissue runs into the hole; each is completed by the visible patch that is most like its known part.
+    uint8 (H, W, 3), bool (H, W) -> uint8 (H, W, 3). It begins where most pixels around are known and an edge of the
+    tissue runs into the hole. Each patch is completed by the visible patch that is most like its known part.
     """
     import cv2
 
@@ -42,7 +42,7 @@ def exemplar_fill(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
 
 def sources(visible: np.ndarray) -> tuple[int, np.ndarray]:
-    """Side of the patches, and the top left corners of those that lie wholly in what is visible, bool."""
+    """The side of the patches, and where the top left corners of fully visible patches are, bool."""
     import cv2
 
     for side in PATCHES_PX:
@@ -58,9 +58,9 @@ def edge_strength(grey: np.ndarray, known: np.ndarray, side: int) -> np.ndarray:
     """How strongly edges of the known part run into the unknown one: float (H, W), 0 to about 1."""
     import cv2
 
-    sure = cv2.erode(known.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.float32)
-    steps = [cv2.Sobel(grey, cv2.CV_32F, *order) / 1020 * sure for order in ((1, 0), (0, 1))]
-    share = cv2.blur(sure, (side, side)) + 1e-6
+    inner = cv2.erode(known.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.float32)
+    steps = [cv2.Sobel(grey, cv2.CV_32F, *order) / 1020 * inner for order in ((1, 0), (0, 1))]
+    share = cv2.blur(inner, (side, side)) + 1e-6
     across, down = (cv2.blur(step, (side, side)) / share for step in steps)
     soft = cv2.GaussianBlur(known.astype(np.float32), (0, 0), 2)
     normal = [cv2.Sobel(soft, cv2.CV_32F, *order) for order in ((1, 0), (0, 1))]

@@ -1,4 +1,4 @@
-"""Two spaces in which crops are compared: what an ImageNet network sees, and statistics of colour and wavelets."""
+"""Two spaces in which crops are compared: activations of an ImageNet network; statistics of colour and wavelets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WIDTH, OWN = 2064, 1280     # numbers per image from the network: of all stages,
 
 
 def hole_crops(hole: np.ndarray) -> list[tuple[slice, slice]]:
-    """The crops of a tile that are judged: those that lie most in the hole, at least MIN_INSIDE; maybe none."""
+    """The crops of a tile that are judged: those with the largest share in the hole, from MIN_INSIDE on; maybe none."""
     whole = np.pad(hole.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     ys, xs = (np.arange(0, length - CROP_PX + 1, STRIDE_PX) for length in hole.shape)
     y, x = (places.ravel() for places in np.meshgrid(ys, xs, indexing="ij"))
@@ -44,9 +44,9 @@ def hole_crops(hole: np.ndarray) -> list[tuple[slice, slice]]:
 
 
 class NetworkSpace:
-    """EfficientNet-Lite0 with ImageNet weights; a feature space of its own, neither LPIPS nor the FID of papers.
+    """EfficientNet-Lite0 with ImageNet weights: a feature space that is neither LPIPS' nor that of the papers' FID.
 
-    Never a training loss: what is trained on it would be measured by it in vain.
+    It must never be a training loss, for it could not judge a denoiser that was trained on it.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -65,7 +65,7 @@ class NetworkSpace:
         return [*maps, network.bn2(network.conv_head(x))]
 
     def vectors(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Mean activations of every stage, one after the other: (N, WIDTH); the last OWN are the network's own."""
+        """Mean activations of all stages, concatenated: (N, WIDTH); the last OWN are of the network's last stage."""
         batches = [np.stack(images[n : n + BATCH]) for n in range(0, len(images), BATCH)]
         parts = [torch.cat([stage.mean((2, 3)) for stage in self.stages(batch)], dim=1).cpu() for batch in batches]
         return torch.cat([torch.zeros(0, WIDTH), *parts]).numpy()
@@ -101,8 +101,8 @@ def load_network() -> nn.Module:
 
 
 def colour_and_wavelets(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Statistics that see no shapes: (N, 69). Of the optical density per channel mean, spread, skewness and kurtosis;
-    how the channels go together; and of three wavelet levels the energy (log) and the kurtosis of each band."""
+    """Statistics of the optical density that know no shapes: (N, 69). Per channel mean, spread, skewness, kurtosis; the
+    correlations of the channels; and of each band of three wavelet levels the energy (log) and the kurtosis."""
     return np.stack([statistics(image) for image in images]) if len(images) else np.zeros((0, 69))
 
 
@@ -113,8 +113,8 @@ def statistics(image: np.ndarray) -> np.ndarray:
     flat = density.reshape(-1, 3)
     spread = flat.std(0) + 1e-4
     centred = (flat - flat.mean(0)) / spread
-    together = (centred.T @ centred / len(flat))[np.triu_indices(3, 1)]
-    values = [flat.mean(0), np.log(spread), (centred**3).mean(0), (centred**4).mean(0), together]
+    correlations = (centred.T @ centred / len(flat))[np.triu_indices(3, 1)]
+    values = [flat.mean(0), np.log(spread), (centred**3).mean(0), (centred**4).mean(0), correlations]
     for channel in range(3):
         _, *levels = pywt.wavedec2(density[..., channel], "db2", mode="symmetric", level=3)
         for bands in levels:

@@ -1,4 +1,4 @@
-"""What is measured on one painted tile. Every number is computed in float from 8-bit pixels, so that nothing wraps."""
+"""The measures of one painted tile. Every number is computed in float from 8-bit pixels, so that nothing wraps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import wasserstein_distance
 
 from artifusion.evaluation.features import NetworkSpace, hole_crops
-from artifusion.evaluation.nuclei import find_nuclei, matched, nuclear_threshold, stains
+from artifusion.evaluation.nuclei import count_matches, find_nuclei, nuclear_threshold, stains
 from artifusion.evaluation.operators import load_torchvision
 from artifusion.evaluation.trials import Trial
 
@@ -30,16 +30,16 @@ def measure(trial: Trial, painted: np.ndarray, space: NetworkSpace, real: bool =
 
     Args:
         painted: uint8 like the truth.
-        real: this is another place, whose pixels outside the hole are not the truth's by design.
+        real: the tile is another place, whose pixels outside the hole differ from the truth by design.
     """
     truth, hole = trial.truth, trial.hole
     crops = hole_crops(hole)
-    there, here = [painted[crop] for crop in crops], [truth[crop] for crop in crops]
+    painted_crops, true_crops = [painted[crop] for crop in crops], [truth[crop] for crop in crops]
     return {
         "psnr": psnr(painted, truth, hole),
         "ssim": ssim(painted, truth, hole),
-        "fsim": fsim(there, here),
-        "perceptual": space.distance(there, here) if crops else np.nan,
+        "fsim": fsim(painted_crops, true_crops),
+        "perceptual": space.distance(painted_crops, true_crops) if crops else np.nan,
         **stain_distances(painted, truth, hole),
         **nucleus_numbers(trial, painted),
         "energy": gradient_energy(painted, hole), "true_energy": gradient_energy(truth, hole),
@@ -78,23 +78,23 @@ def fsim(painted: list[np.ndarray], truth: list[np.ndarray]) -> float:
 
 def stain_distances(painted: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> dict[str, float]:
     """Wasserstein distance of the densities of each stain inside the hole, and the truth's spread."""
-    there, here = stains(painted)[hole], stains(truth)[hole]
+    found, true = stains(painted)[hole], stains(truth)[hole]
     values = {}
     for n, stain in enumerate(("haematoxylin", "eosin")):
-        values[f"{stain}_distance"] = float(wasserstein_distance(there[:, n], here[:, n]))
-        values[f"true_{stain}_spread"] = float(here[:, n].std())
+        values[f"{stain}_distance"] = float(wasserstein_distance(found[:, n], true[:, n]))
+        values[f"true_{stain}_spread"] = float(true[:, n].std())
     return values
 
 
 def nucleus_numbers(trial: Trial, painted: np.ndarray) -> dict[str, float]:
     """Nuclei in the hole by number and area, and how well those of the whole tile agree with the truth's own."""
-    here, there = stains(trial.truth)[..., 0], stains(painted)[..., 0]
-    threshold = nuclear_threshold(here, ~trial.hole)                        # known to every method
-    true, found = (find_nuclei(density, threshold, trial.spacing_um) for density in (here, there))
+    densities = [stains(image)[..., 0] for image in (trial.truth, painted)]
+    threshold = nuclear_threshold(densities[0], ~trial.hole)                # from pixels that every method sees
+    true, found = (find_nuclei(density, threshold, trial.spacing_um) for density in densities)
     (true_count, true_area), (count, area) = true.inside(trial.hole), found.inside(trial.hole)
-    same = matched(found.centres, true.centres, trial.spacing_um)
+    matched = count_matches(found.centres, true.centres, trial.spacing_um)
     return {"nuclei": count, "true_nuclei": true_count, "nuclear_px": area, "true_nuclear_px": true_area,
-            "matched": same, "detected": len(found.centres), "true_detected": len(true.centres)}
+            "matched": matched, "detected": len(found.centres), "true_detected": len(true.centres)}
 
 
 def gradient_energy(image: np.ndarray, mask: np.ndarray) -> float:
@@ -118,27 +118,27 @@ def outside_change(painted: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> 
 
 
 def copying(painted: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> dict[str, float]:
-    """How much of what was painted is pasted.
+    """How much of the hole is a copy of visible tissue.
 
-    For windows in the hole that have some contrast: how much of their variance the most similar window of visible
-    tissue explains, also turned and mirrored (1 = it is the same, grey level for grey level). `match` is the largest
-    of a tile, `copied` the share of windows of at least TWIN; nan where no window has contrast.
+    Each window in the hole with some contrast is compared with the visible window most like it, also turned and
+    mirrored: which share of its variance does that explain (1 = they are equal)? `match` is the largest share of the
+    tile, `copied` the share of windows that reach TWIN; nan where no window has contrast.
     """
     import cv2
 
     grey, visible_grey = (image.astype(np.float32).mean(2) for image in (painted, truth))
-    whole, seen = (corners(mask) for mask in (hole, ~hole))
-    places = np.argwhere(whole)
+    in_hole, visible = (corners(mask) for mask in (hole, ~hole))
+    places = np.argwhere(in_hole)
     places = places[:: max(1, len(places) // (8 * MAX_WINDOWS))]
     windows = [grey[y : y + WINDOW_PX, x : x + WINDOW_PX] for y, x in places]
     windows = [window for window in windows if window.std() >= MIN_CONTRAST]
     windows = windows[:: max(1, len(windows) // MAX_WINDOWS)][:MAX_WINDOWS]
-    if not windows or not seen.any():
+    if not windows or not visible.any():
         return {"match": np.nan, "copied": np.nan}
     best = []
     for window in windows:
         turned = [np.ascontiguousarray(np.rot90(side, n)) for side in (window, window[:, ::-1]) for n in range(4)]
-        least = min(cv2.matchTemplate(visible_grey, each, cv2.TM_SQDIFF)[seen].min() for each in turned)
+        least = min(cv2.matchTemplate(visible_grey, each, cv2.TM_SQDIFF)[visible].min() for each in turned)
         best.append(1 - float(least) / WINDOW_PX**2 / float(window.var()))
     return {"match": min(1.0, max(best)), "copied": float(np.mean(np.array(best) >= TWIN))}
 

@@ -1,4 +1,4 @@
-"""The methods that are compared: each turns a trial into its tile with the hole filled."""
+"""The methods that are compared. Each takes a trial and returns its tile with the hole filled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Fill = Callable[[Trial], np.ndarray]
 
 OURS = ("refined", "published", "ours")                 # need weights; ours: once per number of steps
 NAMES = ("mean", "telea", "navier-stokes", "biharmonic", "exemplar", *OURS)
-STEPS = (2, 4, 6, 10, 20, 50)
+STEPS = tuple(sorted({2, 4, 6, RestoreConfig().steps, 20, 50}))
 MIDDLE_LEVEL = 0.5          # noise level from which a pasted hole is painted again
 
 
@@ -36,7 +36,7 @@ class Cost:
 def make_methods(
     names: Sequence[str], steps: Sequence[int], trials: Sequence[Trial], restorer: Restorer | None, seed: int
 ) -> dict[str, Fill]:
-    """What was asked for by name, in the order of NAMES, after the references; "ours" becomes one per step count."""
+    """The two references, then the named methods in the order of NAMES; "ours" becomes one for each of `steps`."""
     fills: dict[str, Fill] = {"real": lambda trial: partner(trials, trial).truth,
                               "damaged": lambda trial: trial.damaged}
     fills |= {name: fill for name, fill in PLAIN.items() if name in names}
@@ -53,14 +53,14 @@ def make_methods(
 
 
 def restore(restorer: Restorer, seed: int, trial: Trial, **given: Any) -> np.ndarray:
-    """The damaged tile as a user's restoration would paint it."""
+    """The damaged tile, restored as for a user."""
     (painted,) = restorer.restore_batch([trial.damaged], [trial.hole], seed=seed, keys=[(trial.number,)],
                                         mpp=trial.spacing_um, **given)
     return painted
 
 
 def refined(restorer: Restorer, seed: int, trial: Trial) -> np.ndarray:
-    """Pasted patches, noised to a middle level and painted again."""
+    """The exemplar's tile as an estimate, painted again from a middle noise level."""
     (painted,) = restorer.restore_batch([exemplar(trial)], [trial.hole], seed=seed, keys=[(trial.number,)],
                                         mpp=trial.spacing_um, levels=[np.full(trial.hole.shape, MIDDLE_LEVEL)])
     return painted
@@ -100,15 +100,15 @@ PLAIN: dict[str, Fill] = {"mean": mean_fill, "telea": telea, "navier-stokes": na
 
 
 def timed(fill: Fill, trial: Trial, restorer: Restorer | None) -> tuple[np.ndarray, Cost]:
-    """A method's tile, and what it took."""
+    """A method's tile, and its cost."""
     begin = time.perf_counter()
-    with counted(restorer) as calls:
+    with count_evaluations(restorer) as calls:
         painted = fill(trial)
     return painted, Cost(len(calls), time.perf_counter() - begin)
 
 
 @contextmanager
-def counted(restorer: Restorer | None) -> Iterator[list[int]]:
+def count_evaluations(restorer: Restorer | None) -> Iterator[list[int]]:
     """A list that gets an entry whenever the denoiser is evaluated on one canvas."""
     calls: list[int] = []
     if restorer is None:
@@ -123,8 +123,8 @@ def counted(restorer: Restorer | None) -> Iterator[list[int]]:
 
 @torch.no_grad()
 def gflop_per_evaluation(restorer: Restorer, side_px: int) -> float:
-    """What one evaluation of a square canvas costs, nothing recalled: matrix products and convolutions, counted by
-    torch, which does not count fused attention on the CPU."""
+    """Matrix products and convolutions of one evaluation of a square canvas, nothing recalled, in GFLOP as torch counts
+    them; it does not count fused attention on the CPU."""
     x = torch.zeros(1, 3, side_px, side_px, device=restorer.device)
     level = torch.full((1,), 0.5, device=restorer.device)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

@@ -20,7 +20,7 @@ class Nuclei:
     covered: np.ndarray     # bool (H, W)
 
     def inside(self, mask: np.ndarray) -> tuple[int, int]:
-        """How many lie in a mask by their centres, and how many of its pixels nuclei cover."""
+        """How many centres lie in a mask, and how many of its pixels are covered by nuclei."""
         rows, columns = self.centres.T
         return int(mask[rows, columns].sum()), int((self.covered & mask).sum())
 
@@ -33,7 +33,7 @@ def stains(image: np.ndarray) -> np.ndarray:
 
 
 def nuclear_threshold(haematoxylin: np.ndarray, visible: np.ndarray) -> float:
-    """The density that parts nuclei from the rest in the visible tissue  (Otsu 1979)."""
+    """The density that separates nuclei from other visible tissue  (Otsu 1979)."""
     from skimage.filters import threshold_otsu
 
     return float(threshold_otsu(haematoxylin[visible]))
@@ -52,14 +52,14 @@ def find_nuclei(haematoxylin: np.ndarray, threshold: float, spacing_um: float) -
                                  exclude_border=False), covered)
 
 
-def matched(found: np.ndarray, true: np.ndarray, spacing_um: float) -> int:
-    """How many centres (N, 2) lie within SAME_UM of a true one (M, 2); each is taken once, nearest pairs first."""
+def count_matches(found: np.ndarray, true: np.ndarray, spacing_um: float) -> int:
+    """How many centres (N, 2) have a true centre (M, 2) within SAME_UM; each is taken once, the closest pairs first."""
     if not len(found) or not len(true):
         return 0
-    near = cKDTree(true).sparse_distance_matrix(cKDTree(found), SAME_UM / spacing_um, output_type="coo_matrix")
-    order = np.argsort(near.data, kind="stable")
+    pairs = cKDTree(true).sparse_distance_matrix(cKDTree(found), SAME_UM / spacing_um, output_type="coo_matrix")
+    order = np.argsort(pairs.data, kind="stable")
     rows, columns = set(), set()
-    for row, column in zip(near.row[order].tolist(), near.col[order].tolist(), strict=True):
+    for row, column in zip(pairs.row[order].tolist(), pairs.col[order].tolist(), strict=True):
         if row not in rows and column not in columns:
             rows.add(row)
             columns.add(column)

@@ -1,4 +1,4 @@
-"""What is measured on many tiles at once: can restored crops be told from real ones, and what does damage cost."""
+"""Measures of many tiles at once: can restored crops be told apart from real ones, and what does damage cost?"""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ HALVES = 40
 
 def out_of_fold(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, others: Sequence[np.ndarray] = ()
                 ) -> list[np.ndarray]:
-    """What a linear classifier, trained on the other folds, says of every row: (N, classes) probabilities.
+    """Probabilities (N, classes) of every row by a linear classifier that was trained on the other folds.
 
     Args:
         features: (N, D), standardised by each fold's training rows.
         labels: (N,).
-        groups: (N,), rows of one group are never in both training and test.
-        others: more features (N, D) of the same rows, to be judged by the same classifiers.
+        groups: (N,); rows of one group are never in both training and test.
+        others: other features (N, D) of the same rows, judged by the same classifiers.
 
     Returns one array for `features` and one for each of `others`; columns follow the sorted labels.
     """
@@ -30,31 +30,31 @@ def out_of_fold(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, ot
     from sklearn.preprocessing import StandardScaler
 
     classes = np.unique(labels)
-    said = [np.zeros((len(labels), len(classes))) for _ in (features, *others)]
+    probabilities = [np.zeros((len(labels), len(classes))) for _ in (features, *others)]
     for train, test in GroupKFold(min(FOLDS, len(np.unique(groups)))).split(features, labels, groups):
         present = np.unique(labels[train])
         if len(present) < 2:
             columns = np.searchsorted(classes, present)
-            for out in said:
+            for out in probabilities:
                 out[np.ix_(test, columns)] = 1
             continue
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=PENALTY, max_iter=2000))
         probe.fit(features[train], labels[train])
-        for out, rows in zip(said, (features, *others), strict=True):
+        for out, rows in zip(probabilities, (features, *others), strict=True):
             out[np.ix_(test, np.searchsorted(classes, present))] = probe.predict_proba(rows[test])
-    return said
+    return probabilities
 
 
 def detectability(real: np.ndarray, painted: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Out-of-fold scores of a linear probe that tells painted from real crops of the same places: (N, 2) real, painted.
+    """How much like painted ones crops of the same places look to a linear probe, out of fold: (N, 2) real, painted.
 
     Groups (N,) are kept together, so that no probe knows the tile that it judges. Raises ValueError below two groups.
     """
     if len(np.unique(groups)) < 2:
         raise ValueError("a probe needs crops of at least two groups of tiles")
     labels = np.repeat([0, 1], len(real))
-    (said,) = out_of_fold(np.concatenate([real, painted]), labels, np.tile(groups, 2))
-    return said[:, 1].reshape(2, -1).T
+    (probabilities,) = out_of_fold(np.concatenate([real, painted]), labels, np.tile(groups, 2))
+    return probabilities[:, 1].reshape(2, -1).T
 
 
 def auc(scores: np.ndarray) -> float:
@@ -64,7 +64,7 @@ def auc(scores: np.ndarray) -> float:
 
 
 def kid(real: np.ndarray, painted: np.ndarray) -> float:
-    """Kernel distance of two sets of features, unbiased, so about 0 and maybe below for like sets  (Binkowski et al.
+    """Kernel distance of two sets of features; unbiased, so around 0, also below, for similar sets  (Binkowski et al.
     2018, cubic kernel, all of both sets at once)."""
     import torch
 
@@ -79,7 +79,7 @@ def kid(real: np.ndarray, painted: np.ndarray) -> float:
 
 def kid_spread(real: np.ndarray, painted: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> float:
     """Standard error of `kid` from random halves of the groups without repeats (delete-half jackknife, Shao & Wu 1989);
-    a bootstrap would count repeated rows as alike."""
+    a bootstrap would count repeated rows as similar."""
     names = np.unique(groups)
     if len(names) < 4:
         return float("nan")
@@ -92,7 +92,7 @@ def kid_spread(real: np.ndarray, painted: np.ndarray, groups: np.ndarray, rng: n
 
 
 def tissue_classes(organs: Sequence[str], sources: Sequence[str], images: Sequence[str]) -> np.ndarray:
-    """What the tissue classifier tells apart: organs where known, else sources; images where all are of one."""
+    """The classes of the tissue classifier: organs where known, else sources; images where all have one class."""
     labels = np.array([organ or source for organ, source in zip(organs, sources, strict=True)])
     return labels if len(np.unique(labels)) > 1 else np.array(images)
 
@@ -100,6 +100,6 @@ def tissue_classes(organs: Sequence[str], sources: Sequence[str], images: Sequen
 def right_answers(
     clean: np.ndarray, others: Sequence[np.ndarray], labels: np.ndarray, groups: np.ndarray
 ) -> list[np.ndarray]:
-    """Which tiles a classifier trained on other, clean tiles gets right, clean and then otherwise: bool (N,) each."""
+    """Which tiles a classifier of other, clean tiles gets right: bool (N,) for `clean` and for each of `others`."""
     classes = np.unique(labels)
-    return [classes[said.argmax(1)] == labels for said in out_of_fold(clean, labels, groups, others)]
+    return [classes[guesses.argmax(1)] == labels for guesses in out_of_fold(clean, labels, groups, others)]

@@ -1,4 +1,4 @@
-"""What an evaluation leaves on disk: its command, a row of tiles.csv and a picture for every tile x method."""
+"""An evaluation on disk: its command, and for every tile and method a row of tiles.csv and a picture."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from artifusion.errors import OutputError, SlideError
 from artifusion.evaluation.measures import MEASURED
 from artifusion.evaluation.methods import Cost
 from artifusion.evaluation.trials import Trial
+from artifusion.files import whole_file, write_json
 
 JOB, TABLE, LOCK, PAINTED = "evaluation.json", "tiles.csv", ".lock", "painted"
 FACTS = ("tile", "image", "source", "organ", "artifact", "hole_size", "hole_width", "hole_share", "method",
@@ -26,8 +27,7 @@ COLUMNS = (*FACTS, *MEASURED)
 
 
 class Records:
-    """A folder of results. Rows are appended as they are measured, each after its picture, so that a kill at any moment
-    loses one tile of one method at most."""
+    """A folder of results. Each row is appended after its picture: a kill loses one tile of one method at most."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,7 +44,7 @@ class Records:
                              "folder") from None
 
     def rows(self) -> dict[tuple[str, int], dict[str, str]]:
-        """All rows by (method, tile); a row that a kill cut short is dropped from the file."""
+        """All rows by (method, tile). An incomplete last row, left by a kill, is removed from the file."""
         table = self.folder / TABLE
         if not table.is_file():
             return {}
@@ -57,25 +57,24 @@ class Records:
     def add(
         self, trial: Trial, method: str, painted: np.ndarray, cost: Cost, gflop: float, measured: Mapping[str, float]
     ) -> None:
-        """Keep what a method painted on a trial, and its row."""
+        """Save the tile that a method painted, then its row."""
         picture, table = self.picture(method, trial.number), self.folder / TABLE
         picture.parent.mkdir(parents=True, exist_ok=True)
-        part = picture.with_suffix(".part")
-        Image.fromarray(painted).save(part, format="png")
-        os.replace(part, picture)
+        with whole_file(picture) as part:
+            Image.fromarray(painted).save(part, format="png")
         facts = (trial.number, trial.image, trial.source, trial.organ, trial.artifact, trial.size, trial.width,
                  f"{trial.hole.mean():.4f}", method, cost.evaluations, f"{gflop:.6g}", f"{cost.seconds:.4f}")
-        fresh = not table.is_file() or not table.stat().st_size
+        is_new = not table.is_file() or not table.stat().st_size
         with table.open("a", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            if fresh:
+            if is_new:
                 writer.writerow(COLUMNS)
             writer.writerow([*facts, *(f"{measured[name]:.6g}" for name in MEASURED)])
 
 
 @contextmanager
-def opened(folder: Path, job: Mapping[str, Any]) -> Iterator[Records]:
-    """The records of a command in its folder, new or to go on with; nobody else writes there meanwhile.
+def open_records(folder: Path, job: Mapping[str, Any]) -> Iterator[Records]:
+    """The records of a command in its folder, which may hold some from an earlier call. Locks the folder.
 
     Raises:
         OutputError: the folder holds something else or the results of another command, is being written by another
@@ -85,16 +84,14 @@ def opened(folder: Path, job: Mapping[str, Any]) -> Iterator[Records]:
     folder.mkdir(exist_ok=True)
     try:
         with FileLock(folder / LOCK, timeout=0):
-            part = folder / f"{JOB}.part"
-            part.write_text(json.dumps(job, indent=2) + "\n")
-            os.replace(part, folder / JOB)
+            write_json(folder / JOB, job)
             yield Records(folder)
     except Timeout:
         raise OutputError(f"{folder}: another evaluation is writing there; choose another folder") from None
 
 
 def check_folder(folder: Path, job: Mapping[str, Any]) -> None:
-    """Raise OutputError unless results of this job may go there; values that a job leaves out are not compared."""
+    """Raise OutputError unless the folder is new, empty or holds results of the same job, by the keys that it has."""
     if not folder.exists():
         if not folder.parent.is_dir():
             raise OutputError(f"{folder}: its folder does not exist; make {folder.parent} first")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from artifusion.config import RestoreConfig
 from artifusion.evaluation.scores import MEASURES, Scores, interval
 from artifusion.evaluation.trials import Trial
 
@@ -16,7 +17,7 @@ JUDGES = ("probe", "probe2", "kid", "stain_pooled", "texture", "nuclei", "nuclea
 GUARDS = ("match", "copied", "outside")
 DOWNSTREAM = ("f1", "f1_won", "count_won", "accuracy", "accuracy_won")
 BY_PART = ("probe", "stain_pooled", "texture", "nuclei", "edge")
-DEFAULT_OURS = "ours-10"
+DEFAULT_OURS = f"ours-{RestoreConfig().steps}"
 WORST = 6
 FEW_TILES = 4               # below, a part has no row
 
@@ -62,11 +63,11 @@ class Figures:
         return self.interval(key, method)[0]
 
     def cell(self, key: str, method: str) -> str:
-        return written(key, *self.interval(key, method))
+        return formatted(key, *self.interval(key, method))
 
     def places(self, key: str) -> tuple[dict[str, int], bool]:
-        """How a measure ranks the methods that did all tiles, best first, and whether it passes its proof: real tissue
-        first, or no further from the first than its interval reaches, Telea and mean fill in the lower half."""
+        """The rank of each method that painted all tiles, 1 = best, and whether the measure passes its proof: real
+        tissue is first, or as good as the first within its interval; Telea and mean fill are in the lower half."""
         measure = MEASURES[key]
         distances = {method: measure.distance(self.value(key, method)) for method, scores in self.board.items()
                      if method != "damaged" and len(scores.tiles) == len(self.trials)
@@ -84,11 +85,11 @@ class Figures:
         """A figure of some tiles only."""
         numbers = {trial.number for trial in members}
         at = np.flatnonzero([number in numbers for number in self.board[method].tiles])
-        return written(key, *interval(key, self.board, method, self.groups, at)) if len(at) else "-"
+        return formatted(key, *interval(key, self.board, method, self.groups, at)) if len(at) else "-"
 
 
-def written(key: str, value: float, low: float = np.nan, high: float = np.nan) -> str:
-    """0.71 (0.64, 0.78); a dash for what could not be measured."""
+def formatted(key: str, value: float, low: float = np.nan, high: float = np.nan) -> str:
+    """A figure as text, such as "0.71 (0.64, 0.78)"; a dash where nothing could be measured."""
     if np.isnan(value):
         return "-"
     digits = MEASURES[key].digits
@@ -148,7 +149,7 @@ def cost(board: Mapping[str, Scores]) -> list[str]:
 
 
 def against_published(figures: Figures) -> list[str]:
-    """Ours beside the published procedure with the same weights, on the tiles that both painted."""
+    """Ours against the published procedure with the same weights, on the tiles that both painted."""
     if "published" not in figures.board or not figures.ours:
         return []
     board, number = figures.board, len(figures.board["published"].tiles)
@@ -158,9 +159,9 @@ def against_published(figures: Figures) -> list[str]:
     rows = []
     for key in keys:
         measure = MEASURES[key]
-        theirs, mine = figures.value(key, "published"), measure.value(board, figures.ours, at)
-        rows.append([measure.title, written(key, theirs), written(key, mine),
-                     "yes" if measure.distance(mine) <= measure.distance(theirs) else "**no**"])
+        published, ours = figures.value(key, "published"), measure.value(board, figures.ours, at)
+        rows.append([measure.title, formatted(key, published), formatted(key, ours),
+                     "yes" if measure.distance(ours) <= measure.distance(published) else "**no**"])
     tiles = "tile" if number == 1 else "tiles"
     few = " Too few for a probe or KID." if number < 20 else ""
     return ["## Against the published procedure, same weights", "",
@@ -205,8 +206,9 @@ def failures(figures: Figures) -> list[str]:
         rows = []
         for n in order:
             trial = figures.trials[scores.tiles[n]]
-            rows.append([f"{trial.number:04d}", trial.image.split("/")[-1], trial.organ or trial.source,
-                         f"{trial.artifact}, {trial.width}, {100 * trial.hole.mean():.0f} %", written(key, values[n])])
+            hole = f"{trial.artifact}, {trial.width}, {100 * trial.hole.mean():.0f} %"
+            rows.append([f"{trial.number:04d}", trial.image.split("/")[-1], trial.organ or trial.source, hole,
+                         formatted(key, values[n])])
         lines += [f"Worst tiles by {measure.title}:", "",
                   *table(["tile", "image", "tissue", "hole", measure.title], rows)]
     return lines

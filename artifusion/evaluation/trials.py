@@ -79,11 +79,11 @@ def plan_trials(
     """`count` trials, spread evenly over sources, images and kinds of hole; a function of the pixels and the seed.
 
     Args:
-        mpp: um per pixel of images that do not tell and whose folder `configs/train/he-small.toml` does not know.
+        mpp: um per pixel of images whose scale neither the file nor `configs/train/he-small.toml` (by folder) gives.
         validation: only images that he-small was not trained on, of the folders it was trained on.
 
     Raises:
-        DataError: no images, or not so many clean tiles in them.
+        DataError: no images, or too few clean tiles in them.
     """
     pairs = cut_pairs(paths, -(-count // 2), seed, mpp, validation)
     tiles = list(chain.from_iterable(pairs))[:count]
@@ -100,7 +100,7 @@ def plan_trials(
 
 
 def partner(trials: Sequence[Trial], trial: Trial) -> Trial:
-    """The other one of the pair."""
+    """The other trial of the pair."""
     other = trial.number ^ 1
     return trials[other if other < len(trials) else trial.number - 1]
 
@@ -201,5 +201,5 @@ def damage_tile(
 
 
 def depth_px(hole: np.ndarray) -> float:
-    """How far from known tissue a hole's pixels lie, at most."""
+    """The largest distance of a hole's pixel from known tissue."""
     return float(distance_transform_edt(hole).max()) if not hole.all() else math.inf

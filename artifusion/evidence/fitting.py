@@ -224,7 +224,8 @@ class Sought:
         """By which share more of a donor's inside shows ink or black rims than what is known around the hole."""
         if min(self.size) < TISSUE_BLOCK_PX:
             return 0.0
-        inside, around = (reduced(part.astype(np.float32), TISSUE_BLOCK_PX) for part in (self.hole.hole, self.hole.known))
+        inside, around = (reduced(part.astype(np.float32), TISSUE_BLOCK_PX)
+                          for part in (self.hole.hole, self.hole.known))
         share = float((spoiled_blocks(rgb) * inside).sum() / max(float(inside.sum()), 1e-9))
         return max(0.0, share - float((spoiled_blocks(self.guess) * around).sum() / max(float(around.sum()), 1e-9)))
 

@@ -1,9 +1,8 @@
-"""Weights that learn the very slide to be restored, from its own clean tissue, before it is painted."""
+"""Before a slide is painted, the weights learn from its own clean tissue."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import TrainConfig, load_config
 from artifusion.errors import DataError
-from artifusion.files import write_text
+from artifusion.files import whole_file, write_text
 from artifusion.mask.mask import Mask
 from artifusion.restorer import Restorer
 from artifusion.slide.reader import Slide
@@ -27,28 +26,28 @@ from artifusion.training.state import STATE
 from artifusion.training.tiles import TILE_PX, Tile, clean_tiles, grid
 
 MOST_PX = 256 * TILE_PX**2      # of clean tissue that is learned from: 200 MB in memory
-LEAST_PX = TILE_PX**2           # with less, a run would learn the same few crops by heart
-CROP_PX = 128                   # about; whole windows of the denoiser
+LEAST_PX = TILE_PX**2           # with less, a run would overfit to the same few crops
+CROP_PX = 128                   # rounded up to whole windows of the denoiser
 EMA_HALFLIFE = 0.1              # of the run
-TIMED_STEPS = 3                 # that tell how many crops the minutes hold, after one that is not timed
+TIMED_STEPS = 3                 # from which the crops per minute are computed, after one step that is not timed
 
 Facts = dict[str, Any]
 
 
 def adapt(
-    restorer: Restorer, slide: Slide, avoid: Mask, spacing_um: float, folder: Path, *, minutes: float | None = None,
+    restorer: Restorer, slide: Slide, avoid: Mask, folder: Path, *, minutes: float | None = None,
     crops: int | None = None, config: TrainConfig | None = None, quiet: bool = True,
 ) -> tuple[Restorer, Facts]:
-    """A restorer whose weights went on learning from a slide's clean tissue, and what the sidecar says of it.
+    """A restorer whose weights have learned from a slide's clean tissue too, and what the sidecar declares about it.
 
-    Minutes are turned into a number of crops once, by timing a few steps; that number is kept in the folder and decides
-    everything else, so that the same call goes on after a crash bit for bit, and `crops` repeats it. No crop holds a
-    pixel of `avoid`. Memory is bounded by MOST_PX of tissue and the training of one batch.
+    Minutes become a number of crops once, by timing a few steps. The folder keeps that number and everything else
+    follows from it, so that the same call goes on after a crash bit for bit, and `crops` repeats the run. No crop holds
+    a pixel of `avoid`. Memory is bounded by MOST_PX of tissue and the training of one batch.
 
     Args:
-        folder: where the tissue, the run and its weights lie; the same call goes on with what is there.
-        minutes: about how long to learn, or
-        crops: how many crops of the slide to see, rounded up to whole batches.
+        folder: holds the tissue, the run and its weights; the same call goes on with what it finds in the folder.
+        minutes: about how long to learn. Give this or `crops`.
+        crops: how many crops of the slide to learn from, rounded up to whole batches.
         config: how to learn (default: the shipped "adapt"); crops, warm-up and average follow from the crops.
 
     Raises:
@@ -59,7 +58,7 @@ def adapt(
     weights, device, shard = restorer.weights, str(restorer.device), folder / "tissue.tar"
     folder.mkdir(exist_ok=True)
     if not shard.is_file():
-        collect_tissue(slide, avoid, spacing_um, shard, quiet)
+        collect_tissue(slide, avoid, slide.mpp or restorer.config.default_spacing_um, shard, quiet)
     settings = settings_for(weights, config or load_config(TrainConfig, "train", "adapt"))
     if crops is None:
         crops = crops_in(minutes or 0, settings, weights, shard, folder, device)
@@ -105,10 +104,9 @@ def settings_for(weights: Weights, config: TrainConfig) -> TrainConfig:
 
 
 def run_of(crops: int, config: TrainConfig, weights: Weights) -> TrainConfig:
-    """The configuration of a run of so many crops.
+    """The configuration of a run of this many crops.
 
-    The average of a Trainer counts the crops of the weights it began from as well; here its half-life is a share of
-    this run alone.
+    A Trainer's average counts the crops of the initial weights as well; here its half-life is a share of this run.
     """
     earlier = int(weights.training.get("crops", 0))
     return config.model_copy(update={
@@ -130,13 +128,12 @@ def collect_tissue(slide: Slide, avoid: Mask, spacing_um: float, shard: Path, qu
     if found_px < LEAST_PX:
         raise DataError(f"{slide.path}: {found_px / 1e6:.2f} Mpx of clean tissue outside the mask are too little to "
                         f"adapt to, which takes {LEAST_PX / 1e6:.2f}; restore without --adapt")
-    part = shard.with_name(f"{shard.name}.part")
-    save_tiles(tiles, part)
-    os.replace(part, shard)
+    with whole_file(shard) as part:
+        save_tiles(tiles, part)
 
 
 def tiles_all_over(slide: Slide, avoid: Mask, quiet: bool = True) -> Iterator[Tile]:
-    """Clean tiles from places all over a slide, in an order of chance that is always the same, up to MOST_PX."""
+    """Clean tiles from all over a slide, up to MOST_PX, in a random order that is always the same."""
     boxes = list(grid(slide.size, TILE_PX))
     order = tqdm(np.random.default_rng(0).permutation(len(boxes)), desc="clean tissue", unit="tile",
                  disable=quiet or None)
@@ -151,7 +148,7 @@ def tiles_all_over(slide: Slide, avoid: Mask, quiet: bool = True) -> Iterator[Ti
 def crops_in(
     minutes: float, config: TrainConfig, weights: Weights, shard: Path, folder: Path, device: str
 ) -> int:
-    """How many crops these minutes hold, timed once on a few steps whose outcome is thrown away."""
+    """How many crops are learned from in these minutes. Measured once, on a few steps whose result is dropped."""
     known, trial = folder / "crops.json", folder / "trial"
     if not known.is_file():
         shutil.rmtree(trial, ignore_errors=True)

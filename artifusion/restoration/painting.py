@@ -1,4 +1,4 @@
-"""Canvases -> painted patches: the next ones are read and finished ones written while the denoiser is at work."""
+"""Canvases -> painted patches. The next canvases are read and the last ones written while the denoiser paints."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from artifusion.restoration.workers import Work, painters_on
 if TYPE_CHECKING:
     from artifusion.restorer import Restorer
 
-SAMPLE_PX = 512          # per side of a canvas: pixels that tell the colours around a region
+SAMPLE_PX = 512          # per side of a canvas: pixels from which the colours around a region are taken
 
 Batch = tuple[Canvas, ...]
 View = tuple[np.ndarray, np.ndarray]                        # uint8 (H, W, 3) and bool (H, W)
 
 
-def paint(canvases: Sequence[Canvas], patches: Patches, restorer: Restorer, mpp: float, seed: int,
+def paint(canvases: Sequence[Canvas], patches: Patches, restorer: Restorer, spacing_um: float, seed: int,
           grafts: Grafts | None = None) -> Generator[Canvas, None, None]:
-    """Paint every canvas that is not painted yet, batch by batch; yields each when it is on disk.
+    """Paint every canvas that is not painted yet, batch by batch; yields each canvas when it is on disk.
 
-    A canvas sees what earlier waves painted as known tissue, grafts at their noise levels, and everything else that is
-    masked as a hole. All canvases
-    of a region are expressed relative to the same colours. Batches are those of the plan, each painted whole by one
-    device, so their number changes no byte. One thread reads and writes, in turn; a batch that must see what is still
-    being painted is read after that is written. An exception ends everything; what was painted before it is kept.
+    What earlier waves painted is known tissue to a canvas; grafts are estimates at their noise levels; everything else
+    under the mask is a hole. All canvases of a region are painted relative to the same colours. The batches are those
+    of the plan and each is painted by one device, so that the number of devices changes no byte. One thread reads and
+    writes, in turn. A batch that shows what is being painted now is read after that is written. An exception ends
+    everything; what is on disk is kept.
 
-    Memory: for each device a batch that was read, one that is painted and one that is written, one more in all; and the
-    colours around regions of several canvases, until the last of these is read.
+    Memory: three batches for each device (read, being painted, being written) and one more; and the colours around
+    regions of several canvases, until the last of these canvases is read.
     """
     todo: deque[Batch] = deque()
     for batch in batches(canvases, restorer.config.batch_size):
@@ -42,46 +42,46 @@ def paint(canvases: Sequence[Canvas], patches: Patches, restorer: Restorer, mpp:
             yield from batch
         else:
             todo.append(batch)
-    read = Reader(canvases, todo, patches, mpp, seed, grafts)
+    read = Reader(canvases, todo, patches, spacing_um, seed, grafts)
 
-    def keep(batch: Batch, images: list[np.ndarray]) -> None:
+    def write(batch: Batch, images: list[np.ndarray]) -> None:
         for canvas, image in zip(batch, images, strict=True):
             patches.add(canvas, image)
 
-    coming: deque[tuple[Batch, Future[Work]]] = deque()
-    at_work: list[Batch] = []
-    kept: deque[tuple[Batch, Future[None]]] = deque()
+    reading: deque[tuple[Batch, Future[Work]]] = deque()
+    painting: list[Batch] = []
+    writing: deque[tuple[Batch, Future[None]]] = deque()
     with painters_on(restorer, len(todo)) as painters, ThreadPoolExecutor(1, "patches") as disk:
-        while todo or coming or at_work or kept:
-            unpainted = [canvas for batch in (*(batch for batch, _ in coming), *at_work) for canvas in batch]
-            if todo and len(coming) < painters.size and not any(sees(canvas, unpainted) for canvas in todo[0]):
+        while todo or reading or painting or writing:
+            unpainted = [canvas for batch in (*(batch for batch, _ in reading), *painting) for canvas in batch]
+            if todo and len(reading) < painters.size and not any(sees(canvas, unpainted) for canvas in todo[0]):
                 batch = todo.popleft()
-                coming.append((batch, disk.submit(read, batch)))
-            elif coming and painters.free:
-                batch, work = coming.popleft()
+                reading.append((batch, disk.submit(read, batch)))
+            elif reading and painters.free:
+                batch, work = reading.popleft()
                 painters.start(batch, work.result())
-                at_work.append(batch)
-            elif at_work and not (kept and kept[0][1].done()) and len(kept) <= painters.size:
+                painting.append(batch)
+            elif painting and not (writing and writing[0][1].done()) and len(writing) <= painters.size:
                 batch, images = painters.finish()
-                at_work.remove(batch)
-                kept.append((batch, disk.submit(keep, batch, images)))
+                painting.remove(batch)
+                writing.append((batch, disk.submit(write, batch, images)))
             else:
-                batch, written = kept.popleft()
+                batch, written = writing.popleft()
                 written.result()
                 yield from batch
 
 
 def sees(canvas: Canvas, others: Iterable[Canvas]) -> bool:
-    """Whether one of the others, of an earlier wave, paints what this one shows."""
+    """Whether a canvas shows pixels that one of the others, of an earlier wave, paints."""
     return any(other.wave < canvas.wave and other.l0_target.overlaps(canvas.l0_box) for other in others)
 
 
 class Reader:
-    """Batch -> what the restorer is asked; batches are read in one thread."""
+    """Reads a batch: returns what the restorer needs to paint it. Batches are read in one thread."""
 
-    def __init__(self, canvases: Sequence[Canvas], todo: Iterable[Batch], patches: Patches, mpp: float, seed: int,
-                 grafts: Grafts | None = None) -> None:
-        self._patches, self._mpp, self._seed, self._grafts = patches, mpp, seed, grafts
+    def __init__(self, canvases: Sequence[Canvas], todo: Iterable[Batch], patches: Patches, spacing_um: float,
+                 seed: int, grafts: Grafts | None = None) -> None:
+        self._patches, self._spacing_um, self._seed, self._grafts = patches, spacing_um, seed, grafts
         self._members: dict[int, list[Canvas]] = {}
         for canvas in canvases:
             self._members.setdefault(canvas.region, []).append(canvas)
@@ -99,12 +99,12 @@ class Reader:
             "keys": [(canvas.l0_box.x, canvas.l0_box.y) for canvas in batch],
             "surroundings": surroundings,
             "levels": levels,
-            "mpp": self._mpp,
+            "mpp": self._spacing_um,
             "seed": self._seed,
         }
 
     def _surroundings(self, region: int, views: Mapping[Canvas, View]) -> np.ndarray:
-        """The colours around a region; forgotten when its last canvas asked."""
+        """The colours around a region; they are forgotten with its last canvas."""
         if region not in self._colours:
             self._colours[region] = known_around(self._members[region], self._patches, views)
         self._left[region] -= 1
@@ -112,19 +112,19 @@ class Reader:
 
 
 def view(canvas: Canvas, patches: Patches, before_wave: int) -> View:
-    """A canvas with what earlier waves painted: its pixels, and which of them are still to be painted."""
+    """A canvas after earlier waves: its pixels, and which of them are still to be painted."""
     return patches.read(canvas.l0_box, before_wave), patches.remaining(canvas.l0_box, before_wave)
 
 
 def known_around(canvases: Sequence[Canvas], patches: Patches, views: Mapping[Canvas, View]) -> np.ndarray:
     """Known pixels around a region as scanned, uint8 (N, 3), from at most SAMPLE_PX**2 pixels of each canvas.
 
-    Views that are at hand serve, those of the first wave: nothing was painted before them.
+    `views` saves reading canvases of the first wave, before which nothing is painted.
     """
     known = []
     for canvas in canvases:
         step = -(-max(canvas.size) // SAMPLE_PX)
-        at_hand = canvas.wave == 0 and canvas in views
-        pixels, hole = views[canvas] if at_hand else view(canvas, patches, before_wave=0)
+        as_scanned = canvas.wave == 0 and canvas in views
+        pixels, hole = views[canvas] if as_scanned else view(canvas, patches, before_wave=0)
         known.append(pixels[::step, ::step][~hole[::step, ::step]])
     return np.concatenate(known)

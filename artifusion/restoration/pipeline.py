@@ -164,9 +164,8 @@ def restore_slide(
                 return json.loads(beside(output.target, ".json").read_text())
             restorer, facts = learn_slide(restorer, slide, selection, plan, job, work, quiet)
             patches = paint_plan(slide, plan, restorer, seed, work, quiet)
-            report = write_slide(slide, plan.mask, patches, output.target, note=note_of(plan, slide, restorer, seed),
-                                 work=work, lossless=lossless, same_size=same_size,
-                                 progress=byte_bar("writing", quiet))
+            report = write_slide(patches, output.target, note=note_of(plan, slide, restorer, seed), work=work,
+                                 lossless=lossless, same_size=same_size, progress=byte_bar("writing", quiet))
             content = sidecar(job | facts, plan.regions, len(plan.canvases), report.to_dict(), output.target.name, "",
                               time.monotonic() - started)
             polygons = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset)
@@ -235,7 +234,7 @@ def learn_slide(restorer: Restorer, slide: Slide, selection: MaskSelection, plan
     avoid = plan.mask
     if selection.classes is not None:             # artifacts that are not restored are still nothing to learn from
         avoid = read_selection(replace(selection, classes=CLASSES), slide)
-    return adapt(restorer, slide, avoid, job["mpp"], work / "adaptation", **job["adaptation"], quiet=quiet)
+    return adapt(restorer, slide, avoid, work / "adaptation", **job["adaptation"], quiet=quiet)
 
 
 def paint_plan(slide: Slide, plan: Plan, restorer: Restorer, seed: int, work: Path, quiet: bool) -> Patches:

@@ -1,7 +1,7 @@
 """Where batches of canvases are painted: in this process, or in one process per device.
 
-A worker is this module run as a program. It hears from its parent through a socket alone, and ends when that is closed,
-however its parent ended. It has a session of its own, so that Ctrl-C reaches the parent only, which kills it.
+A worker is this module, run as a program. It receives work from its parent through a socket and ends when the socket is
+closed, however its parent ended. It has a session of its own: Ctrl-C reaches the parent alone, which kills its workers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from artifusion.restorer import Restorer
 
 Work = dict[str, Any]                                       # the arguments of Restorer.restore_batch
-Done = tuple[Any, list[np.ndarray]]                         # which work it was, and its images
+Done = tuple[Any, list[np.ndarray]]                         # the name of the work, and its images
 
 
 class Painters(Protocol):
@@ -38,24 +38,24 @@ class Painters(Protocol):
 
     @property
     def free(self) -> int:
-        """How many have nothing to do."""
+        """How many more pieces of work can be started now."""
 
     def start(self, name: Any, work: Work) -> None:
-        """Hand work to one that is free."""
+        """Begin a piece of work; one must be free."""
 
     def finish(self) -> Done:
-        """Wait for any work that was started. Raises what its painting raised; DeviceError where its process died."""
+        """Wait for any work that was started. Raises what its painting raised, or DeviceError if its process died."""
 
 
 @contextmanager
 def painters_on(restorer: Restorer, most: int) -> Iterator[Painters]:
-    """One painter for each of the restorer's devices, but at most so many; one alone paints in this process.
+    """A process for each of the restorer's devices, at most so many; if it is one, this process paints.
 
-    Each process loads the weights once. All are killed when the block ends.
+    Each process loads the weights once. All processes are killed when the block ends.
     """
     devices = restorer.devices[:most]
     if len(devices) < 2:
-        yield Here(restorer)
+        yield InThisProcess(restorer)
         return
     import torch
 
@@ -64,13 +64,13 @@ def painters_on(restorer: Restorer, most: int) -> Iterator[Painters]:
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(str(device))) for device in devices]
         for worker in workers:                              # by now all are starting
-            # pickled here: a channel would pass on tensors as shared memory, which must outlive the sending
-            worker.tell(pickle.dumps((weights, worker.device, *settings)))
+            # pickled before it is sent: a channel would share the tensors' memory, which must outlive the sending
+            worker.send(pickle.dumps((weights, worker.device, *settings)))
         yield Workers(workers)
 
 
-class Here:
-    """The restorer itself, which paints when it is waited for."""
+class InThisProcess:
+    """The restorer itself. It paints when `finish` asks for the images."""
 
     size = 1
 
@@ -89,7 +89,7 @@ class Here:
 
 
 class Workers:
-    """Several processes, of which each paints one piece of work at a time."""
+    """Several processes. Each paints one piece of work at a time."""
 
     def __init__(self, workers: list[Worker]) -> None:
         self.size, self._idle = len(workers), list(workers)
@@ -101,28 +101,28 @@ class Workers:
 
     def start(self, name: Any, work: Work) -> None:
         worker = self._idle.pop()
-        worker.tell(work)
+        worker.send(work)
         self._busy[worker.channel] = name, worker
 
     def finish(self) -> Done:
         channel = wait(list(self._busy))[0]
         name, worker = self._busy.pop(channel)
-        images = worker.hear()
+        images = worker.receive()
         self._idle.append(worker)
         return name, images
 
 
 class Worker:
-    """A process that will have a restorer on one device, alive inside a with block."""
+    """A process with a restorer on one device. It lives as long as the with block."""
 
     def __init__(self, device: str) -> None:
         self.device = device
-        self.channel, theirs = Pipe()
-        paths = os.pathsep.join(path or os.curdir for path in sys.path)     # it finds what this process finds
-        with theirs:
+        self.channel, far_end = Pipe()
+        paths = os.pathsep.join(path or os.curdir for path in sys.path)     # it imports what this process imports
+        with far_end:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "artifusion.restoration.workers", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()], start_new_session=True, env=os.environ | {"PYTHONPATH": paths})
+                [sys.executable, "-P", "-m", "artifusion.restoration.workers", str(far_end.fileno())],
+                pass_fds=[far_end.fileno()], start_new_session=True, env=os.environ | {"PYTHONPATH": paths})
 
     def __enter__(self) -> Worker:
         return self
@@ -132,22 +132,22 @@ class Worker:
         self._process.wait()
         self.channel.close()
 
-    def tell(self, what: Any) -> None:
+    def send(self, message: Any) -> None:
         try:
-            self.channel.send(what)
+            self.channel.send(message)
         except ConnectionError:
-            raise self._death() from None
+            raise self._death_error() from None
 
-    def hear(self) -> list[np.ndarray]:
+    def receive(self) -> list[np.ndarray]:
         try:
             answer = self.channel.recv()
-        except (EOFError, OSError):                         # OSError: it ended amid an answer
-            raise self._death() from None
+        except (EOFError, OSError):                         # OSError: it ended while it answered
+            raise self._death_error() from None
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def _death(self) -> DeviceError:
+    def _death_error(self) -> DeviceError:
         status = self._process.wait()
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         return DeviceError(f"{self.device}: the process that painted there has ended ({how}); is there memory enough? "
@@ -155,7 +155,7 @@ class Worker:
 
 
 def serve(channel: Connection) -> None:
-    """Paint what comes, until the channel is closed; what is raised goes back in place of images."""
+    """Paint each work that is received, until the channel is closed; an exception is sent in place of images."""
     import torch
 
     from artifusion.restorer import Restorer

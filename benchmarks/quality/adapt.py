@@ -102,7 +102,7 @@ def worth(slide: Slide, spacing_um: float, restorer: Restorer, given: argparse.N
     for length in lengths:
         with tempfile.TemporaryDirectory() as folder:
             begin = time.monotonic()
-            adapted, facts = adapt(restorer, slide, right, spacing_um, Path(folder),
+            adapted, facts = adapt(restorer, slide, right, Path(folder),
                                    config=load_config(TrainConfig, "train", given.config), **length)
             seconds = round(time.monotonic() - begin, 1)
         (name,) = (f"{value:g} {unit}" for unit, value in length.items())

@@ -7,7 +7,7 @@ from artifusion.evaluation.exemplar import exemplar_fill
 from artifusion.evaluation.features import MIN_INSIDE, NetworkSpace, colour_and_wavelets, hole_crops
 from artifusion.evaluation.measures import MEASURED, copying, edge_jump, gradient_energy, measure, outside_change, psnr
 from artifusion.evaluation.methods import mean_fill, telea
-from artifusion.evaluation.nuclei import find_nuclei, matched, nuclear_threshold
+from artifusion.evaluation.nuclei import count_matches, find_nuclei, nuclear_threshold
 from artifusion.evaluation.operators import load_torchvision
 
 
@@ -41,13 +41,13 @@ def test_differences_that_would_wrap_in_8_bits_count_in_full(step):
 
     truth = np.full((32, 32, 3), 20, np.uint8)
     hole = np.ones((32, 32), bool)
-    there = truth + np.uint8(step)
-    for painted, true in ((there, truth), (truth, there)):
+    shifted = truth + np.uint8(step)
+    for painted, true in ((shifted, truth), (truth, shifted)):
         assert psnr(painted, true, hole) == pytest.approx(20 * np.log10(255 / step))
         assert psnr(painted, true, hole) == pytest.approx(float(peak_signal_noise_ratio(
             from_numpy(painted).float(), from_numpy(true).float(), data_range=255.0)), abs=1e-4)
         assert outside_change(painted, true, ~hole) == step
-    half = np.concatenate([truth[:16], there[:16]])
+    half = np.concatenate([truth[:16], shifted[:16]])
     border = np.arange(32)[:, None].repeat(32, 1) < 16
     assert edge_jump(half, border) == step and gradient_energy(half, hole) == 32 * step**2
 
@@ -93,15 +93,15 @@ def test_the_blob_detector_counts_round_dark_spots():
     for row, column in centres:
         density[np.hypot(y - row, x - column) < 8] = 0.4
     nuclei = find_nuclei(density, nuclear_threshold(density, np.ones((128, 128), bool)), 0.5)
-    assert len(nuclei.centres) == 5 and matched(nuclei.centres, centres, 0.5) == 5
+    assert len(nuclei.centres) == 5 and count_matches(nuclei.centres, centres, 0.5) == 5
     left = np.arange(128)[None].repeat(128, 0) < 60
     assert nuclei.inside(left)[0] == 2 and nuclei.covered.sum() == pytest.approx(5 * np.pi * 64, rel=0.2)
 
 
 def test_one_nucleus_answers_to_one_detection():
     true = np.array([(10, 10), (50, 50)])
-    assert matched(np.array([(10, 11), (11, 10), (10, 10)]), true, 0.5) == 1
-    assert matched(np.array([(10, 30)]), true, 0.5) == 0 and matched(np.empty((0, 2)), true, 0.5) == 0
+    assert count_matches(np.array([(10, 11), (11, 10), (10, 10)]), true, 0.5) == 1
+    assert count_matches(np.array([(10, 30)]), true, 0.5) == 0 and count_matches(np.empty((0, 2)), true, 0.5) == 0
 
 
 def test_crops_lie_in_the_hole(trial):

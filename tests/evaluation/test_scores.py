@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 from artifusion.evaluation import scores as scoring
 from artifusion.evaluation.probe import auc, detectability, kid, kid_spread, out_of_fold, right_answers
 from artifusion.evaluation.report import Figures
-from artifusion.evaluation.scores import MEASURES, Scores, by_tile, interval
+from artifusion.evaluation.scores import MEASURES, Scores, error_by_tile, interval
 
 RNG = np.random.default_rng(0)
 
@@ -31,8 +31,8 @@ def test_the_probe_cannot_know_a_tile_by_heart():
     crops would know; one that does not is left with chance."""
     tile = np.repeat(RNG.normal(size=(40, 60)) * 10, 3, axis=0)
     labels = RNG.permuted(np.tile([0, 1], 60))
-    (said,) = out_of_fold(tile + RNG.normal(size=tile.shape) * 0.01, labels, np.repeat(np.arange(40), 3))
-    assert np.abs(np.corrcoef(said[:, 1], labels)[0, 1]) < 0.3
+    (guesses,) = out_of_fold(tile + RNG.normal(size=tile.shape) * 0.01, labels, np.repeat(np.arange(40), 3))
+    assert np.abs(np.corrcoef(guesses[:, 1], labels)[0, 1]) < 0.3
 
 
 def test_kernel_distance_is_about_zero_for_like_sets_and_grows():
@@ -96,8 +96,8 @@ def test_real_tissue_ties_with_the_first_where_its_interval_holds_the_ideal():
     assert not figures.places("texture")[1]
 
 
-def test_an_error_by_tile_is_not_told_where_there_is_nothing_to_find():
+def test_an_error_by_tile_is_nan_where_there_is_nothing_to_find():
     columns = {"nuclei": np.array([2.0, 1.0]), "true_nuclei": np.array([0.0, 2.0])}
-    value = by_tile("nuclei", "true_nuclei")
+    value = error_by_tile("nuclei", "true_nuclei")
     assert np.isnan(value({"ours": SimpleNamespace(columns=columns)}, "ours", np.array([0])))
     assert value({"ours": SimpleNamespace(columns=columns)}, "ours", np.array([1])) == 0.5

@@ -77,16 +77,16 @@ def test_the_next_batch_is_read_and_the_last_one_written_while_one_is_painted(sp
     small = [canvas for canvas in canvases if canvas.l0_target.y == 20]
     events = {name: threading.Event() for name in [*(f"read {n}" for n in range(5)), *(f"add {n}" for n in range(5))]}
 
-    def telling(what, name):
-        def told(self, *given, **options):
+    def signalling(what, name):
+        def signalled(self, *given, **options):
             result = what(self, *given, **options)
             box = given[0].l0_target if name == "add" else given[0]
             events[f"{name} {(box.x + 64) // 170}"].set()
             return result
-        return told
+        return signalled
 
     for name in ("read", "add"):
-        monkeypatch.setattr(Patches, name, telling(getattr(Patches, name), name))
+        monkeypatch.setattr(Patches, name, signalling(getattr(Patches, name), name))
 
     class Waiting(Brighter):
         def restore_batch(self, images, masks, **options):
@@ -151,23 +151,23 @@ def holes(folder, png_image):
 def test_two_processes_paint_the_same_bytes_as_one_and_resume_after_one_was_killed(png_image, tmp_path, monkeypatch):
     mask = holes(tmp_path, png_image)
     restore_slide(png_image, mask, tmp_path / "one.png", restorer=restorer("cpu"))
-    made, tell, told = [], workers.Worker.tell, []
+    made, send, sent = [], workers.Worker.send, []
 
     def killing(self, what):
         if isinstance(what, dict):
-            told.append(what)
+            sent.append(what)
             made.append(self)
-        if len(told) == 4:
+        if len(sent) == 4:
             self._process.kill()
             self._process.wait()
-        tell(self, what)
+        send(self, what)
 
-    monkeypatch.setattr(workers.Worker, "tell", killing)
+    monkeypatch.setattr(workers.Worker, "send", killing)
     with pytest.raises(DeviceError, match="SIGKILL"):
         restore_slide(png_image, mask, tmp_path / "two.png", restorer=restorer("cpu,cpu"))
     assert all(worker._process.poll() is not None for worker in made) and not (tmp_path / "two.png").exists()
     kept = len(list(tmp_path.glob("two.png.partial/patches/*.npy")))
-    monkeypatch.setattr(workers.Worker, "tell", tell)
+    monkeypatch.setattr(workers.Worker, "send", send)
     restore_slide(png_image, mask, tmp_path / "two.png", restorer=restorer("cpu,cpu"))
     assert kept >= 2
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
@@ -195,31 +195,31 @@ def test_a_process_ends_when_its_parent_was_killed(tmp_path):
     script = ("import os, test_painting as t; w = t.workers.Worker('cpu'); "
               "print(w._process.pid, flush=True); os._exit(9)")
     paths = os.pathsep.join(map(str, Path(__file__).parents[:3]))
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False,
+    script_run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False,
                           env=os.environ | {"PYTHONPATH": paths}, timeout=240)
-    process = Path("/proc") / told.stdout.strip() / "stat"
+    process = Path("/proc") / script_run.stdout.strip() / "stat"
     deadline = time.monotonic() + 120
     while process.exists() and process.read_text().split()[2] != "Z" and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert told.stdout and (not process.exists() or process.read_text().split()[2] == "Z"), told.stderr
+    assert script_run.stdout and (not process.exists() or process.read_text().split()[2] == "Z"), script_run.stderr
 
 
-def test_a_process_that_ends_amid_an_answer_is_told_as_such(monkeypatch):
+def test_a_process_that_ends_amid_its_answer_is_reported_as_ended(monkeypatch):
     def killed(command, pass_fds, **_):
         os.write(pass_fds[0], b"\0\0\xff\0part")               # of an answer of 65,280 bytes
         return SimpleNamespace(wait=lambda: -9, kill=lambda: None)
 
     monkeypatch.setattr(workers.subprocess, "Popen", killed)
     with workers.Worker("cuda:1") as worker, pytest.raises(DeviceError, match=r"cuda:1: .* has ended \(SIGKILL"):
-        worker.hear()
+        worker.receive()
 
 
 def test_a_process_finds_what_is_found_in_the_folder_of_work(monkeypatch):
-    told = {}
-    monkeypatch.setattr(workers.subprocess, "Popen", lambda *_, **options: told.update(options) or SimpleNamespace())
+    popen = {}
+    monkeypatch.setattr(workers.subprocess, "Popen", lambda *_, **options: popen.update(options) or SimpleNamespace())
     monkeypatch.setattr(sys, "path", ["", "/elsewhere"])
     workers.Worker("cpu").channel.close()
-    assert told["env"]["PYTHONPATH"] == os.pathsep.join([os.curdir, "/elsewhere"])
+    assert popen["env"]["PYTHONPATH"] == os.pathsep.join([os.curdir, "/elsewhere"])
 
 
 def test_devices_are_a_list_of_one_model(monkeypatch):
