@@ -182,6 +182,7 @@ class RestoreConfig(Frozen):
     jump_length: PositiveInt = 1                        # RePaint's time travel: every this many steps ...
     jump_samples: PositiveInt = 1                       # ... are taken this many times
     end_half_log_snr: float = Field(3.0, ge=0, le=5)    # log(alpha / sigma) of the last level before clean
+    graft: Literal["auto", "off"] = "auto"              # large holes get tissue from elsewhere on the slide, or paint
     match_bands: bool = True                            # painted pixels become as sharp and noisy as those around them
     context_px: int = Field(64, ge=1)                   # known tissue around a region that the denoiser sees
     max_canvas_px: PositiveInt = 1536                   # larger regions are painted cell by cell

@@ -29,6 +29,12 @@ from artifusion.diffusion.sampling import (
 from artifusion.diffusion.schedule import Schedule
 from artifusion.diffusion.views import in_views
 from artifusion.errors import DeviceError, WeightsError
+from artifusion.evidence.donors import Hole
+from artifusion.evidence.filling import fill, region_hole
+from artifusion.evidence.index import DonorIndex, in_memory
+from artifusion.mask.mask import Mask
+from artifusion.mask.outlines import rectilinear
+from artifusion.mask.regions import batches, find_regions, plan_canvases
 from artifusion.pixels import images_from_tensor, tensor_from_images
 from artifusion.pretrained import DEFAULT_WEIGHTS
 
@@ -104,10 +110,57 @@ class Restorer:
         return self.denoiser.multiple
 
     def restore(
-        self, image: np.ndarray, mask: np.ndarray, *, steps: int | None = None, seed: int = 0, mpp: float | None = None
+        self, image: np.ndarray, mask: np.ndarray, *, mpp: float | None = None,
+        donors: Sequence[np.ndarray] = (), steps: int | None = None, seed: int = 0,
     ) -> np.ndarray:
-        """The image with its masked pixels repainted; see `restore_batch`."""
-        return self.restore_batch([image], [mask], steps=steps, seed=seed, mpp=mpp)[0]
+        """The image with its masked pixels restored; every other pixel equals the input.
+
+        Large holes are filled with tissue from elsewhere in the image or in the donors, joined by a painted band;
+        small and thin ones are painted, as all are with `graft = "off"` in the configuration. Work is done on canvases around the holes, as on a slide.
+
+        Args:
+            image: uint8 (H, W, 3) RGB.
+            mask: bool (H, W), True = restore.
+            mpp: um per pixel (default: the configuration's).
+            donors: more images, uint8 (H, W, 3), without artifacts and of the same scale, to take tissue from.
+            steps, seed: as for `restore_batch`.
+
+        Raises:
+            As `restore_batch`.
+        """
+        MaskedImage(image, mask, (0, 0), None, None)                            # raises where they do not fit
+        spacing_um = self.config.default_spacing_um if mpp is None else mpp
+        slide = in_memory(image)
+        holes = Mask(tuple(rectilinear(mask)), slide.size)
+        restored, levels = image.copy(), mask.astype(np.float32)
+        regions = find_regions(holes, self.config.merge_px)
+        if self.config.graft == "auto" and regions:
+            indices = [DonorIndex.of(slide, spacing_um, [holes]), *DonorIndex.of_images(donors, spacing_um)]
+            for region in regions:
+                hole = region_hole(slide, holes, region, spacing_um)
+                found = fill(hole, indices, lambda part: self.imagine(part, spacing_um, seed), seed)
+                at = hole.l0_box.slices()
+                restored[at][hole.hole], levels[at][hole.hole] = found.pixels[hole.hole], found.levels[hole.hole]
+        canvases = plan_canvases(regions, slide.size, self.multiple, self.config.context_px, self.config.max_canvas_px,
+                                 holes)
+        for batch in batches(canvases, self.config.batch_size):
+            boxes = [canvas.l0_box.slices() for canvas in batch]
+            painted = self.restore_batch([restored[box] for box in boxes], [levels[box] > 0 for box in boxes],
+                                         steps=steps, seed=seed, mpp=spacing_um, levels=[levels[box] for box in boxes],
+                                         keys=[canvas.l0_box[:2] for canvas in batch])
+            for canvas, pixels in zip(batch, painted, strict=True):
+                target = canvas.l0_target.slices()
+                restored[target] = pixels[canvas.l0_target.slices(canvas.l0_box)]
+                levels[target] = 0
+        return restored
+
+    def imagine(self, part: Hole, spacing_um: float, seed: int) -> np.ndarray:
+        """What a hole may look like by one evaluation of the denoiser: its expectation, uint8 (H, W, 3)."""
+        unknown = ~part.known
+        if unknown.all():
+            return part.pixels
+        return self.restore_batch([part.pixels], [unknown], steps=1, mpp=spacing_um, seed=seed,
+                                  keys=[part.l0_box[:2]])[0]
 
     def restore_batch(
         self,

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "artifusion"
 FLOOR = {"errors", "geometry", "config", "files", "ahead"}
-RESTORER = {"restorer", "checkpoint", "pretrained", "pixels", "device", "diffusion"}
+RESTORER = {"restorer", "checkpoint", "pretrained", "pixels", "device", "diffusion", "evidence", "mask", "slide"}
 MAY = {                                                 # room -> the rooms it may import; everyone may use the floor
     "slide": set(),
     "mask": {"slide"},

@@ -242,10 +242,11 @@ def paint_plan(slide: Slide, plan: Plan, restorer: Restorer, seed: int, work: Pa
     patches = Patches(work / "patches", slide, plan.mask)
     spacing_um = slide.mpp or restorer.config.default_spacing_um
     grafts = Grafts(work / "grafts")
-    index = DonorIndex.of(slide, spacing_um, [plan.mask])
-    for _ in tqdm(graft_regions(slide, plan.mask, plan.regions, index, restorer, grafts, seed), desc="finding",
-                  unit="region", total=len(plan.regions), disable=quiet or None):
-        pass
+    if restorer.config.graft == "auto":
+        index = DonorIndex.of(slide, spacing_um, [plan.mask])
+        for _ in tqdm(graft_regions(slide, plan.mask, plan.regions, index, restorer, grafts, seed), desc="finding",
+                      unit="region", total=len(plan.regions), disable=quiet or None):
+            pass
     with closing(paint(plan.canvases, patches, restorer, spacing_um, seed, grafts)) as painting:
         for _ in tqdm(painting, desc="painting", unit="canvas", total=len(plan.canvases), disable=quiet or None):
             pass
