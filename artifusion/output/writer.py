@@ -56,9 +56,9 @@ class WriteReport:
             "levels": [asdict(level) for level in self.levels]}
 
 
-def write_slide(slide: Slide, mask: Mask, patches: Patches, out: str | Path, *, note: str, work: str | Path,
-                lossless: bool = False, same_size: bool = False, progress: Progress | None = None) -> WriteReport:
-    """Write the restored slide to work/slide<suffix of out>; the caller syncs, verifies and moves it to `out`.
+def write_slide(patches: Patches, out: str | Path, *, note: str, work: str | Path, lossless: bool = False,
+                same_size: bool = False, progress: Progress | None = None) -> WriteReport:
+    """Write the patches' slide with them painted in to work/slide<suffix of out>; the caller moves it to `out`.
 
     Args:
         note: one line for ImageDescription, without "|".
@@ -75,6 +75,7 @@ def write_slide(slide: Slide, mask: Mask, patches: Patches, out: str | Path, *, 
     """
     if "|" in note or "\n" in note or "\r" in note:
         raise ValueError(f"a note must be one line without '|', got {note!r}")
+    slide, mask = patches.slide, patches.mask
     out, work = Path(out), Path(work)
     container, reason = container_of(slide, out)
     path = work / f"slide{out.suffix.lower()}"

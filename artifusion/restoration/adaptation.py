@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import TrainConfig, load_config
 from artifusion.errors import DataError
-from artifusion.files import write_text
+from artifusion.files import whole_file, write_text
 from artifusion.mask.mask import Mask
 from artifusion.restorer import Restorer
 from artifusion.slide.reader import Slide
@@ -129,9 +128,8 @@ def collect_tissue(slide: Slide, avoid: Mask, spacing_um: float, shard: Path, qu
     if found_px < LEAST_PX:
         raise DataError(f"{slide.path}: {found_px / 1e6:.2f} Mpx of clean tissue outside the mask are too little to "
                         f"adapt to, which takes {LEAST_PX / 1e6:.2f}; restore without --adapt")
-    part = shard.with_name(f"{shard.name}.part")
-    save_tiles(tiles, part)
-    os.replace(part, shard)
+    with whole_file(shard) as part:
+        save_tiles(tiles, part)
 
 
 def tiles_all_over(slide: Slide, avoid: Mask, quiet: bool = True) -> Iterator[Tile]:

@@ -162,9 +162,8 @@ def restore_slide(
                 return json.loads(beside(output.target, ".json").read_text())
             restorer, facts = learn_slide(restorer, slide, selection, plan, job, work, quiet)
             patches = paint_plan(slide, plan, restorer, seed, work, quiet)
-            report = write_slide(slide, plan.mask, patches, output.target, note=note_of(plan, slide, restorer, seed),
-                                 work=work, lossless=lossless, same_size=same_size,
-                                 progress=byte_bar("writing", quiet))
+            report = write_slide(patches, output.target, note=note_of(plan, slide, restorer, seed), work=work,
+                                 lossless=lossless, same_size=same_size, progress=byte_bar("writing", quiet))
             content = sidecar(job | facts, plan.regions, len(plan.canvases), report.to_dict(), output.target.name, "",
                               time.monotonic() - started)
             polygons = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset)

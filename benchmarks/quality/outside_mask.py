@@ -69,7 +69,7 @@ def painted(source: Path, folder: Path, same_size: bool = False) -> dict[str, An
         patches = Patches(folder / "patches", slide, mask)
         for canvas in plan_canvases(regions, slide.size, mask=mask):
             patches.add(canvas, np.full((canvas.l0_box.height, canvas.l0_box.width, 3), COLOUR, np.uint8))
-        report = write_slide(slide, mask, patches, folder / f"out{source.suffix}", note="flat",
+        report = write_slide(patches, folder / f"out{source.suffix}", note="flat",
                              work=folder / "work", same_size=same_size)
     digest = sha256(source)
     facts = {"source": {"sha256": digest}, "output": {}, "written": report.to_dict(), "same_size": same_size}

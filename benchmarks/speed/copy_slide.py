@@ -68,7 +68,7 @@ def restore_flat(source: Path, share: float) -> dict[str, Any]:
         hashed = time.monotonic()
         writer.restored_segments = touched.generator(writer.restored_segments)
         compare.touched_reason = touched.function(compare.touched_reason)
-        report = writer.write_slide(slide, mask, patches, source.with_name("out.svs"), note="flat",
+        report = writer.write_slide(patches, source.with_name("out.svs"), note="flat",
                                     work=source.parent / "work")
         write_s = time.monotonic() - hashed
         Grid.touched = touched.function(Grid.touched)        # type: ignore[method-assign]

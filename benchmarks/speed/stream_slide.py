@@ -65,7 +65,7 @@ def main() -> None:
         for canvas in plan_canvases(find_regions(mask, 16), slide.size, mask=mask):
             patches.add(canvas, np.full((canvas.l0_box.height, canvas.l0_box.width, 3), COLOUR, np.uint8))
         begin = time.monotonic()
-        report = write_slide(slide, mask, patches, work / "out.tiff", note="flat", work=work / "work",
+        report = write_slide(patches, work / "out.tiff", note="flat", work=work / "work",
                              lossless=given.lossless)
         seconds = time.monotonic() - begin
         with openslide.OpenSlide(report.path) as written:

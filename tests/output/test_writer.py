@@ -251,7 +251,7 @@ def test_a_note_of_two_lines_is_an_error(aperio_slide, tmp_path):
         patches = Patches(tmp_path / "p", slide, mask)
         for note in ("a|b", "a\nb"):
             with pytest.raises(ValueError, match="one line"):
-                write_slide(slide, mask, patches, tmp_path / "x.svs", note=note, work=tmp_path)
+                write_slide(patches, tmp_path / "x.svs", note=note, work=tmp_path)
 
 
 def test_a_full_disk_is_an_output_error(aperio_slide, tmp_path, monkeypatch):

@@ -392,3 +392,15 @@ def test_a_batch_that_processes_cannot_share_is_refused(tissue, tmp_path, monkey
         Group(0, 3, torch.device("cpu"))))
     with pytest.raises(ConfigError, match="3 processes"):
         next(train(tiny_config(), [tissue], tmp_path / "run", device="cpu", quiet=True))
+
+
+def test_a_record_that_calls_crops_images_is_read(tissue, tmp_path):
+    """As weights of up to 0.4.0 do."""
+    from artifusion.checkpoint import load_weights
+
+    list(train(tiny_config(), [tissue], tmp_path / "one", device="cpu", quiet=True))
+    path = tmp_path / "one/weights/config.json"
+    path.write_text(path.read_text().replace('"crops"', '"images"'))
+    assert load_weights(path.parent).training["crops"] == 32
+    list(train(tiny_config(), [tissue], tmp_path / "two", init=path.parent, device="cpu", quiet=True))
+    assert load_weights(tmp_path / "two/weights").training["crops"] == 64
