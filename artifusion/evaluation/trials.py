@@ -116,7 +116,7 @@ def digest(trials: Iterable[Trial]) -> str:
 
 
 def cut_pairs(
-    paths: Sequence[str | Path], count: int, seed: int, mpp: float | None, validation: bool
+    paths: Sequence[str | Path], count: int, seed: int, spacing_um: float | None, validation: bool
 ) -> list[list[Tile]]:
     """`count` pairs of clean tiles; the first of every image before the second of any."""
     data = load_config(TrainConfig, "train", "he-small").data
@@ -130,7 +130,7 @@ def cut_pairs(
         found: list[list[list[Tile]]] = []
         single: list[Tile] = []
         for path in images:
-            tiles = clean_tiles(path, 2 * quota, seed, data.spacing_um, mpp)
+            tiles = clean_tiles(path, 2 * quota, seed, data.spacing_um, spacing_um)
             found.append([tiles[n : n + 2] for n in range(0, len(tiles) - 1, 2)])
             single += tiles[len(tiles) - len(tiles) % 2 :]
             if quota == 1 and sum(map(len, found)) >= count:
@@ -156,9 +156,12 @@ def by_folder(images: Sequence[Path], seed: int) -> list[Path]:
 
 
 def clean_tiles(
-    path: Path, count: int, seed: int, spacing_um: dict[str, float], mpp: float | None
+    path: Path, count: int, seed: int, of_images: dict[str, float], spacing_um: float | None
 ) -> list[Tile]:
-    """At most `count` clean tiles of an image, in random places of a grid."""
+    """At most `count` clean tiles of an image, in random places of a grid.
+
+    Their scale is what `of_images` has for the name of the image, else that of the file, else `spacing_um`.
+    """
     name = f"{path.absolute().parent.name}/{path.name}"
     rng, tiles = np.random.default_rng([seed, zlib.crc32(name.encode())]), []
     with open_slide(path) as slide:
@@ -168,7 +171,7 @@ def clean_tiles(
         for n in rng.permutation(len(boxes))[:PLACES]:
             pixels = slide.read(boxes[n])
             if is_clean(pixels) and glass_blocks(pixels).mean() < MAX_GLASS:
-                scale = first_match(spacing_um, name) or slide.mpp or mpp or DEFAULT_SPACING_UM
+                scale = first_match(of_images, name) or slide.mpp or spacing_um or DEFAULT_SPACING_UM
                 tiles.append(Tile(pixels, name, scale))
             if len(tiles) == count:
                 break
