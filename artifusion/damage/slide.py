@@ -80,8 +80,8 @@ def damage_slide(
                                  note=f"{len(spots)} synthetic artifacts painted", work=work,
                                  progress=byte_bar("writing", quiet))
             regions = find_regions(mask, 0)
-            content = sidecar(job, regions, len(spots), report.to_dict(), output.target.name, sha256(report.path),
-                              time.monotonic() - started)
+            content = sidecar(job | {"canvases": len(spots)}, regions, report.to_dict(),
+                              {"name": output.target.name, "sha256": sha256(report.path)}, time.monotonic() - started)
             polygons = geojson(mask, regions, job["source"]["sha256"], slide.bounds_offset)
             mask_image(mask).save(work / "mask.png")
             output.publish({
