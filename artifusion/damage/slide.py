@@ -23,7 +23,7 @@ from artifusion.mask.outlines import rectilinear
 from artifusion.mask.regions import Canvas, find_regions
 from artifusion.output.output import Output, beside
 from artifusion.output.patches import Patches
-from artifusion.output.progress import byte_bar
+from artifusion.output.progress_bar import byte_bar
 from artifusion.output.provenance import geojson, sidecar
 from artifusion.output.writer import container_of, write_slide
 from artifusion.slide.reader import Slide, open_slide

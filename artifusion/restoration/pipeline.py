@@ -27,7 +27,7 @@ from artifusion.output.container import check_same_size, container_of, default_o
 from artifusion.output.output import Output, beside
 from artifusion.output.patches import Patches
 from artifusion.output.preview import check_picture_name, draw_comparison
-from artifusion.output.progress import byte_bar
+from artifusion.output.progress_bar import byte_bar
 from artifusion.output.provenance import geojson, note, sidecar
 from artifusion.output.verify import verify_slide
 from artifusion.output.writer import sync_in_background, write_slide
