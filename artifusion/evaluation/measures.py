@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
+from PIL import Image
 from scipy.stats import wasserstein_distance
 
 from artifusion.evaluation.features import NetworkSpace, hole_crops
@@ -13,6 +16,7 @@ from artifusion.evaluation.trials import Trial
 WINDOW_PX = 5               # of the search for copies
 MAX_WINDOWS = 16            # of one tile
 MIN_CONTRAST = 5.0          # grey levels: a flat window is like any other flat place
+JPEG_QUALITY = 80           # of most slides
 TWIN = 0.99                 # explained variance from which two windows are one
 
 
@@ -47,6 +51,13 @@ def measure(trial: Trial, painted: np.ndarray, space: NetworkSpace, real: bool =
         **copying(painted, truth, hole),
         "outside": np.nan if real else outside_change(painted, truth, hole),
     }
+
+
+def as_stored(image: np.ndarray) -> np.ndarray:
+    """The image after a slide's JPEG, as a user sees it: quality JPEG_QUALITY, 4:2:0; uint8 (H, W, 3)."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:0")
+    return np.asarray(Image.open(file).convert("RGB"))
 
 
 def psnr(painted: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> float:
