@@ -64,11 +64,23 @@ class NetworkSpace:
             maps.append(x)
         return [*maps, network.bn2(network.conv_head(x))]
 
-    def vectors(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Mean activations of all stages, concatenated: (N, WIDTH); the last OWN are of the network's last stage."""
-        batches = [np.stack(images[n : n + BATCH]) for n in range(0, len(images), BATCH)]
-        parts = [torch.cat([stage.mean((2, 3)) for stage in self.stages(batch)], dim=1).cpu() for batch in batches]
-        return torch.cat([torch.zeros(0, WIDTH), *parts]).numpy()
+    def vectors(self, images: Sequence[np.ndarray], left_out: Sequence[np.ndarray] | None = None) -> np.ndarray:
+        """Mean activations of all stages, concatenated: (N, WIDTH); the last OWN are of the network's last stage.
+
+        Each activation counts by the share of its place that is not `left_out`, bool (H, W) per image.
+        """
+        parts = [torch.zeros(0, WIDTH)]
+        for n in range(0, len(images), BATCH):
+            stages = self.stages(np.stack(images[n : n + BATCH]))
+            if left_out is None:
+                means = [stage.mean((2, 3)) for stage in stages]
+            else:
+                kept = 1 - torch.from_numpy(np.stack(left_out[n : n + BATCH])).float()[:, None].to(self.device)
+                shares = [nn.functional.interpolate(kept, stage.shape[2:], mode="area") for stage in stages]
+                means = [(stage * share).sum((2, 3)) / share.sum((2, 3))
+                         for stage, share in zip(stages, shares, strict=True)]
+            parts.append(torch.cat(means, dim=1).cpu())
+        return torch.cat(parts).numpy()
 
     def distance(self, one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
         """Perceptual distance of pairs of images, averaged: squared difference of activations of unit length per place,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import chain, product
 from pathlib import Path
@@ -28,7 +28,7 @@ from artifusion.checkpoint import load_weights
 from artifusion.config import RestoreConfig
 from artifusion.evaluation.features import OWN, NetworkSpace, hole_crops
 from artifusion.evaluation.measures import as_stored
-from artifusion.evaluation.methods import PLAIN
+from artifusion.evaluation.methods import PLAIN, Fill, restore
 from artifusion.evaluation.probe import auc, detectability, kid
 from artifusion.evaluation.trials import SIDE_PX, Trial, cut_pairs, partner
 from artifusion.restorer import Restorer
@@ -36,8 +36,6 @@ from artifusion.restorer import Restorer
 SHARE = 0.04, 0.30          # of a tile that is hole
 ELLIPSE_PX, BAND_PX = (40, 112), (16, 48)
 CROPS = 6
-
-Fill = Callable[[Trial], np.ndarray]
 
 
 def plan(data: list[Path], count: int, seed: int, validation: bool) -> list[Trial]:
@@ -81,12 +79,7 @@ def cases(
             config = RestoreConfig(end_half_log_snr=end, match_bands=match == "on",
                                    graft="auto" if method == "graft" else "off")
             restorer = Restorer(load_weights("he-small"), device, config)
-            yield f"{method}, end {end:g}, match {match}", partial(restore, restorer, method == "graft")
-
-
-def restore(restorer: Restorer, with_donors: bool, trial: Trial) -> np.ndarray:
-    donors = trial.tile.donors() if with_donors and trial.tile else ()
-    return restorer.restore(trial.damaged, trial.hole, mpp=trial.spacing_um, donors=donors, seed=trial.number)
+            yield f"{method}, end {end:g}, match {match}", partial(restore, restorer, 0)
 
 
 def compare(trials: list[Trial], painted: list[np.ndarray], space: NetworkSpace) -> dict[str, float]:
