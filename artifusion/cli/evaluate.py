@@ -29,10 +29,10 @@ def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
               help="A clean slide, an image, or a folder of them; repeat for more.")
 @click.option("-o", "--output", required=True, type=PATH, metavar="DIR", help="Where results go.")
 @click.option("--weights", default="he-small", show_default=True, metavar="NAME|DIR|HUB_ID", help="The model.")
-@click.option("--config", metavar="FILE|NAME", help="How ours paints, as for restore.")
-@click.option("--methods", callback=words, metavar="A,B",
-              help="Any of mean, telea, navier-stokes, biharmonic, exemplar, refined, published, ours.  [default: all]")
-@click.option("--steps", callback=numbers, metavar="N,N", help="Evaluations of ours.  [default: several, from 2 to 50]")
+@click.option("--config", metavar="FILE|NAME", help="How paint and graft restore, as for restore.")
+@click.option("--methods", callback=words, metavar="A,B", help="Any of mean, telea, navier-stokes, biharmonic, "
+              "exemplar, refined, published, paint, graft.  [default: all]")
+@click.option("--steps", callback=numbers, metavar="N,N", help="Also paint with these numbers of steps.")
 @click.option("--tiles", type=click.IntRange(2, 100_000), default=40, show_default=True, help="Tiles of 256 px.")
 @click.option("--published-tiles", type=click.IntRange(0), default=1, show_default=True,
               help="How many of them the published procedure paints: 2,410 evaluations each.")
@@ -54,11 +54,11 @@ def evaluate(
     tile and method), report.md (tables with 95 % intervals), measures.png and contact sheets at full size. An
     interrupted evaluation goes on when the same command is given again. Needs pip install 'artifusion[evaluation]'.
     """
-    from artifusion.evaluation.methods import NAMES, STEPS
+    from artifusion.evaluation.methods import NAMES
     from artifusion.evaluation.run import evaluate as run
 
     report = run(data, output, weights=weights, config=config, methods=NAMES if methods is None else methods,
-                 steps=steps or STEPS, tiles=tiles, published_tiles=published_tiles, seed=seed, mpp=mpp,
+                 steps=steps or (), tiles=tiles, published_tiles=published_tiles, seed=seed, mpp=mpp,
                  validation=validation, device=device, docs=docs, quiet=quiet, command=spoken(sys.argv[1:]))
     click.echo(report)
 

@@ -25,7 +25,7 @@ BATCH = 32
 WIDTH, OWN = 2064, 1280     # numbers per image from the network: of all stages, of its last
 
 
-def hole_crops(hole: np.ndarray) -> list[tuple[slice, slice]]:
+def hole_crops(hole: np.ndarray, most: int = MAX_CROPS) -> list[tuple[slice, slice]]:
     """The crops of a tile that are judged: those with the largest share in the hole, from MIN_INSIDE on; maybe none."""
     whole = np.pad(hole.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     ys, xs = (np.arange(0, length - CROP_PX + 1, STRIDE_PX) for length in hole.shape)
@@ -34,7 +34,7 @@ def hole_crops(hole: np.ndarray) -> list[tuple[slice, slice]]:
     inside = (whole[bottom, right] - whole[y, right] - whole[bottom, x] + whole[y, x]) / CROP_PX**2
     taken: list[tuple[int, int]] = []
     for n in np.argsort(-inside, kind="stable"):
-        if inside[n] < MIN_INSIDE or len(taken) == MAX_CROPS:
+        if inside[n] < MIN_INSIDE or len(taken) == most:
             break
         shared = [max(0, CROP_PX - abs(y[n] - other_y)) * max(0, CROP_PX - abs(x[n] - other_x)) / CROP_PX**2
                   for other_y, other_x in taken]
@@ -64,11 +64,23 @@ class NetworkSpace:
             maps.append(x)
         return [*maps, network.bn2(network.conv_head(x))]
 
-    def vectors(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Mean activations of all stages, concatenated: (N, WIDTH); the last OWN are of the network's last stage."""
-        batches = [np.stack(images[n : n + BATCH]) for n in range(0, len(images), BATCH)]
-        parts = [torch.cat([stage.mean((2, 3)) for stage in self.stages(batch)], dim=1).cpu() for batch in batches]
-        return torch.cat([torch.zeros(0, WIDTH), *parts]).numpy()
+    def vectors(self, images: Sequence[np.ndarray], left_out: Sequence[np.ndarray] | None = None) -> np.ndarray:
+        """Mean activations of all stages, concatenated: (N, WIDTH); the last OWN are of the network's last stage.
+
+        Each activation counts by the share of its place that is not `left_out`, bool (H, W) per image.
+        """
+        parts = [torch.zeros(0, WIDTH)]
+        for n in range(0, len(images), BATCH):
+            stages = self.stages(np.stack(images[n : n + BATCH]))
+            if left_out is None:
+                means = [stage.mean((2, 3)) for stage in stages]
+            else:
+                kept = 1 - torch.from_numpy(np.stack(left_out[n : n + BATCH])).float()[:, None].to(self.device)
+                shares = [nn.functional.interpolate(kept, stage.shape[2:], mode="area") for stage in stages]
+                means = [(stage * share).sum((2, 3)) / share.sum((2, 3))
+                         for stage, share in zip(stages, shares, strict=True)]
+            parts.append(torch.cat(means, dim=1).cpu())
+        return torch.cat(parts).numpy()
 
     def distance(self, one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
         """Perceptual distance of pairs of images, averaged: squared difference of activations of unit length per place,

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
+
 import numpy as np
+from PIL import Image
+from scipy.ndimage import convolve1d
 from scipy.stats import wasserstein_distance
 
 from artifusion.evaluation.features import NetworkSpace, hole_crops
@@ -13,25 +18,40 @@ from artifusion.evaluation.trials import Trial
 WINDOW_PX = 5               # of the search for copies
 MAX_WINDOWS = 16            # of one tile
 MIN_CONTRAST = 5.0          # grey levels: a flat window is like any other flat place
+JPEG_QUALITY = 80           # of most slides
 TWIN = 0.99                 # explained variance from which two windows are one
+BANDS = 3                   # of detail, the finest first
 
-
-MEASURED = (
+PICTURE = (
     "psnr", "ssim", "fsim", "perceptual", "haematoxylin_distance", "true_haematoxylin_spread", "eosin_distance",
     "true_eosin_spread", "nuclei", "true_nuclei", "nuclear_px", "true_nuclear_px", "matched", "detected",
-    "true_detected", "energy", "true_energy", "jump", "true_jump", "match", "copied", "outside",
+    "true_detected", "band_1", "band_2", "band_3", "true_band_1", "true_band_2", "true_band_3", "jump", "true_jump",
 )
+STORED = "_jpeg"            # ends the name of what is measured after a slide's JPEG
+MEASURED = (*PICTURE, *(name + STORED for name in PICTURE), "match", "copied", "outside")
 
 
 def measure(trial: Trial, painted: np.ndarray, space: NetworkSpace, real: bool = False) -> dict[str, float]:
     """Every measure of one tile, by the names in MEASURED; nan where there is nothing to measure.
 
-    Sums come with the truth's own beside them, so that tiles can be added up before they are divided.
+    Sums come with the truth's own beside them, so that tiles can be added up before they are divided. What ends in
+    STORED is measured after a slide's JPEG of both.
 
     Args:
         painted: uint8 like the truth.
         real: the tile is another place, whose pixels outside the hole differ from the truth by design.
     """
+    stored = measure_picture(replace(trial, truth=as_stored(trial.truth)), as_stored(painted), space)
+    return {
+        **measure_picture(trial, painted, space),
+        **{name + STORED: value for name, value in stored.items()},
+        **copying(painted, trial.truth, trial.hole),
+        "outside": np.nan if real else outside_change(painted, trial.truth, trial.hole),
+    }
+
+
+def measure_picture(trial: Trial, painted: np.ndarray, space: NetworkSpace) -> dict[str, float]:
+    """What compares a painted tile with the truth, by the names in PICTURE."""
     truth, hole = trial.truth, trial.hole
     crops = hole_crops(hole)
     painted_crops, true_crops = [painted[crop] for crop in crops], [truth[crop] for crop in crops]
@@ -42,11 +62,28 @@ def measure(trial: Trial, painted: np.ndarray, space: NetworkSpace, real: bool =
         "perceptual": space.distance(painted_crops, true_crops) if crops else np.nan,
         **stain_distances(painted, truth, hole),
         **nucleus_numbers(trial, painted),
-        "energy": gradient_energy(painted, hole), "true_energy": gradient_energy(truth, hole),
+        **{f"band_{n}": energy for n, energy in enumerate(band_energies(painted, hole), 1)},
+        **{f"true_band_{n}": energy for n, energy in enumerate(band_energies(truth, hole), 1)},
         "jump": edge_jump(painted, hole), "true_jump": edge_jump(truth, hole),
-        **copying(painted, truth, hole),
-        "outside": np.nan if real else outside_change(painted, truth, hole),
     }
+
+
+def measure_left_out(trial: Trial) -> dict[str, float]:
+    """What is measured of a tile whose hole is left out of every analysis: the nuclei outside it, else nan."""
+    haematoxylin = stains(trial.damaged)[..., 0]
+    threshold = nuclear_threshold(haematoxylin, ~trial.hole)
+    found, true = (find_nuclei(stains(image)[..., 0], threshold, trial.spacing_um).centres
+                   for image in (trial.damaged, trial.truth))
+    kept = found[~trial.hole[tuple(found.T)]]
+    return dict.fromkeys(MEASURED, np.nan) | {
+        "matched": count_matches(kept, true, trial.spacing_um), "detected": len(kept), "true_detected": len(true)}
+
+
+def as_stored(image: np.ndarray) -> np.ndarray:
+    """The image after a slide's JPEG, as a user sees it: quality JPEG_QUALITY, 4:2:0; uint8 (H, W, 3)."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:0")
+    return np.asarray(Image.open(file).convert("RGB"))
 
 
 def psnr(painted: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> float:
@@ -95,6 +132,22 @@ def nucleus_numbers(trial: Trial, painted: np.ndarray) -> dict[str, float]:
     matched = count_matches(found.centres, true.centres, trial.spacing_um)
     return {"nuclei": count, "true_nuclei": true_count, "nuclear_px": area, "true_nuclear_px": true_area,
             "matched": matched, "detected": len(found.centres), "true_detected": len(true.centres)}
+
+
+def band_energies(image: np.ndarray, mask: np.ndarray) -> list[float]:
+    """Energy of the grey values in a mask in the BANDS finest bands, the finest first: details of about 2, 4, 8 px.
+
+    Each band is the difference of two B-spline blurs (Starck & Murtagh 1994, wavelets with holes). White noise has
+    nearly all of its energy in the first, tissue about as much in each.
+    """
+    fine, energies = image.astype(float).mean(2), []
+    for band in range(BANDS):
+        kernel = np.zeros(4 * 2**band + 1)
+        kernel[:: 2**band] = np.array([1, 4, 6, 4, 1]) / 16
+        coarse = convolve1d(convolve1d(fine, kernel, 0, mode="mirror"), kernel, 1, mode="mirror")
+        energies.append(float(np.square((fine - coarse)[mask]).sum()))
+        fine = coarse
+    return energies
 
 
 def gradient_energy(image: np.ndarray, mask: np.ndarray) -> float:

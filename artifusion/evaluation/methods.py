@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +20,10 @@ from artifusion.restorer import Restorer
 
 Fill = Callable[[Trial], np.ndarray]
 
-OURS = ("refined", "published", "ours")                 # need weights; ours: once per number of steps
+OURS = ("refined", "published", "paint", "graft")       # need weights
 NAMES = ("mean", "telea", "navier-stokes", "biharmonic", "exemplar", *OURS)
-STEPS = tuple(sorted({2, 4, 6, RestoreConfig().steps, 20, 50}))
+LEFT_OUT = "discard"        # a reference without a picture: the hole is left out of every analysis
+REFERENCES = ("real", "damaged", LEFT_OUT)
 MIDDLE_LEVEL = 0.5          # noise level from which a pasted hole is painted again
 
 
@@ -36,7 +36,10 @@ class Cost:
 def make_methods(
     names: Sequence[str], steps: Sequence[int], trials: Sequence[Trial], restorer: Restorer | None, seed: int
 ) -> dict[str, Fill]:
-    """The two references, then the named methods in the order of NAMES; "ours" becomes one for each of `steps`."""
+    """The references with a picture, then the named methods in the order of NAMES.
+
+    After "paint" comes the same with each number of `steps`.
+    """
     fills: dict[str, Fill] = {"real": lambda trial: partner(trials, trial).truth,
                               "damaged": lambda trial: trial.damaged}
     fills |= {name: fill for name, fill in PLAIN.items() if name in names}
@@ -45,25 +48,41 @@ def make_methods(
     if "refined" in names:
         fills["refined"] = partial(refined, restorer, seed)
     if "published" in names:
-        published = Restorer(restorer.weights, restorer.device.type, load_config(RestoreConfig, "restore", "paper"))
-        fills["published"] = partial(restore, published, seed)
-    if "ours" in names:
-        fills |= {f"ours-{count}": partial(restore, restorer, seed, steps=count) for count in steps}
+        fills["published"] = partial(repaint, other(restorer, load_config(RestoreConfig, "restore", "paper")), seed)
+    if "paint" in names:
+        painter = other(restorer, restorer.config.model_copy(update={"graft": "off"}))
+        fills["paint"] = partial(restore, painter, seed)
+        fills |= {f"paint-{count}": partial(restore, painter, seed, steps=count) for count in steps}
+    if "graft" in names:
+        fills["graft"] = partial(restore, other(restorer, restorer.config.model_copy(update={"graft": "auto"})), seed)
     return fills
 
 
-def restore(restorer: Restorer, seed: int, trial: Trial, **given: Any) -> np.ndarray:
-    """The damaged tile, restored as for a user."""
-    (painted,) = restorer.restore_batch([trial.damaged], [trial.hole], seed=seed, keys=[(trial.number,)],
-                                        mpp=trial.spacing_um, **given)
+def other(restorer: Restorer, config: RestoreConfig) -> Restorer:
+    """The same denoiser with another configuration."""
+    return Restorer(restorer.weights, restorer.device.type, config)
+
+
+def restore(restorer: Restorer, seed: int, trial: Trial, steps: int | None = None) -> np.ndarray:
+    """The damaged tile, restored as for a user; grafts come from the tile itself and from the rest of its image."""
+    donors = trial.tile.donors() if trial.tile and restorer.config.graft == "auto" else ()
+    return restorer.restore(trial.damaged, trial.hole, mpp=trial.spacing_um, donors=donors, seed=seed + trial.number,
+                            steps=steps)
+
+
+def repaint(
+    restorer: Restorer, seed: int, trial: Trial, estimate: np.ndarray | None = None, level: float = 1
+) -> np.ndarray:
+    """The tile, painted as one canvas; where there is an estimate, from it and from that noise level on."""
+    (painted,) = restorer.restore_batch([trial.damaged if estimate is None else estimate], [trial.hole], seed=seed,
+                                        keys=[(trial.number,)], mpp=trial.spacing_um,
+                                        levels=None if estimate is None else [np.full(trial.hole.shape, level)])
     return painted
 
 
 def refined(restorer: Restorer, seed: int, trial: Trial) -> np.ndarray:
     """The exemplar's tile as an estimate, painted again from a middle noise level."""
-    (painted,) = restorer.restore_batch([exemplar(trial)], [trial.hole], seed=seed, keys=[(trial.number,)],
-                                        mpp=trial.spacing_um, levels=[np.full(trial.hole.shape, MIDDLE_LEVEL)])
-    return painted
+    return repaint(restorer, seed, trial, exemplar(trial), MIDDLE_LEVEL)
 
 
 def exemplar(trial: Trial) -> np.ndarray:

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
+from artifusion.evaluation.figures import MEASURES, Figures
+from artifusion.evaluation.methods import LEFT_OUT
 from artifusion.evaluation.records import Records
-from artifusion.evaluation.report import Figures
-from artifusion.evaluation.scores import MEASURES
 from artifusion.evaluation.trials import SIDE_PX, Trial
 
 SHEET_TILES, GAP_PX, HEAD_PX = 20, 4, 24
@@ -45,7 +45,7 @@ def draw_sheets(trials: Sequence[Trial], records: Records, methods: Mapping[str,
 
 def draw_plots(figures: Figures, folder: Path) -> list[str]:
     """Write measures.png: a panel per measure, every method with its interval, the ideal dashed; returns the names."""
-    methods = [method for method in figures.board if method != "damaged"]
+    methods = [method for method in figures.board if method not in ("damaged", LEFT_OUT)]
     figure = Figure(figsize=(4 * len(PLOTTED) / 2, 0.35 * len(methods) * 2 + 2), layout="constrained")
     for axes, key in zip(figure.subplots(2, len(PLOTTED) // 2).ravel(), PLOTTED, strict=True):
         for place, method in enumerate(reversed(methods)):

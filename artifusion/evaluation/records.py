@@ -55,13 +55,16 @@ class Records:
         return {(row["method"], int(row["tile"])): row for row in csv.DictReader(whole.splitlines())}
 
     def add(
-        self, trial: Trial, method: str, painted: np.ndarray, cost: Cost, gflop: float, measured: Mapping[str, float]
+        self, trial: Trial, method: str, painted: np.ndarray | None, cost: Cost, gflop: float,
+        measured: Mapping[str, float],
     ) -> None:
-        """Save the tile that a method painted, then its row."""
-        picture, table = self.picture(method, trial.number), self.folder / TABLE
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(picture) as part:
-            Image.fromarray(painted).save(part, format="png")
+        """Save the tile that a method painted, if it paints, then its row."""
+        table = self.folder / TABLE
+        if painted is not None:
+            picture = self.picture(method, trial.number)
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(picture) as part:
+                Image.fromarray(painted).save(part, format="png")
         facts = (trial.number, trial.image, trial.source, trial.organ, trial.artifact, trial.size, trial.width,
                  f"{trial.hole.mean():.4f}", method, cost.evaluations, f"{gflop:.6g}", f"{cost.seconds:.4f}")
         is_new = not table.is_file() or not table.stat().st_size

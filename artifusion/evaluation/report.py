@@ -8,16 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from artifusion.config import RestoreConfig
-from artifusion.evaluation.scores import MEASURES, Scores, interval
+from artifusion.evaluation.figures import (
+    DOWNSTREAM,
+    JUDGES,
+    JUDGES_STORED,
+    MEASURES,
+    PROPERTIES,
+    TEXTURE,
+    Figures,
+    formatted,
+)
+from artifusion.evaluation.methods import REFERENCES
+from artifusion.evaluation.scores import Scores
 from artifusion.evaluation.trials import Trial
 
-JUDGES = ("probe", "probe2", "kid", "stain_pooled", "texture", "nuclei", "nuclear_area", "edge", "stain",
-          "nuclei_by_tile", "perceptual", "psnr", "ssim", "fsim")
-GUARDS = ("match", "copied", "outside")
-DOWNSTREAM = ("f1", "f1_won", "count_won", "accuracy", "accuracy_won")
 BY_PART = ("probe", "stain_pooled", "texture", "nuclei", "edge")
-DEFAULT_OURS = f"ours-{RestoreConfig().steps}"
 WORST = 6
 FEW_TILES = 4               # below, a part has no row
 
@@ -44,59 +49,6 @@ AIMS = (
 )
 
 
-class Figures:
-    """All figures of a board, each computed once."""
-
-    def __init__(self, trials: Sequence[Trial], board: Mapping[str, Scores]) -> None:
-        self.trials, self.board = trials, board
-        self.groups = np.array([trial.group for trial in trials])
-        self.ours = next((name for name in (DEFAULT_OURS, *reversed(list(board))) if name in board and "ours" in name),
-                         None)
-        self._known: dict[tuple[str, str], tuple[float, float, float]] = {}
-
-    def interval(self, key: str, method: str) -> tuple[float, float, float]:
-        if (key, method) not in self._known:
-            self._known[key, method] = interval(key, self.board, method, self.groups)
-        return self._known[key, method]
-
-    def value(self, key: str, method: str) -> float:
-        return self.interval(key, method)[0]
-
-    def cell(self, key: str, method: str) -> str:
-        return formatted(key, *self.interval(key, method))
-
-    def places(self, key: str) -> tuple[dict[str, int], bool]:
-        """The rank of each method that painted all tiles, 1 = best, and whether the measure passes its proof: real
-        tissue is first, or as good as the first within its interval; Telea and mean fill are in the lower half."""
-        measure = MEASURES[key]
-        distances = {method: measure.distance(self.value(key, method)) for method, scores in self.board.items()
-                     if method != "damaged" and len(scores.tiles) == len(self.trials)
-                     and not np.isnan(self.value(key, method))}
-        order = sorted(distances, key=lambda method: distances[method])
-        places = {method: place for place, method in enumerate(order, 1)}
-        if "real" not in places:
-            return places, False
-        value, low, high = self.interval(key, "real")
-        nearest = value if np.isnan(low) else min(max(measure.ideal, low), high)
-        return places, measure.distance(nearest) <= distances[order[0]] and all(
-            places[method] > len(order) / 2 for method in ("telea", "mean") if method in places)
-
-    def part(self, key: str, method: str, members: Iterable[Trial]) -> str:
-        """A figure of some tiles only."""
-        numbers = {trial.number for trial in members}
-        at = np.flatnonzero([number in numbers for number in self.board[method].tiles])
-        return formatted(key, *interval(key, self.board, method, self.groups, at)) if len(at) else "-"
-
-
-def formatted(key: str, value: float, low: float = np.nan, high: float = np.nan) -> str:
-    """A figure as text, such as "0.71 (0.64, 0.78)"; a dash where nothing could be measured."""
-    if np.isnan(value):
-        return "-"
-    digits = MEASURES[key].digits
-    text = f"{value:.{digits}f}"
-    return text if np.isnan(low) else f"{text} ({low:.{digits}f}, {high:.{digits}f})"
-
-
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     return [f"| {' | '.join(head)} |", "|" + " --- |" * len(head),
             *(f"| {' | '.join(map(str, row))} |" for row in rows), ""]
@@ -114,14 +66,19 @@ def report(figures: Figures, job: Mapping[str, Any], pictures: Sequence[str] = (
         "What each figure means and what it cannot tell: docs/evaluation.md.", ""]
     if figures.ours:
         lines += ["## Aims", "", *aims(figures)]
-    lines += ["## Methods", "", "*real* is another place of the same image, *damaged* the tile with its artifact.", ""]
-    passing = tuple(key for key in JUDGES if figures.places(key)[1])
-    failing = tuple(key for key in JUDGES if key not in passing)
-    for title, keys in (("Measures that pass their proof, below", passing),
-                        ("Measures that fail it and judge nothing", failing), ("Guards", GUARDS),
-                        ("Downstream", DOWNSTREAM)):
+    lines += ["## Methods", "", "*real* is another place of the same image, *damaged* the tile with its artifact, "
+              "*discard* the tile without its hole. *JPEG*: after a slide's JPEG of painting and truth.", ""]
+    passing = [key for key in (*JUDGES, *JUDGES_STORED) if figures.places(key)[1]]
+    for title, keys in (
+        ("Measures that pass their proof, below", [key for key in passing if key in JUDGES]),
+        ("The same, JPEG", [key for key in passing if key in JUDGES_STORED]),
+        ("Measures that fail it and judge nothing", [key for key in JUDGES if key not in passing]),
+        ("The same, JPEG", [key for key in JUDGES_STORED if key not in passing]),
+        ("Texture, energy over the truth's", [*TEXTURE]), ("Properties", [*PROPERTIES]), ("Downstream", [*DOWNSTREAM]),
+    ):
+        rows = [[method, *(figures.cell(key, method) for key in keys)] for method in board]
         lines += [f"### {title}", "", *table(["method", *(MEASURES[key].title for key in keys)],
-                  ([method, *(figures.cell(key, method) for key in keys)] for method in board))]
+                                             (row for row in rows if set(row[1:]) != {"-"}))] if keys else []
     lines += ["### Cost", "", *cost(board), *against_published(figures), *parts(figures)]
     if figures.ours:
         lines += ["## Where it fails", "", *failures(figures)]
@@ -144,7 +101,7 @@ def aims(figures: Figures) -> list[str]:
 def cost(board: Mapping[str, Scores]) -> list[str]:
     columns = (("evaluations", 0), ("gflop", 1), ("seconds", 2))
     rows = [[method, len(scores.tiles), *(f"{scores.columns[name].mean():.{digits}f}" for name, digits in columns)]
-            for method, scores in board.items() if method not in ("real", "damaged")]
+            for method, scores in board.items() if method not in REFERENCES]
     return table(["method", "tiles", "evaluations", "GFLOP", "seconds per tile"], rows)
 
 
@@ -217,15 +174,15 @@ def failures(figures: Figures) -> list[str]:
 def proof(figures: Figures) -> list[str]:
     """Where each measure ranks real tissue, mean fill, Telea and pasted patches among all methods."""
     rows = []
-    for key in JUDGES:
+    for key in (*JUDGES, *JUDGES_STORED):
         places, passes = figures.places(key)
-        shown = (places.get(method, "-") for method in ("real", "exemplar", "telea", "mean"))
-        rows.append([MEASURES[key].title, len(places), *shown, "yes" if passes else "no"])
+        four = (places.get(method, "-") for method in ("real", "exemplar", "telea", "mean"))
+        rows.append([MEASURES[key].title, len(places), *four, "yes" if passes else "no"])
     lines = ["Place of each among all methods. A measure passes when real tissue comes first, or ties with the first "
              "within its interval, and Telea and the mean fill come in the lower half.", "",
              *table(["measure", "of", "real", "exemplar", "Telea", "mean fill", "passes"], rows)]
-    if "exemplar" in figures.board:
-        lines += ["Pasted patches are real tissue and pass for it in many of these; the guard *copied windows* tells: "
-                  f"{figures.cell('copied', 'exemplar')} of what the exemplar paints is a copy, "
-                  f"{figures.cell('copied', 'real')} of real tissue.", ""]
+    shown = [f"{figures.cell('copied', method)} of *{method}*" for method in ("exemplar", "graft", "real")
+             if method in figures.board]
+    lines += ["Pasted patches and grafts are real tissue and pass for it in many of these. Share of copied windows: "
+              f"{', '.join(shown)}.", ""]
     return lines

@@ -13,11 +13,12 @@ from artifusion import __version__
 from artifusion.config import RestoreConfig, load_config
 from artifusion.errors import ArtifusionError, ConfigError, OutputError
 from artifusion.evaluation.features import NetworkSpace
-from artifusion.evaluation.measures import measure
-from artifusion.evaluation.methods import NAMES, OURS, STEPS, gflop_per_evaluation, make_methods, timed
+from artifusion.evaluation.figures import Figures
+from artifusion.evaluation.measures import measure, measure_left_out
+from artifusion.evaluation.methods import LEFT_OUT, NAMES, OURS, Cost, gflop_per_evaluation, make_methods, timed
 from artifusion.evaluation.pictures import draw_plots, draw_sheets
 from artifusion.evaluation.records import Records, check_folder, open_records
-from artifusion.evaluation.report import Figures, report
+from artifusion.evaluation.report import report
 from artifusion.evaluation.scores import score
 from artifusion.evaluation.trials import SIDE_PX, Trial, digest, plan_trials
 from artifusion.files import write_text
@@ -33,7 +34,7 @@ def evaluate(
     weights: str | Path = "he-small",
     config: str | Path | None = None,
     methods: Sequence[str] = NAMES,
-    steps: Sequence[int] = STEPS,
+    steps: Sequence[int] = (),
     tiles: int = 40,
     published_tiles: int = 1,
     seed: int = 0,
@@ -50,9 +51,9 @@ def evaluate(
     `docs`: the report once more, without pictures. The same call goes on where an earlier one stopped.
 
     Args:
-        config: how "ours" and "refined" paint, except for the number of steps: a TOML file or a shipped name; default:
-            as `restore` does.
-        methods: some of NAMES; "ours" is our restoration, once for each of `steps`.
+        config: how ours paints: a TOML file or a shipped name; default: as `restore` does.
+        methods: some of NAMES; "paint" and "graft" are our restoration without and with grafts.
+        steps: "paint" is also shown with each of these numbers of steps.
         tiles: at least 2; how many, spread evenly over the images.
         published_tiles: how many of them the published procedure paints, which takes minutes for each.
         mpp: um per pixel of images whose scale neither the file nor a training configuration gives.
@@ -82,10 +83,11 @@ def evaluate(
         work = [(name, trial) for trial in trials for name in fills
                 if name != "published" or trial.number < published_tiles]
         paint(work, fills, records, restorer, space, quiet)
-        shown = [name for name in fills if name != "published" or published_tiles]
+        leave_out(trials, records)
+        shown = [*(name for name in fills if name != "published" or published_tiles), LEFT_OUT]
         figures = Figures(trials, score(trials, records, shown, space))
         plots = draw_plots(figures, out)
-        draw_sheets(trials, records, {name: set(s.tiles.tolist()) for name, s in figures.board.items()}, out)
+        draw_sheets(trials, records, {name: set(figures.board[name].tiles.tolist()) for name in shown[:-1]}, out)
         for path, pictures in ((out / "report.md", plots), (docs, [])):
             if path:
                 write_text(path, report(figures, job, pictures).rstrip("\n") + "\n")
@@ -108,11 +110,19 @@ def paint(work: Sequence[tuple[str, Trial]], fills: dict[str, Any], records: Rec
         records.add(trial, name, painted, cost, gflop * cost.evaluations, measured)
 
 
+def leave_out(trials: Sequence[Trial], records: Records) -> None:
+    """Measure what is left of the tiles without their holes, where the records have not got it yet."""
+    done = records.rows()
+    for trial in trials:
+        if (LEFT_OUT, trial.number) not in done:
+            records.add(trial, LEFT_OUT, None, Cost(0, 0.0), 0.0, measure_left_out(trial))
+
+
 def check_request(methods: Sequence[str], steps: Sequence[int], tiles: int) -> None:
     unknown = [name for name in methods if name not in NAMES]
     if unknown or not methods:
         raise ConfigError(f"{', '.join(unknown) or 'nothing'}: no such method; choose from {', '.join(NAMES)}")
-    if tiles < 2 or not steps or min(steps) < 1:
+    if tiles < 2 or min(steps, default=1) < 1:
         raise ConfigError(f"--tiles must be at least 2 and --steps at least 1, got {tiles} and {list(steps)}")
     if any(importlib.util.find_spec(name) is None for name in LIBRARIES):
         raise ArtifusionError("evaluate needs more libraries; pip install 'artifusion[evaluation]'")

@@ -16,14 +16,17 @@ from scipy.ndimage import distance_transform_edt
 from artifusion.config import DEFAULT_SPACING_UM, TrainConfig, load_config
 from artifusion.damage.spots import paint
 from artifusion.errors import DataError
+from artifusion.geometry import Box
 from artifusion.slide.reader import open_slide
 from artifusion.slide.tissue import glass_blocks, is_clean
 from artifusion.training.corpus import first_match, is_validation
-from artifusion.training.tiles import SHARD, Tile, find_images, grid
+from artifusion.training.tiles import SHARD, find_images, grid
 
 SIDE_PX = 256
 PLACES = 500                # looked at in one image, at most
 MAX_GLASS = 0.25            # share of a tile
+AROUND_PX = 2000            # of a tile's image, on every side, that donors are taken from
+MIN_PART_PX = 128           # side of a part of it
 
 SIZES = {"5-15": (0.05, 0.15), "15-30": (0.15, 0.30), "30-50": (0.30, 0.50)}      # % of the tile
 THIN_PX, THICK_PX = 16, 24  # thin: no hole pixel is further from known tissue; thick: some pixel is at least as far
@@ -44,6 +47,30 @@ TCGA_ORGANS = {
 
 
 @dataclass(frozen=True)
+class CleanTile:
+    """A tile of clean tissue, and where it lies."""
+
+    pixels: np.ndarray      # uint8 (SIDE_PX, SIDE_PX, 3)
+    image: str              # folder/name
+    spacing_um: float
+    path: Path
+    l0_box: Box
+
+    def donors(self) -> list[np.ndarray]:
+        """The image around the tile and without it: what lies above, below, left and right, uint8 (H, W, 3) each.
+
+        The parts share their corners. They end AROUND_PX from the tile; none is narrower than MIN_PART_PX.
+        """
+        with open_slide(self.path) as slide:
+            whole = self.l0_box.expanded(AROUND_PX).intersection(Box(0, 0, *slide.size))
+            parts = (Box.from_edges(whole.x, whole.y, whole.right, self.l0_box.y),
+                     Box.from_edges(whole.x, self.l0_box.bottom, whole.right, whole.bottom),
+                     Box.from_edges(whole.x, whole.y, self.l0_box.x, whole.bottom),
+                     Box.from_edges(self.l0_box.right, whole.y, whole.right, whole.bottom))
+            return [slide.read(part) for part in parts if min(part.width, part.height) >= MIN_PART_PX]
+
+
+@dataclass(frozen=True)
 class Trial:
     """One tile: its truth, the same tile damaged, and where.
 
@@ -61,6 +88,7 @@ class Trial:
     artifact: str           # a kind of `artifusion damage`
     size: str               # key of SIZES
     width: str              # thin or thick
+    tile: CleanTile | None = None
 
     @property
     def source(self) -> str:
@@ -94,8 +122,8 @@ def plan_trials(
     for number, tile in enumerate(tiles):
         size, width = cells[order[number]]
         damaged, hole, artifact = damage_tile(tile.pixels, size, width, seed, number)
-        trials.append(Trial(number, min(number // 2, max(0, count // 2 - 1)), tile.image, tile.spacing_um or 0,
-                            tile.pixels, damaged, hole, artifact, size, width))
+        trials.append(Trial(number, min(number // 2, max(0, count // 2 - 1)), tile.image, tile.spacing_um,
+                            tile.pixels, damaged, hole, artifact, size, width, tile))
     return trials
 
 
@@ -117,20 +145,21 @@ def digest(trials: Iterable[Trial]) -> str:
 
 def cut_pairs(
     paths: Sequence[str | Path], count: int, seed: int, spacing_um: float | None, validation: bool
-) -> list[list[Tile]]:
+) -> list[list[CleanTile]]:
     """`count` pairs of clean tiles; the first of every image before the second of any."""
     data = load_config(TrainConfig, "train", "he-small").data
-    images = [path for path in find_images(paths) if path.suffix != SHARD
-              and (not validation or is_validation(f"{path.absolute().parent.name}/{path.name}", data))]
+    names = find_images(paths)
+    images = [path for path, name in names.items()
+              if path.suffix != SHARD and (not validation or is_validation(name, data))]
     if not images:
         which = " of he-small's validation split" if validation else ""
         raise DataError(f"{', '.join(map(str, paths))}: no slides or images{which} there")
     images, quota = by_folder(images, seed), -(-count // len(images))
     while True:
-        found: list[list[list[Tile]]] = []
-        single: list[Tile] = []
+        found: list[list[list[CleanTile]]] = []
+        single: list[CleanTile] = []
         for path in images:
-            tiles = clean_tiles(path, 2 * quota, seed, data.spacing_um, spacing_um)
+            tiles = clean_tiles(path, 2 * quota, seed, first_match(data.spacing_um, names[path]), spacing_um)
             found.append([tiles[n : n + 2] for n in range(0, len(tiles) - 1, 2)])
             single += tiles[len(tiles) - len(tiles) % 2 :]
             if quota == 1 and sum(map(len, found)) >= count:
@@ -156,11 +185,11 @@ def by_folder(images: Sequence[Path], seed: int) -> list[Path]:
 
 
 def clean_tiles(
-    path: Path, count: int, seed: int, of_images: dict[str, float], spacing_um: float | None
-) -> list[Tile]:
+    path: Path, count: int, seed: int, trained_um: float | None, spacing_um: float | None
+) -> list[CleanTile]:
     """At most `count` clean tiles of an image, in random places of a grid.
 
-    Their scale is what `of_images` has for the name of the image, else that of the file, else `spacing_um`.
+    Their scale is `trained_um`, that of the training configuration, else that of the file, else `spacing_um`.
     """
     name = f"{path.absolute().parent.name}/{path.name}"
     rng, tiles = np.random.default_rng([seed, zlib.crc32(name.encode())]), []
@@ -171,8 +200,8 @@ def clean_tiles(
         for n in rng.permutation(len(boxes))[:PLACES]:
             pixels = slide.read(boxes[n])
             if is_clean(pixels) and glass_blocks(pixels).mean() < MAX_GLASS:
-                scale = first_match(of_images, name) or slide.mpp or spacing_um or DEFAULT_SPACING_UM
-                tiles.append(Tile(pixels, name, scale))
+                scale = trained_um or slide.mpp or spacing_um or DEFAULT_SPACING_UM
+                tiles.append(CleanTile(pixels, name, scale, path, boxes[n]))
             if len(tiles) == count:
                 break
     return tiles

@@ -11,7 +11,7 @@ from artifusion.checkpoint import Weights
 from artifusion.cli.app import main
 from artifusion.config import DenoiserConfig
 from artifusion.diffusion.denoiser import SwinDenoiser
-from artifusion.evaluation import measures, probe, run, scores
+from artifusion.evaluation import figures, measures, probe, run
 from artifusion.evaluation.records import COLUMNS, TABLE
 from artifusion.restorer import Restorer
 
@@ -21,7 +21,7 @@ TINY = DenoiserConfig(pixel_dim=8, dims=(16, 32), heads=(2, 2), depths=(1, 1), w
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch, _cheap_artifacts):
     """An untrained tiny denoiser, and few resamples."""
-    monkeypatch.setattr(scores, "RESAMPLES", 20)
+    monkeypatch.setattr(figures, "RESAMPLES", 20)
     monkeypatch.setattr(probe, "HALVES", 4)
     monkeypatch.setattr(measures, "MAX_WINDOWS", 2)
     torch.manual_seed(0)
@@ -38,31 +38,35 @@ def table(folder, timed=False):
     return [{key: value for key, value in row.items() if timed or key != "seconds"} for row in rows]
 
 
-OPTIONS = ("--tiles", 4, "--methods", "telea,ours", "--steps", "1,2", "--device", "cpu", "-q")
+OPTIONS = ("--tiles", 4, "--methods", "telea,paint,graft", "--steps", "1,2", "--device", "cpu", "-q")
 
 
 def test_an_evaluation_leaves_a_table_a_report_and_pictures(images, tmp_path, monkeypatch):
     out, docs = tmp_path / "out", tmp_path / "results.md"
     result = invoke("--data", images, "-o", out, "--docs", docs, *OPTIONS)
     assert result.exit_code == 0, result.output
-    methods = ["real", "damaged", "telea", "ours-1", "ours-2"]
+    methods = ["real", "damaged", "telea", "paint", "paint-1", "paint-2", "graft"]
     rows = table(out, timed=True)
-    assert [(row["tile"], row["method"]) for row in rows] == [(str(n), m) for n in range(4) for m in methods]
+    assert [(row["tile"], row["method"]) for row in rows] == [
+        *((str(n), m) for n in range(4) for m in methods), *((str(n), "discard") for n in range(4))]
     assert tuple(rows[0]) == COLUMNS and {row["organ"] for row in rows} == {"colon", "bladder"}
-    assert all(float(row["outside"]) == 0 for row in rows if row["method"] != "real")
-    assert [row["evaluations"] for row in rows[:5]] == ["0", "0", "0", "1", "2"]
-    once, twice = float(rows[3]["gflop"]), float(rows[4]["gflop"])
-    assert twice == pytest.approx(2 * once, rel=1e-5) and once > 0
+    assert all(float(row["outside"]) == 0 for row in rows if row["method"] not in ("real", "discard"))
+    assert {row["evaluations"] for row in rows if row["method"] in ("real", "damaged", "telea", "discard")} == {"0"}
+    calls, once, twice = (int(rows[n]["evaluations"]) for n in (3, 4, 5))
+    assert twice == 2 * once > 0 and calls == 10 * once
+    assert float(rows[5]["gflop"]) == pytest.approx(2 * float(rows[4]["gflop"]), rel=1e-5)
     painted = np.asarray(Image.open(out / "painted" / "telea" / "0001.png"))
     assert painted.shape == (256, 256, 3)
     sheet = Image.open(out / "sheet-01.jpg")
-    assert sheet.width >= 7 * 256 and sheet.height >= 4 * 256 and Image.open(out / "measures.png").width > 500
+    assert sheet.width >= 9 * 256 and sheet.height >= 4 * 256 and Image.open(out / "measures.png").width > 500
     report = (out / "report.md").read_text()
     for heading in ("## Aims", "## Methods", "### Cost", "## Across data", "## Where it fails", "## Do the measures"):
         assert heading in report
     assert str(tmp_path) not in report + (out / "evaluation.json").read_text()
     assert json.loads((out / "evaluation.json").read_text())["weights"] == "tiny 000000000000"
-    assert "| telea |" in report and "ours-2" in report and docs.read_text() in report
+    assert "| telea |" in report and "paint-2" in report and docs.read_text() in report
+    assert "Of *graft*" in report and "probe AUC, JPEG" in report and "copied windows" in report
+    assert report.count("| discard |") == 1             # of what is measured downstream, and nowhere else
 
     whole = table(out)                                    # a run that is killed, its last row cut short, and goes on
     lines = (out / TABLE).read_text().splitlines(keepends=True)
@@ -71,7 +75,7 @@ def test_an_evaluation_leaves_a_table_a_report_and_pictures(images, tmp_path, mo
     measure = run.measure
     monkeypatch.setattr(run, "measure", lambda *args, **given: calls.append(args) or measure(*args, **given))
     assert invoke("--data", images, "-o", out, *OPTIONS).exit_code == 0
-    assert table(out) == whole and len(calls) == 4 * 5 - 15
+    assert table(out) == whole and len(calls) == 4 * len(methods) - 15
 
     before = (out / TABLE).read_bytes()
     for other in (("--seed", 1), ("--steps", "1")):
