@@ -10,13 +10,13 @@ curves.png and preview.png.
 he-small is configs/train/he-small.toml. Copy it and give the copy's path to turn what people turn; everything else is
 in `TrainConfig` (artifusion/config.py):
 
-    images           crops until the run ends; --max-minutes ends it earlier
+    crops            crops until the run ends; --max-minutes ends it earlier
     batch_size       of all processes together
     learning_rate    its peak; it falls to 0 over the last `cooldown` of the run
     seed             another order of crops, another start
     [denoiser]       dims, depths, heads, window_sizes: the network's size
     [data]           crop_px, spacing_um and weights by folder, validation, stain_jitter
-    [targets]        artifact_from, artifact_shaped: when, and how many crops have holes shaped like artifacts
+    [targets]        kinds: how often each kind of hole is drawn; grafted, max_snr_weight
 
 The loop is `artifusion.training.run.train`; docs/training.md tells the whole of it.
 """
