@@ -9,7 +9,7 @@ import click
 
 from artifusion.cli.detect import ANY_STAIN
 from artifusion.cli.options import MASK_FORMAT, PATH, SCALE, Number, RestoreSetting, known_classes, say_scale
-from artifusion.mask.selection import POLARITIES, MaskSelection
+from artifusion.mask.selection import NEEDS_A_MASK, POLARITIES, MaskSelection
 
 if TYPE_CHECKING:
     from artifusion.config import RestoreConfig
@@ -72,6 +72,10 @@ def restore(
 
     if adapt_minutes and adapt_crops:
         raise click.UsageError("--adapt and --adapt-crops say the same thing twice; give one")
+    if mask is None and (polarity == "keep" or mask_format != "auto"):
+        raise click.UsageError(NEEDS_A_MASK)
+    if mask is None and dry_run:
+        raise click.UsageError("a dry run needs a --mask; `artifusion detect SLIDE -o MASK.png` makes one")
     asked = {"steps": steps, "batch_size": batch_size, "graft": graft}
     given = {key: value for key, value in asked.items() if value is not None}
     settings = load_config(RestoreConfig, "restore", config, **given) if config else RestoreConfig(**given)
@@ -81,9 +85,7 @@ def restore(
     with open_slide(slide, mpp=mpp) as opened:
         if opened.mpp is None and not quiet:
             say_scale(opened, settings.default_spacing_um)
-        if dry_run:
-            if mask is None:
-                raise click.UsageError("a dry run needs a --mask; `artifusion detect SLIDE -o MASK.png` makes one")
+        if mask is not None and dry_run:
             if adapt_minutes or adapt_crops:
                 length = f"about {adapt_minutes:g} minutes" if adapt_minutes else f"{adapt_crops:,} crops"
                 click.echo(f"first {weights} learns from this slide's clean tissue: {length}")
