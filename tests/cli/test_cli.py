@@ -84,6 +84,16 @@ def test_a_dry_run_refuses_what_the_restoration_will(aperio_slide, tmp_path):
     Image.fromarray(np.pad(np.full((60, 60), 255, np.uint8), ((100, 543), (100, 741)))).save(tmp_path / "mask.png")
     told = invoke("restore", aperio_slide, "--mask", tmp_path / "mask.png", "--same-size", "--dry-run")
     assert told.exit_code == 1 and "leave --same-size away" in told.output
+    (tmp_path / "there.svs.json").write_text("precious")
+    for options, remedy in ((("-o", tmp_path / "there.svs"), "exists already"), (("-o", aperio_slide), "the source"),
+                            (("-o", tmp_path / "no" / "out.svs"), "does not exist"),
+                            (("-o", tmp_path / "out.svs", "--preview", tmp_path / "look.gif"), "a preview is written")):
+        told = invoke("restore", aperio_slide, "--mask", tmp_path / "mask.png", *options, "--dry-run")
+        assert told.exit_code == 1 and remedy in told.output and told.output.count("\n") == 1
+
+
+def test_a_dry_run_without_a_mask_is_wrong_usage_whatever_the_slide():
+    assert invoke("restore", "no.svs", "--dry-run").exit_code == 2
 
 
 @pytest.mark.parametrize("name", ["out.tiff", "out.png", "out.jpg"])
