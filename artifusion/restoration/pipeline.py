@@ -136,8 +136,8 @@ def restore_slide(
         raise ValueError(f"seed must not be negative, got {seed}")
     if mask is None and (polarity == "keep" or mask_format != "auto"):
         raise ConfigError(NEEDS_A_MASK)
-    asked = UNASKED if mask is None and classes is None else classes
-    selection = MaskSelection(Path("" if mask is None else mask), polarity, grow_um, asked, mask_format)
+    selection = MaskSelection(Path("" if mask is None else mask), polarity, grow_um,
+                              UNASKED if mask is None and classes is None else classes, mask_format)
     learning: dict[str, Any] = {"minutes": adapt_minutes, "crops": adapt_crops}
     if learns := any(length is not None for length in learning.values()):
         from artifusion.restoration.adaptation import check_length
@@ -151,9 +151,10 @@ def restore_slide(
         if mask is None:
             from artifusion.detection.detect import detect
 
-            found, asked = detect(slide, any_stain=any_stain, quiet=quiet), selection.classes or ()
+            asked = selection.classes or ()
+            found = detect(slide, any_stain=any_stain, quiet=quiet)
             left = found.counts(set(CLASSES) - set(asked))
-            if left:
+            if left and not quiet:
                 print(how_to_accept(left, slide), file=sys.stderr)
             if not found.counts(asked):
                 return None

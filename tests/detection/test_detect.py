@@ -237,9 +237,11 @@ def test_folds_and_blur_are_reported_but_repainted_only_when_asked(tiny, tmp_pat
     path, out = tmp_path / "s.png", tmp_path / "out.png"
     Image.fromarray(he_like(300, 300)).save(path, dpi=(25400 / MPP, 25400 / MPP))
     assert restore_slide(path, None, out, restorer=tiny) is None and sorted(tmp_path.iterdir()) == [path]
-    told = capsys.readouterr().err
-    assert (told.count("\n") == 1 and "1 fold" in told) or "1 blurred area" in told
-    assert "--overlay" in told and f"--classes {name}" in told
+    assert not capsys.readouterr().err
+    restore_slide(path, None, out, restorer=tiny, quiet=False)
+    told = next(line for line in capsys.readouterr().err.splitlines() if "--overlay" in line)
+    assert "1 fold" in told or "1 blurred area" in told
+    assert f"--classes {name}" in told
     content = restore_slide(path, None, out, restorer=tiny, classes=[name])
     assert content["regions"] and content["mask"]["left"] == {}
 
@@ -257,3 +259,9 @@ def test_the_sidecar_counts_what_was_found_and_left(inked_png, tiny, tmp_path, m
     monkeypatch.setattr(detect, "detect", with_fold)
     content = restore_slide(inked_png, None, tmp_path / "out.png", restorer=tiny)
     assert content["mask"]["left"] == {"fold": 1} and {region["class"] for region in content["regions"]} == {"pen"}
+    monkeypatch.setattr("artifusion.restorer.Restorer.from_pretrained", lambda *_, **__: tiny)
+    done = run("restore", inked_png, "-o", tmp_path / "told.png", "-q")
+    assert "1 region repainted" in done.output and done.output.endswith("s; left as they are: 1 fold\n")
+    assert done.output.count("\n") == 1
+    asked = run("restore", inked_png, "-o", tmp_path / "none.png", "--classes", "dust", "-q")
+    assert asked.output.endswith("found nothing to restore; nothing written\n") and asked.output.count("\n") == 1
