@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,19 @@ def whole_file(path: Path, remedy: str = REMEDY) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):                      # what made the writing fail is what is told
+            part.unlink(missing_ok=True)
 
 
 def part_of(path: Path) -> Path:
-    """Where a file is written before it gets its name."""
-    return path.with_name(f"{path.name}.part")
+    """Where this process writes a file before it gets its name; another process writes elsewhere."""
+    return path.with_name(f"{path.name}.{os.getpid()}.part")
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what killed processes left of a file that no process is writing now."""
+    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -13,7 +13,7 @@ import click
 from artifusion.mask.classes import vocabulary
 from artifusion.mask.selection import FORMATS
 
-LONGEST_SUFFIX = ".geojson.part"             # of the files that lie beside an output while it gets its name
+LONGEST_SUFFIX = ".mask.png.1234567.part"    # of the files that lie beside an output while it gets its name
 
 
 class FilePath(click.Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,8 @@ import click
 
 from artifusion.cli.detect import ANY_STAIN
 from artifusion.cli.options import MASK_FORMAT, PATH, SCALE, Number, RestoreSetting, known_classes, say_scale
-from artifusion.mask.selection import POLARITIES, MaskSelection
+from artifusion.mask.classes import named_counts
+from artifusion.mask.selection import NEEDS_A_MASK, POLARITIES, MaskSelection
 
 if TYPE_CHECKING:
     from artifusion.config import RestoreConfig
@@ -72,6 +74,10 @@ def restore(
 
     if adapt_minutes and adapt_crops:
         raise click.UsageError("--adapt and --adapt-crops say the same thing twice; give one")
+    if mask is None and (polarity == "keep" or mask_format != "auto"):
+        raise click.UsageError(NEEDS_A_MASK)
+    if mask is None and dry_run:
+        raise click.UsageError("a dry run needs a --mask; `artifusion detect SLIDE -o MASK.png` makes one")
     asked = {"steps": steps, "batch_size": batch_size, "graft": graft}
     given = {key: value for key, value in asked.items() if value is not None}
     settings = load_config(RestoreConfig, "restore", config, **given) if config else RestoreConfig(**given)
@@ -81,13 +87,15 @@ def restore(
     with open_slide(slide, mpp=mpp) as opened:
         if opened.mpp is None and not quiet:
             say_scale(opened, settings.default_spacing_um)
-        if dry_run:
-            if mask is None:
-                raise click.UsageError("a dry run needs a --mask; `artifusion detect SLIDE -o MASK.png` makes one")
+        if mask is not None and dry_run:
+            from artifusion.output.forecast import forecast
+            from artifusion.restoration.pipeline import plan_output
+
+            target = plan_output(opened, output, mask, preview, overwrite=overwrite, same_size=same_size).target
             if adapt_minutes or adapt_crops:
                 length = f"about {adapt_minutes:g} minutes" if adapt_minutes else f"{adapt_crops:,} crops"
                 click.echo(f"first {weights} learns from this slide's clean tissue: {length}")
-            output_line = foretold(opened, output, lossless, same_size)
+            output_line = f"{target.name}: {forecast(opened, target, lossless)}"
             say_plan(opened, MaskSelection(mask, polarity, grow_um, classes, mask_format), settings, weights, quiet)
             click.echo(output_line)
             return
@@ -102,10 +110,18 @@ def restore(
         any_stain=any_stain, adapt_minutes=adapt_minutes, adapt_crops=adapt_crops, overwrite=overwrite, quiet=quiet,
     )
     if content is None:
-        click.echo(f"{slide}: found nothing to restore unasked; nothing written")
+        unasked = "" if classes else " unasked"
+        click.echo(f"{slide}: found nothing to restore{unasked}; nothing written")
         return
     written = (output or slide).with_name(content["output"]["name"])
-    click.echo(f"{written}: {len(content['regions'])} regions repainted and verified in {content['seconds']:.0f} s")
+    left = named_counts(content["mask"].get("left", {}))
+    click.echo(f"{written}: {counted_regions(content['regions'])} repainted and verified in {content['seconds']:.0f} s"
+               + (f"; left as they are: {left}" if left else ""))
+
+
+def counted_regions(regions: Sequence[Any]) -> str:
+    """How many regions there are, in words."""
+    return f"{len(regions):,} region{'s' if len(regions) != 1 else ''}"
 
 
 def say_plan(slide: Slide, selection: MaskSelection, settings: RestoreConfig, weights: str, quiet: bool) -> None:
@@ -117,16 +133,5 @@ def say_plan(slide: Slide, selection: MaskSelection, settings: RestoreConfig, we
     if not quiet:
         click.echo(plan.mask.summary, err=True)
     share = 100 * plan.area_px / (slide.size.width * slide.size.height)
-    click.echo(f"{len(plan.regions)} regions, {plan.area_px:,} px ({share:.2f} % of the slide)")
+    click.echo(f"{counted_regions(plan.regions)}, {plan.area_px:,} px ({share:.2f} % of the slide)")
     click.echo(f"{len(plan.canvases)} canvases, {settings.evaluations:,} evaluations each")
-
-
-def foretold(slide: Slide, output: Path | None, lossless: bool, same_size: bool) -> str:
-    """The file that a restoration will write, how and with how many bytes, in one line."""
-    from artifusion.output.container import check_same_size, default_output
-    from artifusion.output.forecast import forecast
-
-    out = output or default_output(slide.path, slide)
-    if same_size:
-        check_same_size(slide, out)
-    return f"{out.name}: {forecast(slide, out, lossless)}"

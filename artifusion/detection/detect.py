@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -137,31 +136,6 @@ def detect_slide(
         scores = [region.score for region in found.regions]
         write_geojson(annotations, mask_geojson(found.mask, slide.bounds_offset, scores))
         write_class_png(target, found.ids)
-    return found
-
-
-def detect_mask(
-    slide: Slide, out: Path, classes: Collection[str], any_stain: bool, overwrite: bool, quiet: bool
-) -> Detection:
-    """Write what `detect` finds on a slide as class ids, where any of it is of these classes; returns all of it.
-
-    An existing `out` with exactly these bytes was left by an interrupted run, and is
-    accepted.
-
-    Raises:
-        SlideError: not H&E.
-        OutputError: `out` exists with other bytes, and `overwrite` was not given.
-    """
-    found = detect(slide, any_stain=any_stain, quiet=quiet)
-    if not any(region.kind in classes for region in found.regions):
-        return found
-    with tempfile.TemporaryDirectory() as folder:
-        fresh = Path(folder) / out.name
-        write_class_png(fresh, found.ids)
-        if out.exists() and out.read_bytes() == fresh.read_bytes():
-            return found
-    check_outputs([slide.path], [out], overwrite)
-    write_class_png(out, found.ids)
     return found
 
 

@@ -42,15 +42,19 @@ def read_mask(
     return read_selection(MaskSelection(Path(path), polarity, grow_um, classes, form), slide)
 
 
-def read_selection(selection: MaskSelection, slide: Slide) -> Mask:
-    """Return the mask that a selection describes. Raises MaskError as `read_mask`."""
+def read_selection(selection: MaskSelection, slide: Slide, any_share: bool = False) -> Mask:
+    """Return the mask that a selection describes. Raises MaskError as `read_mask`.
+
+    With `any_share` it may cover whatever share of the slide it does.
+    """
     reader = reader_of(selection.path, slide, selection.format)
     mask = reader.read(slide, selection.classes)
     if selection.polarity == "keep":
         mask = inverted(mask, selection.path)
     if selection.grow_um:
         mask = widened(mask, selection, slide)
-    check_share(mask, selection, reader.knows_classes)
+    if not any_share:
+        check_share(mask, selection, reader.knows_classes)
     return mask
 
 

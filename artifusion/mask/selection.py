@@ -13,6 +13,7 @@ Polarity = Literal["restore", "keep"]
 POLARITIES: tuple[Polarity, ...] = get_args(Polarity)
 MaskFormat = Literal["auto", "binary", "grandqc", "histoqc", "classes"]
 FORMATS: tuple[MaskFormat, ...] = get_args(MaskFormat)
+NEEDS_A_MASK = "--mask-polarity keep and --mask-format tell how a mask is read; give a --mask or leave them out"
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from artifusion.errors import DataError, OutputError, SlideError
-from artifusion.files import REMEDY, move, part_of, sync, write_json, write_text
+from artifusion.files import REMEDY, move, sync, write_json, write_text
 
 JOB, LOCK, PUBLISHING = "job.json", "lock", "publishing.json"
-OWN = {LOCK, PUBLISHING, *(part_of(Path(name)).name for name in (JOB, PUBLISHING))}   # may lie there without a job
-LAST = (JOB, PUBLISHING)                                                              # removed after everything else
+REMOVED_LAST = (JOB, PUBLISHING)           # by them a run knows that the folder is ours, and how far one came
 
 
 class Output:
@@ -43,39 +42,45 @@ class Output:
         self._folder, self._job = beside(target, ".partial"), ""
 
     def check(self, job: Mapping[str, Any] | None = None) -> None:
-        """Raise OutputError where a file may not be written; what an interrupted run of the job published may exist.
+        """Raise OutputError where a file may not be written.
 
-        Without a job that of any run may. What a kill left of a work folder that holds nothing is removed.
+        Files that an interrupted run of this job published may exist; before the job is known, those of any run. A work
+        folder in which a kill left nothing is removed.
         """
-        self._remove_empty_folder()
-        record = self._publication()
-        ours = bool(record) and (job is None or record["job"] == _text(job))
-        check_outputs(self.inputs, self.files, self.overwrite, set(map(Path, record["files"])) if ours else ())
+        with suppress(OutputError, OSError):
+            if not self._folder.is_symlink() and {path.name for path in self._folder.iterdir()} <= {LOCK}:
+                with self._locked():
+                    pass                                              # which removes an empty folder
+        self._check_files(None if job is None else _text(job))
 
     @contextmanager
     def work_on(self, job: Mapping[str, Any]) -> Iterator[Path | None]:
-        """The work folder, holding what an interrupted run of the very same job left; gone when the block ends well.
+        """The work folder, with what an interrupted run of the same job left in it; None where that job is finished.
 
-        None where such a run had published everything. What a run of another job left there is removed. After a
-        SlideError or a DataError the folder is gone as well: a damaged source stays one, as does a source without
-        clean tissue, and a better one is another job.
+        What a run of another job left there is removed. The folder is gone when the block ends well. It is gone as well
+        after a SlideError or a DataError: a damaged source, or one without clean tissue, stays so, and a better one is
+        another job.
 
         Raises:
-            OutputError: it cannot be made, is not ours, or another run is at work in it.
+            OutputError: it cannot be made, is not ours, another run is at work in it, or a run that has ended since
+                `check` wrote a file that may not be overwritten.
         """
         self._job, failure = _text(job), None
-        finished = self._finished()
         try:
             with self._locked():
-                if not self._resumes():
-                    self._clear()
-                    write_text(self._folder / JOB, self._job)
+                finished = self._is_finished()
+                if not finished:
+                    self._check_files(self._job)
+                    if not self._resumes():
+                        self._clear()
+                        write_text(self._folder / JOB, self._job)
                 try:
                     yield None if finished else self._folder
                 except (SlideError, DataError) as error:
                     failure = error
-                self._clear()
-            shutil.rmtree(self._folder)
+                self._clear(keep=(LOCK, PUBLISHING))
+                for name in (LOCK, PUBLISHING):         # up to the very last the job is known to be finished
+                    (self._folder / name).unlink(missing_ok=True)
         except OSError as error:
             path = error.filename or self._folder
             raise OutputError(f"{path}: cannot be read or written ({error.strerror or error}); "
@@ -89,7 +94,7 @@ class Output:
         An old target is removed first: a slide under its final name always has its own sidecar beside it. What must go
         to another disk is copied there before anything is touched.
         """
-        staged = {name: file if _same_disk(file, name) else Path(shutil.copyfile(file, part_of(name)))
+        staged = {name: file if _same_disk(file, name) else Path(shutil.copyfile(file, beside(name, ".part")))
                   for name, file in sorted(finished.items(), key=lambda item: item[0] == self.target)}
         for file in staged.values():
             sync(file)
@@ -99,54 +104,65 @@ class Output:
         for name, file in staged.items():
             move(file, name)
 
+    def _check_files(self, job: str | None) -> None:
+        """`check`, and nothing is removed."""
+        record = self._publication()
+        ours = bool(record) and job in (None, record["job"])
+        check_outputs(self.inputs, self.files, self.overwrite, set(map(Path, record["files"])) if ours else ())
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """The work folder, made where it is not there, and locked."""
+        """Lock the work folder, which is made where it is not there, and removed where it is empty at the end."""
         if self._folder.is_symlink() or (self._folder.exists() and not self._folder.is_dir()):
             raise OutputError(f"{self._folder}: is in the way of the work folder; move it away")
         self._folder.mkdir(exist_ok=True)
-        if {path.name for path in self._folder.iterdir()} - OWN and not (self._folder / JOB).is_file():
+        if not (self._folder / JOB).is_file() and not all(_is_ours(path.name) for path in self._folder.iterdir()):
             raise OutputError(f"{self._folder}: is in the way and was not made by artifusion; move it away")
         try:
             lock = FileLock(self._folder / LOCK, timeout=0).acquire()
         except Timeout:
             raise OutputError(f"{self.target}: another run is writing it; wait for it or stop it") from None
-        with lock:
-            yield
+        try:
+            with lock:
+                try:
+                    yield
+                finally:
+                    if {path.name for path in self._folder.iterdir()} == {LOCK}:
+                        (self._folder / LOCK).unlink()
+        finally:
+            with suppress(OSError):
+                self._folder.rmdir()                    # fails where work is left, or another run has begun: its lock
 
     def _resumes(self) -> bool:
-        """Whether an interrupted run of the very same job lies there."""
+        """Whether the folder holds the work of an interrupted run of this job."""
         try:
             return (self._folder / JOB).read_text() == self._job
         except OSError:
             return False
 
     def _publication(self) -> dict[str, Any]:
-        """What an interrupted run wrote before it moved its first file: its job, and where each file comes from."""
+        """What a run wrote before it moved its first file: its job, and where each file comes from. Else nothing."""
         try:
-            return json.loads((self._folder / PUBLISHING).read_text())
+            record = json.loads((self._folder / PUBLISHING).read_text())
         except (OSError, ValueError):
             return {}
+        match record:
+            case {"job": str(), "files": dict(files)} if all(isinstance(file, str) for file in files.values()):
+                return record
+        return {}
 
-    def _finished(self) -> bool:
-        """Whether an interrupted run of the very same job had published everything, and only its folder is left."""
+    def _is_finished(self) -> bool:
+        """Whether a run of this job had published every file, and only its folder is left."""
         record = self._publication()
-        return bool(record) and record["job"] == self._job and self.target.exists() and not any(
-            Path(file).exists() for file in record["files"].values())
+        return record.get("job") == self._job and all(
+            Path(name).exists() and not Path(file).exists() for name, file in record["files"].items())
 
-    def _remove_empty_folder(self) -> None:
-        """Remove a work folder in which a kill left nothing but the lock, unless a run holds it."""
-        folder = self._folder
-        if folder.is_dir() and not folder.is_symlink() and {path.name for path in folder.iterdir()} <= {LOCK}:
-            with suppress(Timeout, OSError), FileLock(folder / LOCK, timeout=0):
-                shutil.rmtree(folder)
-
-    def _clear(self) -> None:
-        """Remove everything but the lock; what tells that it is ours, and how far it came, goes last."""
-        for path in sorted(self._folder.iterdir(), key=lambda path: LAST.index(path.name) if path.name in LAST else -1):
+    def _clear(self, keep: Collection[str] = (LOCK,)) -> None:
+        """Remove what the folder holds, but for these files."""
+        for path in sorted(self._folder.iterdir(), key=_when_removed):
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != LOCK:
+            elif path.name not in keep:
                 path.unlink()
 
 
@@ -180,6 +196,16 @@ def beside(target: Path, suffix: str) -> Path:
 def _text(job: Mapping[str, Any]) -> str:
     """A job as text: the same for the same job."""
     return json.dumps(job, sort_keys=True)
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file of this name may lie in a work folder that holds no job yet, or no longer."""
+    return name in (LOCK, PUBLISHING) or (name.endswith(".part") and name.startswith((f"{JOB}.", f"{PUBLISHING}.")))
+
+
+def _when_removed(path: Path) -> int:
+    """The rank of a file of a work folder in the order of removal."""
+    return REMOVED_LAST.index(path.name) + 1 if path.name in REMOVED_LAST else 0
 
 
 def _same_disk(file: Path, target: Path) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +16,15 @@ from tqdm import tqdm
 
 from artifusion import __version__
 from artifusion.config import RestoreConfig
-from artifusion.errors import ConfigError, OutputError
+from artifusion.errors import ConfigError, MaskError, OutputError
 from artifusion.evidence.index import DonorIndex
 from artifusion.files import file_state, sha256, write_json
 from artifusion.mask.classes import CLASSES, named_counts
 from artifusion.mask.mask import Mask
 from artifusion.mask.reading import fingerprint, read_selection
 from artifusion.mask.regions import Canvas, Region, find_regions, plan_canvases
-from artifusion.mask.selection import MaskFormat, MaskSelection, Polarity
+from artifusion.mask.selection import NEEDS_A_MASK, MaskFormat, MaskSelection, Polarity
+from artifusion.mask.writer import write_class_png
 from artifusion.output.container import check_same_size, container_of, default_output
 from artifusion.output.output import Output, beside
 from artifusion.output.patches import Patches
@@ -36,6 +38,7 @@ from artifusion.restoration.painting import paint
 from artifusion.slide.reader import Slide, open_slide
 
 if TYPE_CHECKING:
+    from artifusion.detection.detect import Detection
     from artifusion.restorer import Restorer  # torch, which planning does without
 
 UNASKED = tuple(name for name in CLASSES if name not in ("fold", "blur"))   # are restored where they are detected
@@ -125,8 +128,16 @@ def restore_slide(
     Raises:
         SlideError, MaskError, OutputError: with what to do about it.
         DataError: too little clean tissue to adapt to.
+        ConfigError: polarity "keep" or a format without a mask.
+        ValueError: an argument that no slide makes right.
     """
     started = time.monotonic()
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
+    if mask is None and (polarity == "keep" or mask_format != "auto"):
+        raise ConfigError(NEEDS_A_MASK)
+    selection = MaskSelection(Path("" if mask is None else mask), polarity, grow_um,
+                              UNASKED if mask is None and classes is None else classes, mask_format)
     learning: dict[str, Any] = {"minutes": adapt_minutes, "crops": adapt_crops}
     if learns := any(length is not None for length in learning.values()):
         from artifusion.restoration.adaptation import check_length
@@ -136,24 +147,24 @@ def restore_slide(
     left: dict[str, int] | None = None                                # what was detected and is not restored
     with open_slide(source, mpp=mpp) as slide:
         output = plan_output(slide, out, mask, preview, overwrite=overwrite, same_size=same_size)
+        found = None
         if mask is None:
-            classes = UNASKED if classes is None else classes
-            from artifusion.detection.detect import detect_mask
+            from artifusion.detection.detect import detect
 
-            mask = beside(output.target, ".mask.png")
-            found = detect_mask(slide, mask, classes, any_stain, overwrite, quiet)
-            left = found.counts(set(CLASSES) - set(classes))
-            if left:
+            asked = selection.classes or ()
+            found = detect(slide, any_stain=any_stain, quiet=quiet)
+            left = found.counts(set(CLASSES) - set(asked))
+            if left and not quiet:
                 print(how_to_accept(left, slide), file=sys.stderr)
-            if not found.counts(classes):
+            if not found.counts(asked):
                 return None
-            output.inputs.append(mask)
-        selection = MaskSelection(Path(mask), polarity, grow_um, classes, mask_format)
-        plan = plan_restoration(slide, selection, restorer.config, restorer.multiple)
+        with mask_to_read(selection, found, output.target) as selection:
+            plan = plan_restoration(slide, selection, restorer.config, restorer.multiple)
+            state = file_state(source)
+            job = {**describe(slide, selection, plan, restorer, seed), "lossless": lossless, "same_size": same_size}
+            avoid = avoided(slide, selection, plan) if learns else plan.mask
         if not quiet:
             print(plan.mask.summary, file=sys.stderr)
-        state = file_state(source)
-        job = {**describe(slide, selection, plan, restorer, seed), "lossless": lossless, "same_size": same_size}
         if learns:
             job["adaptation"] = learning
         if left is not None:
@@ -162,7 +173,7 @@ def restore_slide(
         with output.work_on(job) as work:
             if work is None:                                          # an interrupted run had published everything
                 return json.loads(beside(output.target, ".json").read_text())
-            restorer, facts = learn_slide(restorer, slide, selection, plan, job, work, quiet)
+            restorer, facts = learn_slide(restorer, slide, avoid, job, work, quiet)
             grafts = graft_plan(slide, plan, restorer, seed, work, quiet)
             patches = paint_plan(slide, plan, grafts, restorer, seed, work, quiet)
             report = write_slide(patches, output.target, note=note_of(plan, slide, grafts, restorer, seed),
@@ -176,6 +187,7 @@ def restore_slide(
             output.publish({
                 beside(output.target, ".json"): write_json(work / "declaration.json", content),
                 beside(output.target, ".geojson"): write_json(work / "polygons.json", polygons),
+                **({} if found is None else {beside(output.target, ".mask.png"): detected_png(found, work)}),
                 **({Path(preview): draw_preview(slide, plan, report.path, work, Path(preview))} if preview else {}),
                 output.target: report.path,
             })
@@ -196,8 +208,13 @@ def plan_output(slide: Slide, out: str | Path | None, mask: str | Path | None, p
         OutputError: a file that may not be written, or that the slide cannot be written as.
     """
     target = Path(out) if out is not None else default_output(slide.path, slide)
-    output = Output(target, [slide.path, *([Path(mask)] if mask else [])], suffixes=(".json", ".geojson"),
-                    others=[Path(preview)] if preview else [], overwrite=overwrite)
+    inputs, suffixes = [slide.path], [".json", ".geojson"]
+    if mask is None:
+        suffixes.append(".mask.png")                                  # of what will be detected
+    else:
+        inputs.append(Path(mask))
+    output = Output(target, inputs, suffixes=suffixes, others=[Path(preview)] if preview else [],
+                    overwrite=overwrite)
     output.check()
     if preview:
         check_picture_name(Path(preview))
@@ -205,6 +222,27 @@ def plan_output(slide: Slide, out: str | Path | None, mask: str | Path | None, p
     if same_size:
         check_same_size(slide, target)
     return output
+
+
+@contextmanager
+def mask_to_read(selection: MaskSelection, found: Detection | None, target: Path) -> Iterator[MaskSelection]:
+    """The selection; of what was detected, one whose file lies in a temporary folder until the block ends."""
+    if found is None:
+        yield selection
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = beside(Path(folder) / target.name, ".mask.png")
+        write_class_png(path, found.ids)
+        try:
+            yield replace(selection, path=path)
+        except MaskError as error:
+            raise MaskError(str(error).replace(str(path), "what was detected")) from None
+
+
+def detected_png(found: Detection, work: Path) -> Path:
+    """The mask of what was detected, in the work folder: the bytes that were read."""
+    write_class_png(work / "mask.png", found.ids)
+    return work / "mask.png"
 
 
 def describe(slide: Slide, selection: MaskSelection, plan: Plan, restorer: Restorer, seed: int) -> dict[str, Any]:
@@ -226,16 +264,20 @@ def describe(slide: Slide, selection: MaskSelection, plan: Plan, restorer: Resto
     }
 
 
-def learn_slide(restorer: Restorer, slide: Slide, selection: MaskSelection, plan: Plan, job: Mapping[str, Any],
-                work: Path, quiet: bool) -> tuple[Restorer, dict[str, Any]]:
+def avoided(slide: Slide, selection: MaskSelection, plan: Plan) -> Mask:
+    """What is nothing to learn from: the mask, and the artifacts in its file that are not restored."""
+    if selection.classes is None:
+        return plan.mask
+    return read_selection(replace(selection, classes=CLASSES), slide, any_share=True)
+
+
+def learn_slide(restorer: Restorer, slide: Slide, avoid: Mask, job: Mapping[str, Any], work: Path, quiet: bool
+                ) -> tuple[Restorer, dict[str, Any]]:
     """The restorer, adapted to the slide's clean tissue where the job asks for it, and what the sidecar says of it."""
     if "adaptation" not in job:
         return restorer, {}
     from artifusion.restoration.adaptation import adapt
 
-    avoid = plan.mask
-    if selection.classes is not None:             # artifacts that are not restored are still nothing to learn from
-        avoid = read_selection(replace(selection, classes=CLASSES), slide)
     return adapt(restorer, slide, avoid, work / "adaptation", **job["adaptation"], quiet=quiet)
 
 

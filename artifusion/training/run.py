@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import TrainConfig
 from artifusion.errors import ConfigError, DataError, DeviceError, OutputError
+from artifusion.files import remove_parts
+from artifusion.pretrained import MODEL
 from artifusion.training.batches import batches
 from artifusion.training.corpus import Corpus, is_validation
 from artifusion.training.curves import draw_curves
@@ -95,6 +97,8 @@ def train(
         check_same_config(config, run_dir)
         if group.rank == 0:
             stack.enter_context(lock(run_dir))
+            for file in (run_dir / STATE, run_dir / "weights" / MODEL):
+                remove_parts(file)
         begun = load_weights(init) if isinstance(init, str | Path) else init
         trainer = Trainer(config, run_dir, group, begun)
         corpus, held_out = read_data(data, config, quiet or group.rank > 0)

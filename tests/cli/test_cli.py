@@ -11,6 +11,8 @@ from painters import Flat
 from PIL import Image
 
 from artifusion.cli.app import main
+from artifusion.cli.options import LONGEST_SUFFIX
+from artifusion.files import whole_file
 from artifusion.geometry import Box
 from artifusion.slide.reader import open_slide
 
@@ -84,6 +86,16 @@ def test_a_dry_run_refuses_what_the_restoration_will(aperio_slide, tmp_path):
     Image.fromarray(np.pad(np.full((60, 60), 255, np.uint8), ((100, 543), (100, 741)))).save(tmp_path / "mask.png")
     told = invoke("restore", aperio_slide, "--mask", tmp_path / "mask.png", "--same-size", "--dry-run")
     assert told.exit_code == 1 and "leave --same-size away" in told.output
+    (tmp_path / "there.svs.json").write_text("precious")
+    for options, remedy in ((("-o", tmp_path / "there.svs"), "exists already"), (("-o", aperio_slide), "the source"),
+                            (("-o", tmp_path / "no" / "out.svs"), "does not exist"),
+                            (("-o", tmp_path / "out.svs", "--preview", tmp_path / "look.gif"), "a preview is written")):
+        told = invoke("restore", aperio_slide, "--mask", tmp_path / "mask.png", *options, "--dry-run")
+        assert told.exit_code == 1 and remedy in told.output and told.output.count("\n") == 1
+
+
+def test_a_dry_run_without_a_mask_is_wrong_usage_whatever_the_slide():
+    assert invoke("restore", "no.svs", "--dry-run").exit_code == 2
 
 
 @pytest.mark.parametrize("name", ["out.tiff", "out.png", "out.jpg"])
@@ -187,3 +199,11 @@ def test_wrong_usage_is_exit_code_2():
     assert invoke("restore", "x", "--mask", "y", "--grow", "inf").exit_code == 2
     assert invoke("restore", "x", "--mask", "y", "-o", f"{'long' * 62}.svs").exit_code == 2
     assert invoke("verify", "long" * 2000, "x").exit_code == 2
+
+
+@pytest.mark.parametrize("suffix", [".json", ".geojson", ".mask.png"])
+def test_a_name_that_is_taken_is_short_enough_for_the_files_beside_it(tmp_path, suffix):
+    room = 255 - len(LONGEST_SUFFIX)
+    assert invoke("verify", "x" * (room + 1), "x").exit_code == 2
+    with whole_file(tmp_path / f"{'x' * room}{suffix}") as part:
+        part.touch()

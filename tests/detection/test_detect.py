@@ -14,6 +14,7 @@ from artifusion.config import DenoiserConfig, RestoreConfig
 from artifusion.damage.spots import paint
 from artifusion.detection.detect import detect
 from artifusion.diffusion.denoiser import SwinDenoiser
+from artifusion.errors import ConfigError, MaskError, OutputError
 from artifusion.geometry import Box
 from artifusion.mask.classes import CLASSES, CLASSES_KEY
 from artifusion.restoration.pipeline import restore_slide
@@ -148,19 +149,76 @@ def test_restoring_without_a_mask_repaints_what_was_found_and_keeps_the_mask(ink
     assert given["regions"] == content["regions"]
 
 
-def test_a_kept_mask_of_its_own_is_no_obstacle_but_another_is(inked_png, tiny, tmp_path):
-    out = tmp_path / "out.png"
-    restore_slide(inked_png, None, out, restorer=tiny)
-    out.unlink()
-    for name in ("out.png.json", "out.png.geojson"):
-        (tmp_path / name).unlink()
-    restore_slide(inked_png, None, out, restorer=tiny)                   # as after a crash that left the mask
-    for name in ("out.png", "out.png.json", "out.png.geojson"):
-        (tmp_path / name).unlink()
-    (tmp_path / "out.png.mask.png").write_bytes(b"mine")
-    with pytest.raises(Exception, match="exists already"):
+def test_the_mask_that_is_kept_is_an_output_like_the_others(inked_png, tiny, tmp_path, monkeypatch):
+    out, kept = tmp_path / "out.png", tmp_path / "out.png.mask.png"
+    monkeypatch.setattr("artifusion.detection.detect.detect", lambda *_, **__: pytest.fail("nothing is looked for"))
+    kept.write_bytes(b"mine")
+    with pytest.raises(OutputError, match=r"mask\.png: exists already"):
         restore_slide(inked_png, None, out, restorer=tiny)
-    assert (tmp_path / "out.png.mask.png").read_bytes() == b"mine" and not out.exists()
+    assert kept.read_bytes() == b"mine"
+    kept.unlink()
+    kept.mkdir()
+    with pytest.raises(OutputError, match=r"mask\.png: is a folder"):
+        restore_slide(inked_png, None, out, restorer=tiny)
+    assert sorted(tmp_path.iterdir()) == [kept, inked_png]
+
+
+def test_a_restoration_that_fails_leaves_no_mask(tiny, inked, tmp_path):
+    path, out = tmp_path / "s.png", tmp_path / "out.png"
+    Image.fromarray(inked[0]).save(path)
+    with pytest.raises(MaskError, match="what was detected: cannot be grown by 3 um"):
+        restore_slide(path, None, out, restorer=tiny, grow_um=3)
+    (tmp_path / "out.png.partial").write_text("foreign")
+    with pytest.raises(OutputError, match="in the way"):
+        restore_slide(path, None, out, restorer=tiny)
+    assert {file.name for file in tmp_path.iterdir()} == {"s.png", "out.png.partial"}
+
+
+@pytest.mark.parametrize("killed_after", ["out.png.geojson", "out.png.json", "out.png.mask.png"])
+def test_a_restoration_of_what_was_detected_goes_on_after_a_kill(inked_png, tiny, tmp_path, monkeypatch, killed_after):
+    from artifusion.output import output
+
+    restore_slide(inked_png, None, tmp_path / "straight.png", restorer=tiny)
+    real = output.move
+
+    def killed(file, name):
+        real(file, name)
+        if name.name == killed_after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(output, "move", killed)
+    with pytest.raises(KeyboardInterrupt):
+        restore_slide(inked_png, None, tmp_path / "out.png", restorer=tiny)
+    monkeypatch.setattr(output, "move", real)
+    monkeypatch.setattr(tiny, "restore_batch", lambda *_, **__: pytest.fail("everything is painted"))
+    restore_slide(inked_png, None, tmp_path / "out.png", restorer=tiny)
+    for suffix in ("", ".mask.png"):
+        assert (tmp_path / f"out.png{suffix}").read_bytes() == (tmp_path / f"straight.png{suffix}").read_bytes()
+    assert not (tmp_path / "out.png.partial").exists()
+
+
+@pytest.mark.parametrize("how", [{"polarity": "keep"}, {"mask_format": "binary"}])
+def test_what_tells_how_a_mask_is_read_needs_one(tiny, how):
+    with pytest.raises(ConfigError, match="give a --mask"):
+        restore_slide("no.png", None, restorer=tiny, **how)
+    options = {"--mask-polarity": how.get("polarity"), "--mask-format": how.get("mask_format")}
+    done = run("restore", "no.png", *[part for pair in options.items() if pair[1] for part in pair])
+    assert done.exit_code == 2 and "give a --mask" in done.output
+
+
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"grow_um": -1.0}, {"polarity": "drop"}, {"classes": ["flod"]},
+                                   {"mask_format": "jpeg"}])
+def test_an_argument_that_cannot_be_meant_is_told_before_anything_is_read(tiny, wrong):
+    with pytest.raises(ValueError, match=r"must|flod"):
+        restore_slide("no.png", "no.mask.png", restorer=tiny, **wrong)
+    if "mask_format" not in wrong:
+        with pytest.raises(ValueError, match=r"must|flod"):
+            restore_slide("no.png", None, restorer=tiny, **wrong)
+
+
+def test_classes_may_have_any_of_their_names_without_a_mask(inked_png, tiny, tmp_path):
+    content = restore_slide(inked_png, None, tmp_path / "out.png", restorer=tiny, classes=["pen_markings"])
+    assert content["mask"]["classes"] == ["pen"] and {region["class"] for region in content["regions"]} == {"pen"}
 
 
 @pytest.mark.parametrize("name", ["fold", "blur"])
@@ -179,9 +237,11 @@ def test_folds_and_blur_are_reported_but_repainted_only_when_asked(tiny, tmp_pat
     path, out = tmp_path / "s.png", tmp_path / "out.png"
     Image.fromarray(he_like(300, 300)).save(path, dpi=(25400 / MPP, 25400 / MPP))
     assert restore_slide(path, None, out, restorer=tiny) is None and sorted(tmp_path.iterdir()) == [path]
-    told = capsys.readouterr().err
-    assert (told.count("\n") == 1 and "1 fold" in told) or "1 blurred area" in told
-    assert "--overlay" in told and f"--classes {name}" in told
+    assert not capsys.readouterr().err
+    restore_slide(path, None, out, restorer=tiny, quiet=False)
+    told = next(line for line in capsys.readouterr().err.splitlines() if "--overlay" in line)
+    assert "1 fold" in told or "1 blurred area" in told
+    assert f"--classes {name}" in told
     content = restore_slide(path, None, out, restorer=tiny, classes=[name])
     assert content["regions"] and content["mask"]["left"] == {}
 
@@ -199,3 +259,9 @@ def test_the_sidecar_counts_what_was_found_and_left(inked_png, tiny, tmp_path, m
     monkeypatch.setattr(detect, "detect", with_fold)
     content = restore_slide(inked_png, None, tmp_path / "out.png", restorer=tiny)
     assert content["mask"]["left"] == {"fold": 1} and {region["class"] for region in content["regions"]} == {"pen"}
+    monkeypatch.setattr("artifusion.restorer.Restorer.from_pretrained", lambda *_, **__: tiny)
+    done = run("restore", inked_png, "-o", tmp_path / "told.png", "-q")
+    assert "1 region repainted" in done.output and done.output.endswith("s; left as they are: 1 fold\n")
+    assert done.output.count("\n") == 1
+    asked = run("restore", inked_png, "-o", tmp_path / "none.png", "--classes", "dust", "-q")
+    assert asked.output.endswith("found nothing to restore; nothing written\n") and asked.output.count("\n") == 1

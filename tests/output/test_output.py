@@ -1,5 +1,6 @@
 import os
 
+import filelock
 import pytest
 
 from artifusion.errors import OutputError, SlideError
@@ -78,12 +79,12 @@ def test_a_damaged_source_leaves_nothing(tmp_path):
 def test_the_last_file_is_published_last_and_an_old_one_goes_first(tmp_path, monkeypatch):
     for name in ("a.new", "slide.new", "slide"):
         (tmp_path / name).write_text(name)
-    output = Output(tmp_path / "slide", [])
+    output = Output(tmp_path / "slide", [], overwrite=True)
     moved = []
     replace = os.replace
 
     def watched(source, target):
-        assert target.name in ("job.json", "publishing.json") or not (tmp_path / "slide").exists()
+        assert target.parent != tmp_path or not (tmp_path / "slide").exists()
         moved.append(target.name)
         replace(source, target)
 
@@ -96,3 +97,86 @@ def test_the_last_file_is_published_last_and_an_old_one_goes_first(tmp_path, mon
 def test_a_full_disk_is_one_clear_line(tmp_path):
     with pytest.raises(OutputError, match="written"), work_on(tmp_path / "out.svs", {}):
         raise OSError(28, "No space left on device", "patch.npy")
+
+
+def published(tmp_path, job):
+    """An output that was published, and whose run was killed before it removed its folder."""
+    output, new = Output(tmp_path / "slide", []), tmp_path / "slide.new"
+    new.write_text("new")
+    with pytest.raises(KeyboardInterrupt), output.work_on(job) as work:
+        (work / "patches").mkdir()
+        output.publish({tmp_path / "slide": new})
+        raise KeyboardInterrupt
+    return output
+
+
+@pytest.mark.parametrize("removed", [[], ["patches"], ["patches", "job.json"], ["patches", "job.json", "lock"]])
+def test_a_finished_job_is_done_as_long_as_its_folder_is_there(tmp_path, removed):
+    output = published(tmp_path, {"a": 1})
+    for name in removed:
+        path = tmp_path / "slide.partial" / name
+        path.rmdir() if path.is_dir() else path.unlink()
+    output.check()
+    with pytest.raises(OutputError, match="exists already"):
+        output.check({"a": 2})
+    output.check({"a": 1})
+    with output.work_on({"a": 1}) as work:
+        assert work is None
+    assert [path.name for path in tmp_path.iterdir()] == ["slide"]
+
+
+def test_a_finished_job_whose_file_was_removed_is_done_again(tmp_path):
+    output = published(tmp_path, {"a": 1})
+    output.target.unlink()
+    with output.work_on({"a": 1}) as work:
+        assert work
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"job": 1, "files": {}}', '{"job": "x", "files": ["y"]}',
+                                  '{"job": "x", "files": {"y": 1}}', "{", "\udcff"])
+def test_a_publication_that_no_run_wrote_counts_for_nothing(tmp_path, text):
+    output = Output(tmp_path / "slide", [])
+    (tmp_path / "slide.partial").mkdir()
+    (tmp_path / "slide.partial" / "publishing.json").write_text(text, errors="surrogateescape")
+    output.check()
+    with output.work_on({}) as work:
+        assert work
+    (tmp_path / "slide").write_text("precious")
+    with pytest.raises(OutputError, match="exists already"):
+        output.check()
+
+
+def test_what_a_run_wrote_since_the_check_is_not_overwritten_unasked(tmp_path):
+    output = Output(tmp_path / "slide", [])
+    output.check({})
+    (tmp_path / "slide").write_text("precious")
+    with pytest.raises(OutputError, match="exists already"), output.work_on({}):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["slide"]
+
+
+def test_a_run_that_begins_while_another_ends_keeps_its_folder(tmp_path, monkeypatch):
+    target, release = tmp_path / "slide", filelock.FileLock.release
+    begun = []
+
+    def begin(lock, *args, **kwargs):
+        release(lock, *args, **kwargs)
+        if not begun:
+            begun.append(work_on(target, {"a": 2}))
+            (begun[0].__enter__() / "patch").write_text("painted")
+
+    monkeypatch.setattr(filelock.FileLock, "release", begin)
+    with work_on(target, {"a": 1}):
+        pass
+    assert (tmp_path / "slide.partial" / "patch").read_text() == "painted"
+    begun[0].__exit__(None, None, None)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["job.json.17.part", "publishing.json.17.part", "lock"])
+def test_what_a_kill_leaves_before_the_job_is_written_is_ours(tmp_path, name):
+    (tmp_path / "slide.partial").mkdir()
+    (tmp_path / "slide.partial" / name).write_text("{")
+    with work_on(tmp_path / "slide", {}) as work:
+        assert sorted(path.name for path in work.iterdir()) == ["job.json", "lock"]
+    assert not list(tmp_path.iterdir())

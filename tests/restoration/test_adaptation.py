@@ -17,7 +17,9 @@ from artifusion.cli.app import main
 from artifusion.config import DataConfig, DenoiserConfig, RestoreConfig, TrainConfig, load_config
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.errors import DataError
+from artifusion.mask.classes import CLASSES
 from artifusion.mask.reading import read_mask
+from artifusion.mask.writer import write_class_png
 from artifusion.restoration import adaptation
 from artifusion.restoration.pipeline import restore_slide
 from artifusion.slide.reader import open_slide
@@ -178,6 +180,18 @@ def test_too_little_clean_tissue_is_one_clear_error_and_leaves_nothing(png_image
                                        str(tmp_path / "out.png"), "--adapt", "1", "--device", "cpu", "-q"])
     assert result.exit_code == 1 and result.output.count("\n") == 1
     assert "too little to adapt to" in result.output and sorted(tmp_path.iterdir()) == before
+
+
+def test_what_is_not_restored_is_avoided_whatever_share_of_the_slide_it_covers(slide, tmp_path, monkeypatch):
+    ids = np.full((700, 900), CLASSES["blur"], np.uint8)
+    ids[:, 600:], ids[100:160, 700:780] = 0, CLASSES["pen"]
+    write_class_png(tmp_path / "ids.png", ids)
+    told = []
+    monkeypatch.setattr(adaptation, "adapt", lambda restorer, slide, avoid, *_, **__: told.append(avoid.area_px) or (
+        restorer, {"adaptation": {}}))
+    restore_slide(slide[0], tmp_path / "ids.png", tmp_path / "out.png", restorer=tiny_restorer(), classes=["pen"],
+                  adapt_crops=8)
+    assert told == [700 * 600 + 60 * 80]
 
 
 @pytest.mark.parametrize("wrong", [

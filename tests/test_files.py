@@ -1,0 +1,35 @@
+import os
+
+import pytest
+
+from artifusion.errors import OutputError
+from artifusion.files import remove_parts, whole_file
+
+
+def test_two_processes_that_write_one_file_do_not_share_a_part(tmp_path):
+    path = tmp_path / "mask.png"
+    with whole_file(path) as part:
+        part.write_text("parent")
+        child = os.fork()
+        if child == 0:
+            try:
+                with whole_file(path) as other:
+                    other.write_text("child")
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert path.read_text() == "child" and part.read_text() == "parent"
+    assert path.read_text() == "parent" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_tells_its_cause_even_where_the_part_cannot_be_removed(tmp_path):
+    with pytest.raises(OutputError, match="No space left"), whole_file(tmp_path / "mask.png") as part:
+        part.mkdir()                                                    # unlink raises
+        raise OSError(28, "No space left on device")
+
+
+def test_what_killed_processes_left_of_a_file_is_removed(tmp_path):
+    for name in ("state.1.part", "state.22.part", "state", "state2.1.part"):
+        (tmp_path / name).touch()
+    remove_parts(tmp_path / "state")
+    assert {path.name for path in tmp_path.iterdir()} == {"state", "state2.1.part"}
