@@ -68,7 +68,7 @@ def test_classes_restore_only_what_they_name(restore, histoqc, png_image, tmp_pa
 
 def test_a_dry_run_says_what_the_mask_is(histoqc, png_image):
     result = invoke("restore", png_image, "--mask", histoqc, "--dry-run", "--classes", "bubble")
-    assert "1 bubble, 320 px" in result.stderr and result.stdout.startswith("1 regions, 320 px")
+    assert "1 bubble, 320 px" in result.stderr and result.stdout.startswith("1 region, 320 px")
     assert invoke("restore", png_image, "--mask", histoqc, "--dry-run", "-q").stderr == ""
 
 
