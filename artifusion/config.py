@@ -181,7 +181,7 @@ class RestoreConfig(Frozen):
     reuse: bool = True                                  # every second step recalls the lower levels of the one before
     jump_length: PositiveInt = 1                        # RePaint's time travel: every this many steps ...
     jump_samples: PositiveInt = 1                       # ... are taken this many times
-    end_half_log_snr: float = Field(3.0, ge=0, le=5)    # log(alpha / sigma) of the last level before clean
+    end_half_log_snr: float = Field(1.5, ge=0, le=5)    # log(alpha / sigma) of the last level before clean
     graft: Literal["auto", "off"] = "auto"              # large holes get tissue from elsewhere on the slide, or paint
     match_bands: bool = True                            # painted pixels become as sharp and noisy as those around them
     context_px: int = Field(64, ge=1)                   # known tissue around a region that the denoiser sees

@@ -116,7 +116,8 @@ class Restorer:
         """The image with its masked pixels restored; every other pixel equals the input.
 
         Large holes are filled with tissue from elsewhere in the image or in the donors, joined by a painted band;
-        small and thin ones are painted, as all are with `graft = "off"` in the configuration. Work is done on canvases around the holes, as on a slide.
+        small and thin ones are painted, as all are with `graft = "off"` in the configuration. Work is done on canvases
+        around the holes, as on a slide.
 
         Args:
             image: uint8 (H, W, 3) RGB.
@@ -129,7 +130,7 @@ class Restorer:
             As `restore_batch`.
         """
         MaskedImage(image, mask, (0, 0), None, None)                            # raises where they do not fit
-        spacing_um = self.config.default_spacing_um if mpp is None else mpp
+        spacing_um = self._checked(steps, seed, mpp)
         slide = in_memory(image)
         holes = Mask(tuple(rectilinear(mask)), slide.size)
         restored, levels = image.copy(), mask.astype(np.float32)
@@ -197,12 +198,8 @@ class Restorer:
             DeviceError: not even one image fits into the GPU's memory; a batch that does not is halved.
         """
         batch = masked_images(images, masks, keys, surroundings, levels)
+        spacing_um = self._checked(steps, seed, mpp)
         times = self._times(self.config.steps if steps is None else steps)
-        spacing_um = self.config.default_spacing_um if mpp is None else mpp
-        if not 0.01 <= spacing_um <= 100:
-            raise ValueError(f"mpp must lie in 0.01 to 100 um per pixel, got {mpp}")
-        if seed < 0:
-            raise ValueError(f"seed must not be negative, got {seed}")
         restored = [item.image.copy() for item in batch]
         entering = [item.entering(times) for item in batch]
         alike: dict[tuple[tuple[int, ...], float], list[int]] = {}        # of one size, and of one level to begin at
@@ -217,10 +214,19 @@ class Restorer:
                 restored[n][entering[n] > 0] = pixels[entering[n] > 0]
         return restored
 
+    def _checked(self, steps: int | None, seed: int, mpp: float | None) -> float:
+        """The um per pixel to restore at. Raises ValueError for numbers that cannot be meant."""
+        spacing_um = self.config.default_spacing_um if mpp is None else mpp
+        if not 0.01 <= spacing_um <= 100:
+            raise ValueError(f"mpp must lie in 0.01 to 100 um per pixel, got {mpp}")
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, got {seed}")
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        return spacing_um
+
     def _times(self, steps: int) -> list[float]:
         """The noise levels along which images are painted."""
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
         levels = even_levels(steps)
         if self.config.spacing == "log-snr":
             levels = log_snr_levels(steps, self.schedule, self.config.end_half_log_snr)
@@ -263,7 +269,7 @@ class Restorer:
         if not torch.isfinite(x).all():
             raise WeightsError(f"{self.weights.name}: these weights paint no finite numbers; use others")
         height, width = batch[0].mask.shape
-        if self.config.match_bands:
+        if self.config.match_bands and len(times) > 2:               # one evaluation gives an expectation: as it is
             x = match_fine_bands(torch.where(hole > 0, x, estimate), hole).clamp(darkest, lightest)
         return images_from_tensor(frame.leave(x))[:, :height, :width]
 

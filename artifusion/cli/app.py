@@ -39,8 +39,8 @@ class OneLineErrors(click.Group):
 def main() -> None:
     """Repair digitised pathology slides: a slide and a mask in, the same slide out, only the artifact repainted.
 
-    Restored pixels are invented by a diffusion model. They are not evidence and not for diagnosis; every output says
-    which pixels they are.
+    Restored pixels are invented: real tissue from elsewhere on the slide, and what a diffusion model paints. They are
+    no evidence and not for diagnosis; every output says which pixels they are.
 
     \b
     A first try:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:0,cuda:1",
               help="Where to paint; several GPUs share the canvases and paint the same.  [auto: every GPU]")
 @click.option("--steps", cls=RestoreSetting, type=click.IntRange(1, 1000), help="Evaluations per canvas.")
+@click.option("--graft", cls=RestoreSetting, type=click.Choice(["auto", "off"]),
+              help="Fill large holes with tissue from elsewhere on the slide, or paint everything.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other tissue.")
 @click.option("--mpp", type=SCALE, help="um per pixel, where the slide does not tell.")
 @click.option("--grow", "grow_um", type=Number(0, 10_000), default=0.0, metavar="UM", help="Widen the mask.")
@@ -52,11 +54,12 @@ if TYPE_CHECKING:
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def restore(
     slide: Path, mask: Path | None, output: Path | None, classes: tuple[str, ...] | None, any_stain: bool,
-    mask_format: Any, weights: str, config: str | None, device: str, steps: int | None, seed: int, mpp: float | None,
-    grow_um: float, polarity: Any, lossless: bool, same_size: bool, batch_size: int | None, adapt_minutes: float | None,
-    adapt_crops: int | None, preview: Path | None, overwrite: bool, dry_run: bool, quiet: bool,
+    mask_format: Any, weights: str, config: str | None, device: str, steps: int | None, graft: str | None, seed: int,
+    mpp: float | None, grow_um: float, polarity: Any, lossless: bool, same_size: bool, batch_size: int | None,
+    adapt_minutes: float | None, adapt_crops: int | None, preview: Path | None, overwrite: bool, dry_run: bool,
+    quiet: bool,
 ) -> None:
-    """Repaint the masked part of SLIDE with tissue that a diffusion model invents.
+    """Restore the masked part of SLIDE: tissue from elsewhere on it, joined by what a diffusion model paints.
 
     Without --mask the artifacts are detected first, and OUTPUT.mask.png keeps what was found. Folds and blur are then
     reported but not repainted, unless --classes names them: most of what is found as folds on large slides is normal
@@ -69,7 +72,8 @@ def restore(
 
     if adapt_minutes and adapt_crops:
         raise click.UsageError("--adapt and --adapt-crops say the same thing twice; give one")
-    given = {key: value for key, value in {"steps": steps, "batch_size": batch_size}.items() if value is not None}
+    asked = {"steps": steps, "batch_size": batch_size, "graft": graft}
+    given = {key: value for key, value in asked.items() if value is not None}
     settings = load_config(RestoreConfig, "restore", config, **given) if config else RestoreConfig(**given)
 
     from artifusion.slide.reader import open_slide

@@ -23,7 +23,7 @@ from artifusion.mask.outlines import rectilinear
 from artifusion.mask.regions import Canvas, find_regions
 from artifusion.output.output import Output, beside
 from artifusion.output.patches import Patches
-from artifusion.output.progress import byte_bar
+from artifusion.output.progress_bar import byte_bar
 from artifusion.output.provenance import geojson, sidecar
 from artifusion.output.writer import container_of, write_slide
 from artifusion.slide.reader import Slide, open_slide
@@ -80,8 +80,8 @@ def damage_slide(
                                  note=f"{len(spots)} synthetic artifacts painted", work=work,
                                  progress=byte_bar("writing", quiet))
             regions = find_regions(mask, 0)
-            content = sidecar(job, regions, len(spots), report.to_dict(), output.target.name, sha256(report.path),
-                              time.monotonic() - started)
+            content = sidecar(job | {"canvases": len(spots)}, regions, report.to_dict(),
+                              {"name": output.target.name, "sha256": sha256(report.path)}, time.monotonic() - started)
             polygons = geojson(mask, regions, job["source"]["sha256"], slide.bounds_offset)
             mask_image(mask).save(work / "mask.png")
             output.publish({

@@ -18,7 +18,9 @@ def match_fine_bands(pixels: Tensor, painted: Tensor) -> Tensor:
     A walk that ends leaves fine noise where the scan is smooth, or is smooth where the scan is noisy. Each band is
     scaled by one number per image. Known pixels stay.
     """
-    ring = F.max_pool2d(painted, 2 * RING_PX + 1, stride=1, padding=RING_PX) * (1 - painted)
+    side = 2 * RING_PX + 1
+    across = F.max_pool2d(painted, (1, side), stride=1, padding=(0, RING_PX))
+    ring = F.max_pool2d(across, (side, 1), stride=1, padding=(RING_PX, 0)) * (1 - painted)
     enough = ring.sum((2, 3), keepdim=True) >= LEAST_RING
     fine, result = pixels, pixels
     for sigma in SIGMAS_PX:

@@ -30,7 +30,7 @@ class Piece:
 
     donor: Donor
     score: float
-    area_px: int
+    kept: np.ndarray        # bool (H, W) of the hole's box: pixels that stay the donor's own
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,6 @@ class Filling:
     score: float | None
     verdict: Verdict
 
-    @property
-    def grafted_px(self) -> int:
-        """Pixels of the hole that stay a donor's own."""
-        return sum(piece.area_px for piece in self.pieces) - int(((self.levels > 0) & (self.levels < 1)).sum())
-
 
 def fill(hole: Hole, indices: Sequence[DonorIndex], imagine: Imagine | None = None, seed: int = 0) -> Filling:
     """Fill a hole with donors, in all its parts that are deep enough. A function of the arguments.
@@ -71,14 +66,13 @@ def fill(hole: Hole, indices: Sequence[DonorIndex], imagine: Imagine | None = No
     if not hole.known.any():
         return Filling(hole.pixels, levels, (), 0.0, "unrestorable")
     found = graft(Hole(hole.l0_box, hole.pixels, deep, hole.known), indices, imagine=imagine, seed=seed)
+    seams = (depth <= band_px) | joints(found.pieces, band_px)
     pieces = []
     for number, (donor, score) in enumerate(zip(found.donors, found.scores, strict=True), 1):
         if donor is not None:
-            here = found.pieces == number
-            levels[here] = 0
-            pieces.append(Piece(donor, score, int(here.sum())))
-    levels[(levels == 0) & hole.hole & (depth <= band_px)] = BAND_LEVEL
-    levels[(levels == 0) & joints(found.pieces, band_px)] = BAND_LEVEL
+            piece = found.pieces == number
+            levels[piece] = np.where(seams[piece], np.float32(BAND_LEVEL), np.float32(0))
+            pieces.append(Piece(donor, score, piece & ~seams))
     return Filling(found.pixels, levels, tuple(pieces), found.score, found.verdict)
 
 

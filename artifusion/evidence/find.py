@@ -14,7 +14,7 @@ import numpy as np
 from artifusion.evidence.donors import Donor, Hole, Place, Weights
 from artifusion.evidence.fitting import FORBIDDEN, Sought
 from artifusion.evidence.index import DonorIndex
-from artifusion.evidence.likeness import ORIENTATIONS, Picture, best_shift, opponent, oriented
+from artifusion.evidence.likeness import ORIENTATIONS, Picture, best_shift, features, opponent, oriented
 from artifusion.geometry import Box
 
 PER_ORIENTATION = 6         # places that each orientation enters
@@ -98,7 +98,8 @@ def nearer(sought: Sought, index: DonorIndex, place: Place) -> Place:
     inside = box.intersection(Box(0, 0, *index.size))
     if inside.width < weight.shape[1] or inside.height < weight.shape[0]:
         return place
-    area = opponent(index.picture[inside.slices()])
+    part = inside.slices()
+    area = features(opponent(index.picture[part]), index.usable[part], step * index.mpp)
     area[~index.usable[inside.slices()]] = FORBIDDEN
     row, column, difference = best_shift(area, template, weight)
     return place._replace(difference=difference, l0_x=(inside.x + column) * step, l0_y=(inside.y + row) * step)

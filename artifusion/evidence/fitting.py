@@ -15,6 +15,7 @@ from artifusion.evidence.likeness import (
     best_shift,
     blurred,
     carried,
+    features,
     grain,
     opponent,
     reduced,
@@ -83,12 +84,14 @@ class Sought:
         return max(1, round(JUDGED_UM / self.mpp), -(-max(self.size) // JUDGED_PX))
 
     def coarse(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For a search at a step: template float32 (h, w, 3), weight float32 (h, w) and support bool (h, w)."""
+        """For a search at a step: template float32 (h, w, 4), weight float32 (h, w) and support bool (h, w)."""
         if ("coarse", step) in self._kept:
             return self._kept["coarse", step]
         ring, inside = self._ring(RING_UM), self.hole.hole / self.hole.hole.sum()
         pad = [(0, -length % step) for length in ring.shape]
-        template = opponent(reduced(np.pad(self.guess, (*pad, (0, 0)), mode="edge"), step))
+        pixels = opponent(reduced(np.pad(self.guess, (*pad, (0, 0)), mode="edge"), step))
+        known = reduced(np.pad(self.hole.known.astype(np.float32), pad, mode="edge"), step) > 0.999
+        template = features(pixels, known, step * self.mpp)
         weight = reduced(np.pad(ring + INSIDE * inside, pad), step)
         return self._kept.setdefault(("coarse", step), (template, weight / weight.sum() * (1 + INSIDE), weight > 0))
 

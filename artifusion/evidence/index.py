@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from artifusion.evidence.likeness import Picture, opponent
+from artifusion.evidence.likeness import Picture, features, opponent
 from artifusion.geometry import Box, Point, Size
 from artifusion.mask.mask import Mask
 from artifusion.slide.reader import ImageSlide, Slide
@@ -89,7 +89,8 @@ class DonorIndex:
         kept = self.__dict__.get("_near")
         if kept is None or kept[1] != origin:
             part = Box(*origin, NEAR_PX, NEAR_PX).slices()
-            kept = Picture(opponent(self.picture[part]), self.usable[part]), origin
+            seen = features(opponent(self.picture[part]), self.usable[part], self.step * self.mpp)
+            kept = Picture(seen, self.usable[part]), origin
             self.__dict__["_near"] = kept
         return kept
 
@@ -109,7 +110,8 @@ class DonorIndex:
         part = Box(0, 0, *(side * self.far_step for side in size)).slices()
         picture, usable = (cv2.resize(values[part], size, interpolation=cv2.INTER_AREA)
                            for values in (self.picture, self.usable.view(np.uint8) * np.uint8(255)))
-        return Picture(opponent(picture), usable == 255)
+        um = self.step * self.far_step * self.mpp
+        return Picture(features(opponent(picture), usable == 255, um), usable == 255)
 
     @cached_property
     def rarity(self) -> np.ndarray:

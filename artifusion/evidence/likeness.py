@@ -9,6 +9,8 @@ from scipy import fft
 from artifusion.geometry import Size
 
 ORIENTATIONS = 8
+FEATURE_UM = 4.0            # blur of what a search compares
+EDGES = 2.0                 # how much the strength of edges counts in it, in grey levels of colour
 COLOUR = 3.0                # a squared difference of colour counts so often against one of brightness
 LEAST_SHARE = 1e-3          # of known pixels under a blur, below which nothing is known there
 
@@ -85,6 +87,20 @@ def grain(light: np.ndarray, known: np.ndarray, sigma_px: float) -> np.ndarray:
     tensor = np.stack([across**2 + down**2, across**2 - down**2, 2 * across * down], axis=2)
     tensor = blurred(tensor, sure, sigma_px)
     return tensor / np.sqrt(tensor[..., :1] + 1.0)
+
+
+def features(values: np.ndarray, known: np.ndarray, um: float) -> np.ndarray:
+    """What places are compared by in a search: blurred colours and the strength of edges, float32 (H, W, 4).
+
+    Squared differences of the pixels themselves would put smooth tissue before any that is as rough as the hole's
+    surroundings, since no detail of a donor lies where a detail around the hole lies.
+
+    values: opponent colours (H, W, 3) of so many um per pixel; known: bool (H, W); elsewhere the strength is carried.
+    """
+    sigma_px = max(0.5, FEATURE_UM / um)
+    low = cv2.GaussianBlur(values, (0, 0), sigma_px)
+    strength = np.repeat(grain(np.ascontiguousarray(values[..., 0]), known, sigma_px)[..., :1], 3, axis=2)
+    return np.concatenate([low, EDGES * carried(strength, known)[..., :1]], axis=2)
 
 
 class Picture:

@@ -9,7 +9,8 @@ from artifusion.evidence.likeness import blurred, carried, reduced
 
 TONE_UM = 12.0              # blur under which colours are compared
 STEP_UM = 2.0               # um per pixel at which this is done
-MOST = 24.0                 # grey levels by which a colour is moved at most
+MOST, MOST_GLASS = 24.0, 2.0    # grey levels by which a colour is moved at most: that of tissue, and that of glass
+GLASS, TISSUE = 235.0, 200.0    # the darkest channel of a pixel that is glass alone, and of one that is tissue alone
 
 
 def toned(donor: np.ndarray, pixels: np.ndarray, hole: np.ndarray, known: np.ndarray, mpp: float) -> np.ndarray:
@@ -30,4 +31,6 @@ def toned(donor: np.ndarray, pixels: np.ndarray, hole: np.ndarray, known: np.nda
     low = cv2.GaussianBlur(low, (0, 0), sigma_px / 2).clip(-MOST, MOST)
     size = (low.shape[1] * step, low.shape[0] * step)
     low = cv2.resize(low, size, interpolation=cv2.INTER_LINEAR)[: known.shape[0], : known.shape[1]]
-    return np.where(hole[..., None], (donor + low).clip(0, 255).round().astype(np.uint8), donor)
+    tissue = ((GLASS - donor.min(axis=2, keepdims=True)) / (GLASS - TISSUE)).clip(0, 1)         # (H, W, 1)
+    most = MOST_GLASS + (MOST - MOST_GLASS) * tissue              # a tint that tissue asks for would show on glass
+    return np.where(hole[..., None], (donor + low.clip(-most, most)).clip(0, 255).round().astype(np.uint8), donor)

@@ -28,6 +28,7 @@ from artifusion.slide.reader import Slide, shortened
 
 GEOJSON_SUFFIXES = (".geojson", ".json", ".gz", ".zip")
 MOST_BYTES = 1 << 28                 # of text, unpacked
+DONOR_OF = "donor_of"                # in the metadata of our own annotations: the region that got its tissue here
 LONGEST_NAME = 100                   # of a class
 LARGEST_OUTSIDE = 0.5                # share of the area that may lie outside the slide
 MOST_NAMED = 3                       # unknown classes that are named in the origin
@@ -142,6 +143,8 @@ def geojson_polygons(content: Any, path: Path, bounds_offset: Point) -> tuple[li
     polygons: list[Polygon] = []
     classes: list[str] = []
     for number, feature in enumerate(features_of(content), 1):
+        if is_donor(feature):
+            continue
         if not isinstance(feature, dict):
             raise MaskError(f"{path}: entry {number} is no GeoJSON Feature; export annotations from QuPath as GeoJSON")
         geometry = feature.get("geometry") if feature.get("type") == "Feature" else feature
@@ -159,6 +162,13 @@ def features_of(content: Any) -> list[Any]:
         features = content.get("features")
         return features if isinstance(features, list) else []
     return content if isinstance(content, list) else [content]
+
+
+def is_donor(feature: Any) -> bool:
+    """Whether an annotation shows where a graft of ours comes from: nothing was restored there."""
+    properties = feature.get("properties") if isinstance(feature, dict) else None
+    metadata = properties.get("metadata") if isinstance(properties, dict) else None
+    return isinstance(metadata, dict) and DONOR_OF in metadata
 
 
 def _grandqc_half_px(content: Any) -> float:

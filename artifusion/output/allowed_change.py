@@ -11,7 +11,7 @@ import numpy as np
 
 from artifusion.geometry import Box
 from artifusion.output.codecs import jpeg
-from artifusion.output.codecs.blocks import per_block, with_neighbours, zeroed
+from artifusion.output.codecs.block_arrays import per_block, with_neighbours, zeroed
 
 # Blocks away from the mask in JPEG segments that were encoded whole: they hold what they held, or what encoding the
 # source's own pixels gives, to the last bit on one machine. Another machine's libjpeg may round a few coefficients

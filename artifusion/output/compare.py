@@ -15,7 +15,7 @@ from artifusion.geometry import Box
 from artifusion.mask.mask import Mask
 from artifusion.output.allowed_change import jpeg_reason, moved_reason, reencoded_reason
 from artifusion.output.codecs import jpeg
-from artifusion.output.codecs.blocks import zeroed
+from artifusion.output.codecs.block_arrays import zeroed
 from artifusion.output.codecs.segment_codecs import Jpeg2000Codec, JpegCodec, codec_of
 from artifusion.output.container import generic_pyramid, level_pages, thumbnail_page
 from artifusion.output.segments import Grid, PixelChange

@@ -12,7 +12,7 @@ from artifusion.files import REMEDY, sync, whole_file
 from artifusion.geometry import Box
 from artifusion.mask.mask import Mask
 from artifusion.mask.regions import Canvas
-from artifusion.output.codecs.blocks import copy_where
+from artifusion.output.codecs.block_arrays import copy_where
 from artifusion.slide.reader import Slide
 
 CELL_PX = 1024                       # side of the squares by which finished targets are looked up

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,9 +11,10 @@ import shapely
 from shapely import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
-from artifusion.geometry import ORIGIN, Point
+from artifusion.geometry import ORIGIN, Box, Point
+from artifusion.mask.geojson import DONOR_OF
 from artifusion.mask.mask import Mask
-from artifusion.mask.polygons import pixel_box
+from artifusion.mask.polygons import edge_table, pixel_box, pixel_counts, polygons_of
 from artifusion.mask.regions import Region
 from artifusion.mask.writer import annotation
 
@@ -20,23 +22,61 @@ WARNING = "invented pixels; not for diagnosis"
 FORMAT = 1                             # raised when a reader of the sidecar must change
 
 
+@dataclass(frozen=True)
+class Grafted:
+    """What fills a part of a region: real tissue from elsewhere on the slide.
+
+    kept: level-0 polygons of the pixels that stay the donor's own; donor: its box; orientation: by how many quarters it
+    was turned, and mirrored from 4 on; score: how well it fits, 0 to 1.
+    """
+
+    kept: tuple[Polygon, ...]
+    donor: Box
+    orientation: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Filled:
+    """How a region was restored: what was grafted, how many pixels of it are the donors' own, and how well it fits."""
+
+    grafts: tuple[Grafted, ...] = ()
+    grafted_px: int = 0
+    score: float | None = None
+    verdict: str = "good"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the sidecar says of it."""
+        return {"verdict": self.verdict, "score": self.score, "grafted_px": self.grafted_px,
+                "grafts": [{"donor": list(graft.donor), "orientation": graft.orientation, "score": graft.score}
+                           for graft in self.grafts]}
+
+
 def note(
-    *, regions: int, share: float, weights: str, weights_sha256: str, sampler: str, seed: int, version: str
+    *, regions: int, share: float, grafted: float, weights: str, weights_sha256: str, sampler: str, seed: int,
+    version: str,
 ) -> str:
-    """Return the line for ImageDescription: no "|" and no line break, whatever the names hold."""
-    text = (f"restored {regions} region{'' if regions == 1 else 's'} ({share:.2%} of the area), {weights} "
-            f"sha256:{weights_sha256[:12]}, {sampler}, seed {seed}, artifusion {version}, {WARNING}")
+    """Return the line for ImageDescription: no "|" and no line break, whatever the names hold.
+
+    share, grafted: of the slide's area, what was restored, and what of it are pixels of other places.
+    """
+    text = (f"restored {regions} region{'' if regions == 1 else 's'} ({share:.2%} of the area: {grafted:.2%} grafted, "
+            f"{share - grafted:.2%} painted), {weights} sha256:{weights_sha256[:12]}, {sampler}, seed {seed}, "
+            f"artifusion {version}, {WARNING}")
     return " ".join(text.replace("|", "/").split())
 
 
-def sidecar(job: Mapping[str, Any], regions: Sequence[Region], canvases: int, written: Mapping[str, Any],
-            output: str, output_sha256: str, seconds: float, created: datetime | None = None) -> dict[str, Any]:
+def sidecar(job: Mapping[str, Any], regions: Sequence[Region], written: Mapping[str, Any], output: Mapping[str, str],
+            seconds: float, filled: Mapping[int, Filled] | None = None, created: datetime | None = None
+            ) -> dict[str, Any]:
     """Return the content of <OUT>.json.
 
     Args:
         job: all that decides the result: version, source, mask, weights, sampler, scale, configuration.
         written: what the writer says of every level.
+        output: its "name" and, where it is known by now, its "sha256".
         seconds: from this session's start to the finished file; what an interrupted one took is not in it.
+        filled: how each region was restored, by its id; nothing where all was painted without looking for donors.
     """
     return {
         "format": FORMAT,
@@ -45,19 +85,20 @@ def sidecar(job: Mapping[str, Any], regions: Sequence[Region], canvases: int, wr
         "created": (created or datetime.now(UTC)).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
         **job,
-        "output": {"name": output, "sha256": output_sha256},
-        "regions": [{"id": region.id, "l0_box": list(region.l0_box), "area_px": region.area_px, "class": region.name}
-                    for region in regions],
-        "canvases": canvases,
+        "output": dict(output),
+        "regions": [{"id": region.id, "l0_box": list(region.l0_box), "area_px": region.area_px, "class": region.name,
+                     **(filled[region.id].to_dict() if filled else {})} for region in regions],
         "written": dict(written),
     }
 
 
-def geojson(mask: Mask, regions: Sequence[Region], source_sha256: str = "", bounds_offset: Point = ORIGIN
-            ) -> dict[str, Any]:
-    """Return the content of <OUT>.geojson: the mask itself, one QuPath annotation per region and class.
+def geojson(mask: Mask, regions: Sequence[Region], source_sha256: str = "", bounds_offset: Point = ORIGIN,
+            filled: Mapping[int, Filled] | None = None) -> dict[str, Any]:
+    """Return the content of <OUT>.geojson: the mask itself as QuPath annotations, what was painted and what grafted.
 
-    Coordinates count from the slide's bounds, as QuPath does. Ids follow from the source and the region alone.
+    One annotation per region, class and graft, one for what is painted of it, and one, of the class Donor, where each
+    graft comes from. Coordinates count from the slide's bounds, as QuPath does. Ids follow from the source and the
+    region alone.
     """
     homes = shapely.STRtree([shapely.box(r.l0_box.x, r.l0_box.y, r.l0_box.right, r.l0_box.bottom) for r in regions])
     members = [index for index, area in enumerate(mask.areas_px) if area]
@@ -68,16 +109,50 @@ def geojson(mask: Mask, regions: Sequence[Region], source_sha256: str = "", boun
         groups.setdefault((at, mask.classes[index]), []).append(index)
     features = []
     for (at, name), indices in sorted(groups.items()):
-        region = regions[at]
-        features.append(annotation(
-            _joined([mask.polygons[i] for i in indices]), bounds_offset, f"{source_sha256}:{region.id}:{name}",
-            f"restored {region.id}", name, {"Area px": sum(mask.areas_px[i] for i in indices)}, isLocked=True,
-            metadata={"region": str(region.id), "warning": WARNING}))
+        region, whole = regions[at], _joined([mask.polygons[i] for i in indices])
+        grafts = filled[region.id].grafts if filled else ()
+        key = f"{source_sha256}:{region.id}:{name}"
+        parts = [(f"{key}:{n}", f"restored {region.id}: grafted", _common(whole, graft.kept), _donor_facts(graft))
+                 for n, graft in enumerate(grafts, 1)]
+        rest = whole.difference(shapely.union_all([part for _, _, part, _ in parts])) if parts else whole
+        parts.append((key, f"restored {region.id}{': painted' if parts else ''}", rest, {}))
+        features += [_restored(part, bounds_offset, key, title, name, region.id, facts)
+                     for key, title, part, facts in parts if not part.is_empty]
+    features += [_donor(graft, bounds_offset, f"{source_sha256}:donor:{region}:{n}", region)
+                 for region, how in sorted((filled or {}).items()) for n, graft in enumerate(how.grafts, 1)]
     return {"type": "FeatureCollection", "features": features}
+
+
+def _restored(part: BaseGeometry, bounds_offset: Point, key: str, title: str, name: str, region: int,
+              facts: Mapping[str, float]) -> dict[str, Any]:
+    """The annotation of a restored part of a region."""
+    area = int(pixel_counts(*edge_table(polygons_of(part))).sum())
+    return annotation(part, bounds_offset, key, title, name, {"Area px": area, **facts}, isLocked=True,
+                      metadata={"region": str(region), "warning": WARNING})
+
+
+def _donor(graft: Grafted, bounds_offset: Point, key: str, region: int) -> dict[str, Any]:
+    """The annotation of where a graft comes from."""
+    box = shapely.box(graft.donor.x, graft.donor.y, graft.donor.right, graft.donor.bottom)
+    return annotation(box, bounds_offset, key, f"donor of restored {region}", "Donor", {"Score": graft.score},
+                      isLocked=True, metadata={DONOR_OF: str(region)})
+
+
+def _donor_facts(graft: Grafted) -> dict[str, float]:
+    """Where a graft comes from, as QuPath shows it beside an annotation."""
+    return {"Score": graft.score, "Donor x": graft.donor.x, "Donor y": graft.donor.y,
+            "Donor orientation": graft.orientation}
+
+
+def _common(whole: BaseGeometry, kept: Sequence[Polygon]) -> BaseGeometry:
+    """What of a region's polygons a graft covers: polygons alone."""
+    return _joined(polygons_of(whole.intersection(shapely.union_all(kept))))
 
 
 def _joined(parts: list[Polygon]) -> BaseGeometry:
     """One geometry of the parts. Parts that share an edge make no valid MultiPolygon and are fused."""
+    if not parts:
+        return MultiPolygon()
     together = MultiPolygon(parts)
     if len(parts) == 1:
         return parts[0]

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from artifusion.ahead import ahead
 from artifusion.geometry import Box, Size
 from artifusion.mask.mask import Mask, blocks, footprint, footprint_edges, level_box
-from artifusion.output.codecs.blocks import copy_where
+from artifusion.output.codecs.block_arrays import copy_where
 from artifusion.output.codecs.segment_codecs import Codec
 from artifusion.output.patches import Patches
 from artifusion.slide import tiff

@@ -10,17 +10,21 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from shapely import from_wkb
+from shapely.affinity import translate
 
 from artifusion.evidence.donors import Hole
 from artifusion.evidence.filling import Filling, fill, region_hole
 from artifusion.evidence.index import DonorIndex
-from artifusion.files import REMEDY, whole_file
+from artifusion.files import REMEDY, sync, whole_file
 from artifusion.geometry import Box
 from artifusion.mask.mask import Mask
+from artifusion.mask.outlines import rectilinear
 from artifusion.mask.regions import Region
+from artifusion.output.provenance import Filled, Grafted
 from artifusion.slide.reader import Slide
 
 if TYPE_CHECKING:
@@ -29,33 +33,32 @@ if TYPE_CHECKING:
 HELD = 8                    # grafts in memory
 LARGEST_PX = 36_000_000     # of a region's box; a larger one is painted, not grafted
 
-Record = dict[str, Any]
-
 
 class Grafts:
     """The grafts of finished regions, one whole file each in a folder, so that a killed run goes on from there.
 
-    `records`: what the sidecar says of each region, by its id. Memory: HELD grafts.
+    `filled`: how each region was filled, by its id. Memory: HELD grafts.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.records = folder, dict[int, Record]()
+        self.folder, self.filled = folder, dict[int, Filled]()
         self._boxes: dict[int, Box] = {}
         self._load = lru_cache(maxsize=HELD)(self._read)
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob("*.npz")):
             with np.load(path) as held:
-                self._remember(int(path.stem), Box(*held["l0_box"].tolist()), json.loads(str(held["record"])))
+                self._remember(int(path.stem), Box(*held["l0_box"].tolist()), from_text(str(held["filled"])))
 
     def add(self, region: Region, hole: Hole, filling: Filling) -> None:
         """Keep what was found for a region's hole."""
-        l0_box, record = hole.l0_box, record_of(filling)
+        filled = filled_by(filling, hole.l0_box)
         levels = np.where(hole.hole, filling.levels, np.float32(1))           # nothing is laid beside the hole
-        with whole_file(self.folder / f"{region.id}.npz", f"{REMEDY}: finished grafts are kept") as part, \
-                part.open("wb") as file:
-            np.savez(file, pixels=filling.pixels, levels=levels, l0_box=np.array(l0_box),
-                     record=np.array(json.dumps(record)))
-        self._remember(region.id, l0_box, record)
+        with whole_file(self.folder / f"{region.id}.npz", f"{REMEDY}: finished grafts are kept") as part:
+            with part.open("wb") as file:
+                np.savez(file, pixels=filling.pixels, levels=levels, l0_box=np.array(hole.l0_box),
+                         filled=np.array(as_text(filled)))
+            sync(part)
+        self._remember(region.id, hole.l0_box, filled)
 
     def lay(self, pixels: np.ndarray, hole: np.ndarray, l0_box: Box) -> np.ndarray:
         """Lay the grafts over a box's pixels, uint8 (H, W, 3), where hole, bool (H, W), is set; returns the levels.
@@ -74,9 +77,9 @@ class Grafts:
             levels[here][laid] = found_levels[there][laid]
         return levels
 
-    def _remember(self, number: int, l0_box: Box, record: Record) -> None:
-        self.records[number] = record
-        if record["grafts"]:
+    def _remember(self, number: int, l0_box: Box, filled: Filled) -> None:
+        self.filled[number] = filled
+        if filled.grafts:
             self._boxes[number] = l0_box
 
     def _read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -89,9 +92,9 @@ def graft_regions(slide: Slide, mask: Mask, regions: Sequence[Region], index: Do
                   grafts: Grafts, seed: int) -> Iterator[Region]:
     """Graft every region that is not grafted yet; yields each when it is on disk. A function of the arguments."""
     for region in regions:
-        if region.id not in grafts.records:
+        if region.id not in grafts.filled:
             if region.l0_box.area > LARGEST_PX:
-                grafts.records[region.id] = {"verdict": "unrestorable", "score": 0.0, "grafted_px": 0, "grafts": []}
+                grafts.filled[region.id] = Filled(score=0.0, verdict="unrestorable")
             else:
                 hole = region_hole(slide, mask, region, index.mpp)
                 filling = fill(hole, [index], lambda part: restorer.imagine(part, index.mpp, seed), seed)
@@ -99,10 +102,25 @@ def graft_regions(slide: Slide, mask: Mask, regions: Sequence[Region], index: Do
         yield region
 
 
-def record_of(filling: Filling) -> Record:
-    """What the sidecar says of a region: how well it was filled, with what, and how much of it stays a donor's own."""
-    grafts = [{"l0_box": list(piece.donor.l0_box), "onto": list(piece.donor.hole_box),
-               "orientation": piece.donor.orientation, "score": round(piece.score, 3), "area_px": piece.area_px}
-              for piece in filling.pieces]
-    return {"verdict": filling.verdict, "score": None if filling.score is None else round(filling.score, 3),
-            "grafted_px": filling.grafted_px, "grafts": grafts}
+def filled_by(filling: Filling, l0_box: Box) -> Filled:
+    """What is declared of a region's filling."""
+    grafts = []
+    for piece in filling.pieces:
+        kept = tuple(translate(polygon, l0_box.x, l0_box.y) for polygon in rectilinear(piece.kept))
+        grafts.append(Grafted(kept, piece.donor.l0_box, piece.donor.orientation, round(piece.score, 3)))
+    score = None if filling.score is None else round(filling.score, 3)
+    return Filled(tuple(grafts), sum(int(piece.kept.sum()) for piece in filling.pieces), score, filling.verdict)
+
+
+def as_text(filled: Filled) -> str:
+    """How a region was filled as JSON, polygons as hexadecimal WKB."""
+    return json.dumps(filled.to_dict() | {"kept": [[polygon.wkb_hex for polygon in graft.kept]
+                                                   for graft in filled.grafts]})
+
+
+def from_text(text: str) -> Filled:
+    """The inverse of `as_text`."""
+    held = json.loads(text)
+    grafts = tuple(Grafted(tuple(map(from_wkb, kept)), Box(*graft["donor"]), graft["orientation"], graft["score"])
+                   for graft, kept in zip(held["grafts"], held["kept"], strict=True))
+    return Filled(grafts, held["grafted_px"], held["score"], held["verdict"])

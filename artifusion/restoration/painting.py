@@ -95,7 +95,7 @@ class Reader:
                   for canvas, (pixels, hole) in views.items()]
         return {
             "images": [pixels for pixels, _ in views.values()],
-            "masks": [hole for _, hole in views.values()],
+            "masks": [level > 0 for level in levels],
             "keys": [(canvas.l0_box.x, canvas.l0_box.y) for canvas in batch],
             "surroundings": surroundings,
             "levels": levels,

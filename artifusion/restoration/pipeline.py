@@ -27,7 +27,7 @@ from artifusion.output.container import check_same_size, container_of, default_o
 from artifusion.output.output import Output, beside
 from artifusion.output.patches import Patches
 from artifusion.output.preview import check_picture_name, draw_comparison
-from artifusion.output.progress import byte_bar
+from artifusion.output.progress_bar import byte_bar
 from artifusion.output.provenance import geojson, note, sidecar
 from artifusion.output.verify import verify_slide
 from artifusion.output.writer import sync_in_background, write_slide
@@ -163,12 +163,14 @@ def restore_slide(
             if work is None:                                          # an interrupted run had published everything
                 return json.loads(beside(output.target, ".json").read_text())
             restorer, facts = learn_slide(restorer, slide, selection, plan, job, work, quiet)
-            patches = paint_plan(slide, plan, restorer, seed, work, quiet)
-            report = write_slide(patches, output.target, note=note_of(plan, slide, restorer, seed), work=work,
+            grafts = graft_plan(slide, plan, restorer, seed, work, quiet)
+            patches = paint_plan(slide, plan, grafts, restorer, seed, work, quiet)
+            report = write_slide(patches, output.target, note=note_of(plan, slide, grafts, restorer, seed),
+                                 work=work,
                                  lossless=lossless, same_size=same_size, progress=byte_bar("writing", quiet))
-            content = sidecar(job | facts, plan.regions, len(plan.canvases), report.to_dict(), output.target.name, "",
-                              time.monotonic() - started)
-            polygons = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset)
+            content = sidecar(job | facts | {"canvases": len(plan.canvases)}, plan.regions, report.to_dict(),
+                              {"name": output.target.name}, time.monotonic() - started, grafts.filled)
+            polygons = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset, grafts.filled)
             unchanged = file_state(source) == state                   # else the source's SHA-256 is taken again
             content |= verify_written(slide, report.path, output.target, content, polygons, unchanged)
             output.publish({
@@ -237,26 +239,33 @@ def learn_slide(restorer: Restorer, slide: Slide, selection: MaskSelection, plan
     return adapt(restorer, slide, avoid, work / "adaptation", **job["adaptation"], quiet=quiet)
 
 
-def paint_plan(slide: Slide, plan: Plan, restorer: Restorer, seed: int, work: Path, quiet: bool) -> Patches:
-    """The painted patches of all canvases of a plan; those that an interrupted run painted are taken as they are."""
-    patches = Patches(work / "patches", slide, plan.mask)
-    spacing_um = slide.mpp or restorer.config.default_spacing_um
+def graft_plan(slide: Slide, plan: Plan, restorer: Restorer, seed: int, work: Path, quiet: bool) -> Grafts:
+    """The grafts of all regions of a plan; those that an interrupted run found are taken as they are."""
     grafts = Grafts(work / "grafts")
     if restorer.config.graft == "auto":
-        index = DonorIndex.of(slide, spacing_um, [plan.mask])
+        index = DonorIndex.of(slide, slide.mpp or restorer.config.default_spacing_um, [plan.mask])
         for _ in tqdm(graft_regions(slide, plan.mask, plan.regions, index, restorer, grafts, seed), desc="finding",
                       unit="region", total=len(plan.regions), disable=quiet or None):
             pass
+    return grafts
+
+
+def paint_plan(slide: Slide, plan: Plan, grafts: Grafts, restorer: Restorer, seed: int, work: Path, quiet: bool
+               ) -> Patches:
+    """The painted patches of all canvases of a plan; those that an interrupted run painted are taken as they are."""
+    patches = Patches(work / "patches", slide, plan.mask)
+    spacing_um = slide.mpp or restorer.config.default_spacing_um
     with closing(paint(plan.canvases, patches, restorer, spacing_um, seed, grafts)) as painting:
         for _ in tqdm(painting, desc="painting", unit="canvas", total=len(plan.canvases), disable=quiet or None):
             pass
     return patches
 
 
-def note_of(plan: Plan, slide: Slide, restorer: Restorer, seed: int) -> str:
+def note_of(plan: Plan, slide: Slide, grafts: Grafts, restorer: Restorer, seed: int) -> str:
     """The line about a restoration in the slide's description."""
-    config = restorer.config
-    return note(regions=len(plan.regions), share=plan.area_px / (slide.size.width * slide.size.height),
+    config, slide_px = restorer.config, slide.size.width * slide.size.height
+    grafted_px = sum(filled.grafted_px for filled in grafts.filled.values())
+    return note(regions=len(plan.regions), share=plan.area_px / slide_px, grafted=grafted_px / slide_px,
                 weights=restorer.weights.name, weights_sha256=restorer.weights.sha256,
                 sampler=f"{config.sampler} {config.evaluations} evaluations", seed=seed, version=__version__)
 

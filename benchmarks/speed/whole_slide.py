@@ -41,7 +41,7 @@ class SampledPainter:
     """A Restorer that denoises the first `count` batches; what follows is painted at once, in one colour."""
 
     def __init__(self, count: int, steps: int, device: str) -> None:
-        self.config, self.multiple = RestoreConfig(steps=steps), canvas_multiple(DEFAULT_WEIGHTS)
+        self.config, self.multiple = RestoreConfig(steps=steps, graft="off"), canvas_multiple(DEFAULT_WEIGHTS)
         self.weights, self.device = SimpleNamespace(name="flat colour", sha256="0" * 64), SimpleNamespace(type="cpu")
         self.left, self.px, self.sampled_px, self.sampled_s = count, 0, 0, 0.0
         if count:

@@ -5,13 +5,15 @@ import subprocess
 import sys
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 
 import shapely
 
-from artifusion.geometry import Point, Size
+from artifusion.geometry import Box, Point, Size
+from artifusion.mask.geojson import geojson_polygons
 from artifusion.mask.mask import Mask
 from artifusion.mask.regions import find_regions
-from artifusion.output.provenance import WARNING, geojson, note, sidecar
+from artifusion.output.provenance import WARNING, Filled, Grafted, geojson, note, sidecar
 
 SIZE = Size(1000, 800)
 
@@ -43,21 +45,41 @@ def test_geojson_is_the_same_every_time_and_counts_from_the_bounds():
 
 
 def test_the_note_is_one_line_that_fits_into_any_description():
-    text = note(regions=1, share=0.0312, weights="my|weights\nv2", weights_sha256="ab" * 32, sampler="DDIM 20 steps",
-                seed=3, version="0.1.0")
+    text = note(regions=1, share=0.0312, grafted=0.02, weights="my|weights\nv2", weights_sha256="ab" * 32,
+                sampler="DDIM 20 steps", seed=3, version="0.1.0")
     assert "|" not in text and "\n" not in text and text.endswith(WARNING)
-    assert "1 region (3.12% of the area)" in text and "sha256:abababababab," in text
+    assert "1 region (3.12% of the area: 2.00% grafted, 1.12% painted)" in text and "sha256:abababababab," in text
 
 
 def test_the_sidecar_tells_what_was_done():
     job = {"source": {"name": "b.svs", "sha256": "s"}, "version": "0.1.0"}
-    content = sidecar(job, find_regions(mask(), 16), 2, {"container": "copied"}, "b.restored.svs", "o", 1.234,
-                      datetime(2026, 1, 2, tzinfo=UTC))
+    content = sidecar(job, find_regions(mask(), 16), {"container": "copied"}, {"name": "b.restored.svs", "sha256": "o"},
+                      1.234, created=datetime(2026, 1, 2, tzinfo=UTC))
     assert json.loads(json.dumps(content)) == content and content["warning"] == WARNING
     assert content["source"] == job["source"] and content["output"] == {"name": "b.restored.svs", "sha256": "o"}
     area = sum(mask().areas_px[:2])
     assert content["regions"][0] == {"id": 1, "l0_box": [10, 10, 85, 50], "area_px": area, "class": "fold"}
     assert content["created"] == "2026-01-02T00:00:00+00:00"
+
+
+def test_grafts_are_declared_with_what_is_painted_around_them_and_where_they_come_from():
+    regions = find_regions(mask(), 16)
+    kept = (shapely.box(15, 15, 25, 30),)
+    graft = Grafted(kept, Box(200, 5, 20, 30), 3, 0.7)
+    filled = {region.id: Filled() for region in regions} | {1: Filled((graft,), 150, 0.7, "good")}
+    content = sidecar({}, regions, {}, {}, 1.0, filled)
+    assert content["regions"][0]["grafts"] == [{"donor": [200, 5, 20, 30], "orientation": 3, "score": 0.7}]
+    assert content["regions"][0]["grafted_px"] == 150 and content["regions"][1]["grafts"] == []
+    declared = geojson(mask(), regions, "ab", filled=filled)["features"]
+    grafted = [f for f in declared if f["properties"]["name"] == "restored 1: grafted"]
+    assert [f["properties"]["measurements"]["Donor x"] for f in grafted] == [200]
+    assert grafted[0]["properties"]["measurements"]["Area px"] == 150
+    (donor,) = (f for f in declared if "donor_of" in f["properties"]["metadata"])
+    restored = [f for f in declared if f is not donor]
+    assert sum(f["properties"]["measurements"]["Area px"] for f in restored) == mask().area_px
+    assert shapely.geometry.shape(donor["geometry"]).bounds == (200, 5, 220, 35)
+    polygons, _ = geojson_polygons({"type": "FeatureCollection", "features": declared}, Path("x"), Point(0, 0))
+    assert Mask.of(polygons, mask().l0_size).area_px == mask().area_px          # a donor is no mask
 
 
 def test_the_slide_room_never_imports_torch():

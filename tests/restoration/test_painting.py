@@ -32,7 +32,7 @@ from artifusion.restorer import Restorer
 from artifusion.slide.reader import open_slide
 
 TINY = DenoiserConfig(pixel_dim=8, dims=(16, 32), heads=(2, 2), depths=(1, 1), window_sizes=(4, 4), time_dim=16)
-CONFIG = RestoreConfig(steps=2, context_px=16, batch_size=1, merge_px=1)
+CONFIG = RestoreConfig(graft="off", steps=2, context_px=16, batch_size=1, merge_px=1)
 
 
 class Seeing(Painter):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from artifusion.errors import SlideError
 from artifusion.output.codecs import scan
-from artifusion.output.codecs.blocks import join_blocks, per_block, per_pixel, split_blocks, with_neighbours
+from artifusion.output.codecs.block_arrays import join_blocks, per_block, per_pixel, split_blocks, with_neighbours
 
 SOF, DHT, SOS, DQT, EOI, DRI = 0xC0, 0xC4, 0xDA, 0xDB, 0xD9, 0xDD
 FRAMES = set(range(0xC0, 0xD0)) - {DHT, 0xC8, 0xCC}

@@ -1,0 +1,50 @@
+"""The last match of painted pixels with their surroundings, band by band of the fine spectrum."""
+
+import pytest
+import torch
+
+from artifusion.diffusion.finish import SIGMAS_PX, blurred, energy, match_fine_bands
+
+
+def textured(seed, size=128):
+    """A texture with energy at every scale: (1, 3, H, W)."""
+    noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(seed))
+    return blurred(noise, 0.7) + 2 * blurred(noise.roll(7, -1), 2.0)
+
+
+def hole(size=128):
+    painted = torch.zeros(1, 1, size, size)
+    painted[..., 48:80, 40:90] = 1
+    return painted
+
+
+def ratios(image, truth, painted):
+    """Energy of each fine band in the hole over the truth's."""
+    found, fine, fine_truth = [], image, truth
+    for sigma in SIGMAS_PX:
+        coarse, coarse_truth = blurred(image, sigma), blurred(truth, sigma)
+        found.append(float(energy(fine - coarse, painted) / energy(fine_truth - coarse_truth, painted)))
+        fine, fine_truth = coarse, coarse_truth
+    return found
+
+
+@pytest.mark.parametrize("spoiled", [
+    lambda x: x + 0.25 * torch.randn(x.shape, generator=torch.Generator().manual_seed(5)),    # fine noise was left
+    lambda x: blurred(x, 0.45)])                                                              # softer than the scan
+def test_each_fine_band_comes_nearer_to_the_energy_of_the_surroundings(spoiled):
+    truth, painted = textured(1), hole()
+    image = torch.where(painted > 0, spoiled(truth), truth)
+    before = ratios(image, truth, painted)
+    after = ratios(match_fine_bands(image, painted), truth, painted)
+    for one, other in zip(before, after, strict=True):
+        assert abs(other - 1) < 0.3 and abs(other - 1) < abs(one - 1) / 2
+
+
+def test_known_pixels_stay_and_what_fits_is_left_alone():
+    truth, painted = textured(1), hole()
+    matched = match_fine_bands(truth, painted)
+    assert torch.equal(matched * (1 - painted), truth * (1 - painted))
+    assert (matched - truth).abs().max() < 0.2 * truth.std()
+    small = torch.zeros(1, 1, 128, 128)
+    small[..., :, :127] = 1                                                  # too few known pixels tell nothing
+    assert torch.equal(match_fine_bands(truth, small), truth)
