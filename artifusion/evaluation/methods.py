@@ -30,6 +30,7 @@ MIDDLE_LEVEL = 0.5          # noise level from which a pasted hole is painted ag
 @dataclass(frozen=True)
 class Cost:
     evaluations: int        # of the denoiser, counted
+    px: int                 # of all the canvases that it evaluated
     seconds: float
 
 
@@ -123,17 +124,18 @@ def timed(fill: Fill, trial: Trial, restorer: Restorer | None) -> tuple[np.ndarr
     begin = time.perf_counter()
     with count_evaluations(restorer) as calls:
         painted = fill(trial)
-    return painted, Cost(len(calls), time.perf_counter() - begin)
+    return painted, Cost(len(calls), sum(calls), time.perf_counter() - begin)
 
 
 @contextmanager
 def count_evaluations(restorer: Restorer | None) -> Iterator[list[int]]:
-    """A list that gets an entry whenever the denoiser is evaluated on one canvas."""
+    """A list that gets the number of pixels whenever the denoiser is evaluated on one canvas."""
     calls: list[int] = []
     if restorer is None:
         yield calls
         return
-    hook = restorer.denoiser.register_forward_hook(lambda module, inputs, output: calls.extend([1] * len(inputs[0])))
+    hook = restorer.denoiser.register_forward_hook(
+        lambda module, inputs, output: calls.extend([inputs[0][0, 0].numel()] * len(inputs[0])))
     try:
         yield calls
     finally:

@@ -107,7 +107,7 @@ def paint(work: Sequence[tuple[str, Trial]], fills: dict[str, Any], records: Rec
         line.set_postfix_str(f"{trial.number:04d} {name}", refresh=False)
         painted, cost = timed(fills[name], trial, restorer)
         measured = measure(trial, painted, space, real=name == "real")
-        records.add(trial, name, painted, cost, gflop * cost.evaluations, measured)
+        records.add(trial, name, painted, cost, gflop * cost.px / SIDE_PX**2, measured)
 
 
 def leave_out(trials: Sequence[Trial], records: Records) -> None:
@@ -115,7 +115,7 @@ def leave_out(trials: Sequence[Trial], records: Records) -> None:
     done = records.rows()
     for trial in trials:
         if (LEFT_OUT, trial.number) not in done:
-            records.add(trial, LEFT_OUT, None, Cost(0, 0.0), 0.0, measure_left_out(trial))
+            records.add(trial, LEFT_OUT, None, Cost(0, 0, 0.0), 0.0, measure_left_out(trial))
 
 
 def check_request(methods: Sequence[str], steps: Sequence[int], tiles: int) -> None:
