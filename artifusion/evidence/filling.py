@@ -20,7 +20,8 @@ from artifusion.mask.regions import Region
 from artifusion.slide.reader import Slide
 
 BAND_UM = 1.5               # wide is the band along the seams that is painted
-BAND_LEVEL = 0.75           # noise level at which a donor's pixels enter in the band
+OUTER, INNER = 1.0, 0.5     # noise levels at which a donor's pixels enter at the hole's outline and where the band ends
+JOINT = 0.75                # ... and where two pieces meet
 THIN = 2.0                  # bands: a hole that is nowhere deeper is painted whole
 
 
@@ -40,7 +41,7 @@ class Filling:
     Attributes:
         pixels: uint8 (H, W, 3), grafted where levels are below 1.
         levels: float32 (H, W), the noise level at which each pixel enters: 0 outside the hole and where a donor's pixel
-            stays, BAND_LEVEL along the seams, 1 where nothing is known.
+            stays, between along the seams, 1 where nothing is known.
         pieces: what was grafted.
         score, verdict: how well the hole was filled; None and "good" for one that is too thin to be grafted.
     """
@@ -67,11 +68,12 @@ def fill(hole: Hole, indices: Sequence[DonorIndex], imagine: Imagine | None = No
         return Filling(hole.pixels, levels, (), 0.0, "unrestorable")
     found = graft(Hole(hole.l0_box, hole.pixels, deep, hole.known), indices, imagine=imagine, seed=seed)
     seams = (depth <= band_px) | joints(found.pieces, band_px)
+    entering = np.where(depth <= band_px, OUTER + (INNER - OUTER) * depth / band_px, JOINT).astype(np.float32)
     pieces = []
     for number, (donor, score) in enumerate(zip(found.donors, found.scores, strict=True), 1):
         if donor is not None:
             piece = found.pieces == number
-            levels[piece] = np.where(seams[piece], np.float32(BAND_LEVEL), np.float32(0))
+            levels[piece] = np.where(seams, entering, np.float32(0))[piece]
             pieces.append(Piece(donor, score, piece & ~seams))
     return Filling(found.pixels, levels, tuple(pieces), found.score, found.verdict)
 
