@@ -31,12 +31,13 @@ from artifusion.diffusion.views import in_views
 from artifusion.errors import DeviceError, WeightsError
 from artifusion.evidence.donors import Hole
 from artifusion.evidence.filling import fill, region_hole
-from artifusion.evidence.index import DonorIndex, in_memory
+from artifusion.evidence.index import DonorIndex
 from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import rectilinear
 from artifusion.mask.regions import batches, find_regions, plan_canvases
 from artifusion.pixels import images_from_tensor, tensor_from_images
 from artifusion.pretrained import DEFAULT_WEIGHTS
+from artifusion.slide.reader import in_memory
 
 VIEW_PX, OVERLAP_PX = 1024, 128     # a larger canvas is denoised in views that overlap
 TINY = 1e-6                         # levels that differ by less are the same

@@ -25,7 +25,7 @@ from artifusion.mask.outlines import class_outlines
 from artifusion.mask.writer import mask_geojson, write_class_png, write_geojson
 from artifusion.output.output import beside, check_outputs
 from artifusion.output.preview import check_picture_name
-from artifusion.slide.reader import ImageSlide, Slide, open_slide
+from artifusion.slide.reader import Slide, in_memory, open_slide
 
 THRESHOLD = 0.5
 
@@ -83,8 +83,7 @@ def detect(
     if not 0 < threshold < 1:
         raise ValueError(f"threshold must lie between 0 and 1, got {threshold}")
     if not isinstance(source, Slide):
-        opened = open_slide(source, mpp) if isinstance(source, str | Path) else (
-            ImageSlide(Path("image"), source, "array", True, None, None, mpp))
+        opened = open_slide(source, mpp) if isinstance(source, str | Path) else in_memory(source, mpp)
         with opened as slide:
             return detect(slide, threshold=threshold, any_stain=any_stain, quiet=quiet)
     survey = Survey.of(source, mpp or source.mpp or DEFAULT_SPACING_UM)

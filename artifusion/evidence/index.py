@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from artifusion.evidence.likeness import Picture, features, opponent
 from artifusion.geometry import Box, Point, Size
 from artifusion.mask.mask import Mask
-from artifusion.slide.reader import ImageSlide, Slide
+from artifusion.slide.reader import Slide, in_memory
 
 INDEX_UM = (2.0, 4.0, 8.0, 16.0)     # um per pixel of the picture: the finest with few pixels, but see FULL_PX
 SMALL_PX = 1_000_000                 # up to so many pixels, finer than 4 um per pixel
@@ -129,10 +128,3 @@ def index_step(size: Size, mpp: float) -> int:
     um = next((um for um in INDEX_UM if area_um2 / um**2 <= (SMALL_PX if um < 4 else FULL_PX)), INDEX_UM[-1])
     least = int(np.ceil((size.width * size.height / FULL_PX) ** 0.5))       # where a scale is mistaken
     return max(1, round(um / mpp), least)
-
-
-def in_memory(image: np.ndarray, mpp: float | None = None) -> Slide:
-    """An image, uint8 (H, W, 3), as a slide of one level."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"an image must be uint8 (H, W, 3) RGB, got {image.dtype} {image.shape}")
-    return ImageSlide(Path("image"), image, "PNG", True, None, None, mpp)

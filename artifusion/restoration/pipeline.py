@@ -52,6 +52,7 @@ class Plan:
     mask: Mask
     regions: tuple[Region, ...]
     canvases: tuple[Canvas, ...]
+    spacing_um: float
 
     @property
     def area_px(self) -> int:
@@ -73,7 +74,7 @@ def plan_restoration(slide: Slide, selection: MaskSelection, config: RestoreConf
     canvases = plan_canvases(
         regions, slide.size, multiple=multiple, context_px=config.context_px, max_px=config.max_canvas_px, mask=mask
     )
-    return Plan(mask, regions, canvases)
+    return Plan(mask, regions, canvases, slide.mpp or config.default_spacing_um)
 
 
 def restore_slide(
@@ -177,8 +178,7 @@ def restore_slide(
             grafts = graft_plan(slide, plan, restorer, seed, work, quiet)
             patches = paint_plan(slide, plan, grafts, restorer, seed, work, quiet)
             report = write_slide(patches, output.target, note=note_of(plan, slide, grafts, restorer, seed),
-                                 work=work,
-                                 lossless=lossless, same_size=same_size, progress=byte_bar("writing", quiet))
+                                 work=work, lossless=lossless, same_size=same_size, progress=byte_bar("writing", quiet))
             content = sidecar(job | facts | {"canvases": len(plan.canvases)}, plan.regions, report.to_dict(),
                               {"name": output.target.name}, time.monotonic() - started, grafts.filled)
             polygons = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset, grafts.filled)
@@ -257,7 +257,7 @@ def describe(slide: Slide, selection: MaskSelection, plan: Plan, restorer: Resto
         "weights": {"name": restorer.weights.name, "sha256": restorer.weights.sha256},
         "sampler": {"name": config.sampler, "condition": f"{config.condition} known", "steps": config.steps,
                     "evaluations_per_canvas": config.evaluations, "seed": seed, "device": restorer.device.type},
-        "mpp": slide.mpp or config.default_spacing_um,
+        "mpp": plan.spacing_um,
         "mpp_from": slide.mpp_origin,
         "mpp_doubt": slide.mpp_doubt,
         "config": config.model_dump(),
@@ -285,7 +285,7 @@ def graft_plan(slide: Slide, plan: Plan, restorer: Restorer, seed: int, work: Pa
     """The grafts of all regions of a plan; those that an interrupted run found are taken as they are."""
     grafts = Grafts(work / "grafts")
     if restorer.config.graft == "auto":
-        index = DonorIndex.of(slide, slide.mpp or restorer.config.default_spacing_um, [plan.mask])
+        index = DonorIndex.of(slide, plan.spacing_um, [plan.mask])
         for _ in tqdm(graft_regions(slide, plan.mask, plan.regions, index, restorer, grafts, seed), desc="finding",
                       unit="region", total=len(plan.regions), disable=quiet or None):
             pass
@@ -296,8 +296,7 @@ def paint_plan(slide: Slide, plan: Plan, grafts: Grafts, restorer: Restorer, see
                ) -> Patches:
     """The painted patches of all canvases of a plan; those that an interrupted run painted are taken as they are."""
     patches = Patches(work / "patches", slide, plan.mask)
-    spacing_um = slide.mpp or restorer.config.default_spacing_um
-    with closing(paint(plan.canvases, patches, restorer, spacing_um, seed, grafts)) as painting:
+    with closing(paint(plan.canvases, patches, restorer, plan.spacing_um, seed, grafts)) as painting:
         for _ in tqdm(painting, desc="painting", unit="canvas", total=len(plan.canvases), disable=quiet or None):
             pass
     return patches

@@ -206,6 +206,13 @@ class ImageSlide(Slide):
         return self._image[lv_box.slices()]
 
 
+def in_memory(pixels: np.ndarray, mpp: float | None = None) -> ImageSlide:
+    """An image, uint8 (H, W, 3) RGB, as a slide of one level. Raises ValueError for anything else."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"an image must be uint8 (H, W, 3) RGB, got {pixels.dtype} {pixels.shape}")
+    return ImageSlide(Path("image"), pixels, "array", True, None, None, mpp)
+
+
 def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
     """Return a slide or plain image, open for reading; mpp overrides the file's own scale (um per pixel).
 

@@ -39,11 +39,12 @@ from artifusion.evidence import find
 from artifusion.evidence.donors import Hole, Weights, donor_pixels
 from artifusion.evidence.fitting import reach_px
 from artifusion.evidence.graft import graft
-from artifusion.evidence.index import DonorIndex, in_memory
+from artifusion.evidence.index import DonorIndex
 from artifusion.evidence.likeness import blurred
 from artifusion.evidence.pieces import PIECE_UM
 from artifusion.geometry import Box
 from artifusion.mask.mask import Mask
+from artifusion.slide.reader import in_memory
 from artifusion.slide.tissue import tissue_mask
 
 COARSE = ("chorioamnionitis", "kidneyoncocytoma")                       # 1.0 um per pixel at the top

@@ -11,11 +11,11 @@ from artifusion.evidence import index as index_module
 from artifusion.evidence.donors import Donor, Hole, donor_pixels
 from artifusion.evidence.find import find_donors
 from artifusion.evidence.graft import graft
-from artifusion.evidence.index import DonorIndex, in_memory
+from artifusion.evidence.index import DonorIndex
 from artifusion.evidence.likeness import oriented
 from artifusion.geometry import Box, Size
 from artifusion.mask.mask import Mask
-from artifusion.slide.reader import Slide
+from artifusion.slide.reader import Slide, in_memory
 
 BOX = Box(600, 200, 140, 160)
 INSIDE = Box(645, 250, 50, 60)

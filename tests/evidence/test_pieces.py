@@ -6,12 +6,13 @@ from scipy.ndimage import gaussian_filter
 
 from artifusion.evidence.donors import Fit, Hole
 from artifusion.evidence.graft import graft
-from artifusion.evidence.index import DonorIndex, in_memory
+from artifusion.evidence.index import DonorIndex
 from artifusion.evidence.pieces import LONGER, PIECE_UM, pieces
 from artifusion.evidence.score import DOUBTFUL, GOOD, score_of, verdict_of
 from artifusion.evidence.tone import toned
 from artifusion.geometry import Box, Size
 from artifusion.mask.mask import Mask
+from artifusion.slide.reader import in_memory
 
 
 def disc(radius: int) -> np.ndarray:
