@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ import openslide
 from artifusion.errors import OutputError
 from artifusion.files import sha256
 from artifusion.geometry import Box
-from artifusion.mask.geojson import geojson_polygons
+from artifusion.mask.geojson import features_of
 from artifusion.mask.mask import Mask
 from artifusion.output.allowed_change import REENCODED_BLOCK_LIMIT, REENCODED_BLOCK_PX, worst_block
 from artifusion.output.compare import Comparison, compare_copied, compare_generic
+from artifusion.output.history import declared_mask, features_from, pass_of, passes_of
 from artifusion.output.segments import PixelChange
 from artifusion.slide.reader import Slide, open_slide
 
@@ -36,17 +37,21 @@ class VerifyReport:
     compared: Comparison = field(default_factory=Comparison)
     problems: tuple[str, ...] = ()
     output_sha256: str = ""
+    passes: int = 1                      # that lie between the two slides
 
     @property
     def ok(self) -> bool:
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        return {"container": self.container, **self.compared.to_dict(), "ok": self.ok, "problems": list(self.problems)}
+        return {"container": self.container, "passes": self.passes, **self.compared.to_dict(), "ok": self.ok,
+                "problems": list(self.problems)}
 
     def lines(self) -> list[str]:
         """Return the report for people, one statement a line."""
         lines, compared = list[str](), self.compared
+        if self.passes > 1:
+            lines.append(f"passes between the two: {self.passes}, each declared")
         copied = self.container in ("copied", "pyramid")
         if copied:
             lines.append(f"segments copied: {compared.segments}, touched by the declared regions: {compared.touched}, "
@@ -65,6 +70,8 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
                  ) -> VerifyReport:
     """Compare a restored slide with its source; everything outside the declared polygons must be the same.
 
+    The source may be that of an earlier pass: what all passes from there on declare may then have changed.
+
     Args:
         sidecar, geojson: files or their content; by default <restored>.json and <restored>.geojson. The content may
             be given before the files and the final name exist.
@@ -76,22 +83,26 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
     """
     source, restored = Path(source), Path(restored)
     sidecar_content, geojson_content = _content(restored, sidecar, ".json"), _content(restored, geojson, ".geojson")
-    claims = _claims(sidecar_content, restored, whole=not isinstance(sidecar, Mapping))
-    report = VerifyReport(claims.container, Comparison(claims.by_block, claims.same_size))
-    problems = list[str]()
     with open_slide(source) as before, open_slide(restored) as after, ThreadPoolExecutor(2) as pool:
         output_hash = pool.submit(sha256, restored)           # while the segments are compared
-        source_hash = None if source_sha256 else pool.submit(sha256, source)
-        polygons, classes = geojson_polygons(geojson_content, restored.parent / f"{restored.name}.geojson",
-                                             before.bounds_offset)
-        mask = Mask.of(polygons, before.size, classes)        # cut to the slide, whatever a foreign file declares
-        if claims.has_regions and mask.area_px != claims.painted_px:
-            problems.append(f"the GeoJSON declares {mask.area_px} px but the sidecar {claims.painted_px}; "
-                            "one was changed")
+        source_hash = pool.submit(lambda: source_sha256 or sha256(source))
+        links, first, problems = _links(sidecar_content, source, source_hash)
+        claims = _joined([_claims(link, restored, whole=not isinstance(sidecar, Mapping)) for link in links])
+        report = VerifyReport(claims.container, Comparison(claims.by_block, claims.same_size, len(links)),
+                              passes=len(links))
+        declared = features_from(features_of(geojson_content), first, first + len(links) - 1)
+        name = restored.parent / f"{restored.name}.geojson"
+        mask = declared_mask(declared, name, before, before.bounds_offset)   # cut to the slide, whatever is declared
+        for number, link in enumerate(links, first):
+            painted_px = _claims(link, restored, whole=False).painted_px
+            own = [feature for feature in declared if pass_of(feature, first + len(links) - 1) == number]
+            part = mask if len(links) == 1 else declared_mask(own, name, before, before.bounds_offset)
+            if link.get("regions") and part.area_px != painted_px:
+                problems.append(f"the GeoJSON declares {part.area_px} px but the sidecar {painted_px}; one was changed")
         problems += _slide_problems(before, after, mask, claims, report.compared)
-    report.output_sha256 = output_hash.result()
-    if (source_hash.result() if source_hash else source_sha256) != claims.source_sha256:
-        problems.insert(0, f"{source.name} is not the file that was restored: its SHA-256 is another one")
+        if source_hash.result() != claims.source_sha256:
+            problems.insert(0, f"{source.name} is not the file that was restored: its SHA-256 is another one")
+        report.output_sha256 = output_hash.result()
     if claims.output_sha256 and report.output_sha256 != claims.output_sha256:
         problems.append(f"{restored.name} was changed after it was written: its SHA-256 is not the sidecar's")
     report.problems = tuple(problems)
@@ -106,7 +117,6 @@ class Claims:
     lossless: bool
     source_sha256: str
     output_sha256: str | None
-    has_regions: bool
     painted_px: int
     given_mpp: float | None            # um per level-0 pixel, where the caller of restore gave it
     same_size: bool
@@ -127,7 +137,6 @@ def _claims(sidecar: Mapping[str, Any], restored: Path, whole: bool) -> Claims:
         claims = Claims(
             container=written["container"], lossless=written["lossless"],
             source_sha256=sidecar["source"]["sha256"], output_sha256=sidecar["output"].get("sha256"),
-            has_regions=bool(sidecar.get("regions")),
             painted_px=sum(int(region["area_px"]) for region in sidecar.get("regions", ())),
             given_mpp=float(sidecar["mpp"]) if sidecar.get("mpp_from") == "argument" else None,
             same_size=sidecar.get("same_size") is True,
@@ -139,6 +148,38 @@ def _claims(sidecar: Mapping[str, Any], restored: Path, whole: bool) -> Claims:
         raise OutputError(f"{restored}: its sidecar is not one that artifusion wrote; restore the slide "
                           "again") from None
     return claims
+
+
+def _links(sidecar: Mapping[str, Any], source: Path, source_hash: Future[str]
+           ) -> tuple[list[Mapping[str, Any]], int, list[str]]:
+    """Return the passes that lie between a source and the slide of a sidecar, the number of the first, and problems.
+
+    Raises:
+        OutputError: artifusion did not write this history.
+    """
+    try:
+        passes = passes_of(sidecar)
+        if len(passes) == 1:                                  # nothing to choose: the source is read meanwhile
+            return [*passes], 1, []
+        begins = [entry.get("source", {}).get("sha256") for entry in passes]
+        ends = [entry.get("output", {}).get("sha256") for entry in passes]
+    except (AttributeError, ValueError):
+        raise OutputError(f"{source}: the history in the sidecar is not one that artifusion wrote; restore the slide "
+                          "again") from None
+    at = max((n for n, begin in enumerate(begins) if begin == source_hash.result()), default=len(passes) - 1)
+    return [*passes[at:]], at + 1, [f"pass {n + 2} did not begin from what pass {n + 1} wrote: a pass between them is "
+                                    "not declared" for n in range(at, len(passes) - 1) if ends[n] != begins[n + 1]]
+
+
+def _joined(links: Sequence[Claims]) -> Claims:
+    """Return what the passes of a chain claim together: each is allowed what it is alone."""
+    return Claims(
+        container=max((link.container for link in links), key=CONTAINERS.index),
+        lossless=all(link.lossless for link in links),
+        source_sha256=links[0].source_sha256, output_sha256=links[-1].output_sha256,
+        painted_px=sum(link.painted_px for link in links),
+        given_mpp=next((link.given_mpp for link in reversed(links) if link.given_mpp), None),
+        same_size=any(link.same_size for link in links), by_block=all(link.by_block for link in links))
 
 
 def _slide_problems(before: Slide, after: Slide, mask: Mask, claims: Claims, comparison: Comparison) -> list[str]:

@@ -15,6 +15,7 @@ from artifusion.geometry import Box
 from artifusion.mask.mask import Mask
 from artifusion.output.codecs.segment_codecs import codec_of
 from artifusion.output.container import container_of, generic_pyramid, segment_reason, source_levels, thumbnail_page
+from artifusion.output.history import notes_in
 from artifusion.output.patches import Patches
 from artifusion.output.pyramid import write_generic
 from artifusion.output.reencode import Metadata, encoding_name, pyramid_sizes, segment_count, write_image, write_pyramid
@@ -182,7 +183,12 @@ def _write_generic(slide: Slide, mask: Mask, patches: Patches, path: Path, note:
 
 def _generic_metadata(slide: Slide, note: str) -> Metadata:
     """Return a generic file's metadata, without the source's description: one that names Aperio is opened as Aperio."""
-    return Metadata(slide.size, slide.mpp, slide.icc, description_with_note("", note, "generic-tiff"))
+    return Metadata(slide.size, slide.mpp, slide.icc, description_with_note("", _notes(slide, note), "generic-tiff"))
+
+
+def _notes(slide: Slide, note: str) -> str:
+    """Return the notes of earlier restorations and this one, a line each, for a description that begins anew."""
+    return "\nartifusion: ".join([*notes_in(slide), note])
 
 
 def _copied_level(name: str, page: tiff.Page, change: Change, same_size: bool = False, stale: str = "") -> LevelReport:
@@ -242,7 +248,7 @@ def _write_reencoded(slide: Slide, patches: Patches, path: Path, note: str, reas
 
 def _write_image(slide: Slide, patches: Patches, path: Path, note: str, reason: str) -> WriteReport:
     exact = path.suffix == ".png"
-    write_image(path, patches.read(Box(0, 0, *slide.size)), mpp=slide.mpp, icc=slide.icc, note=note)
+    write_image(path, patches.read(Box(0, 0, *slide.size)), mpp=slide.mpp, icc=slide.icc, note=_notes(slide, note))
     how = "PNG, exact" if exact else "JPEG quality 95, 4:4:4: kept pixels change a little; choose .png to keep them"
     level = LevelReport("level 0", "re-encoded", how, 1, 1, *_changes_of_reencoding(exact))
     return WriteReport(path, "image", reason, exact, (level,))

@@ -28,6 +28,7 @@ class PlainImage:
     lossless: bool                     # stored without loss
     icc: bytes | None
     mpp: float | None                  # um per pixel, plausible or not
+    description: str = ""              # PNG's Description, JPEG's comment, TIFF's ImageDescription
 
 
 def read_image(path: Path) -> PlainImage:
@@ -67,9 +68,11 @@ def _read_other_image(path: Path) -> PlainImage:
                                  "to 8 bit")
             dpi = image.info.get("dpi", (0, 0))[0]
             file_format = image.format or path.suffix.lstrip(".").upper()
+            told = image.info.get("Description") or image.info.get("comment") or ""
+            text = told.decode(errors="replace") if isinstance(told, bytes) else str(told)
             ImageOps.exif_transpose(image, in_place=True)  # upright, as every viewer shows it and masks are drawn
             return PlainImage(on_white(image), file_format, file_format not in LOSSY_FORMATS,
-                              image.info.get("icc_profile"), 25400 / float(dpi) if dpi else None)
+                              image.info.get("icc_profile"), 25400 / float(dpi) if dpi else None, text)
 
 
 def _read_tiff_image(path: Path) -> PlainImage:
@@ -83,7 +86,7 @@ def _read_tiff_image(path: Path) -> PlainImage:
             raise Image.DecompressionBombError
         lossless = page.compression not in LOSSY_TIFF_COMPRESSIONS
         icc = bytes(page.tags[34675].value) if 34675 in page.tags else None
-        mpp = _tiff_mpp(page)
+        mpp, description = _tiff_mpp(page), str(page.description)
         pixels = page.asarray() if page.photometric in GRAY_OR_RGB else None
         if pixels is not None and pixels.ndim == 3 and page.axes.startswith("S"):
             pixels = np.moveaxis(pixels, 0, -1)
@@ -99,7 +102,7 @@ def _read_tiff_image(path: Path) -> PlainImage:
                          "convert it to RGB")
     else:
         pixels = on_white(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
-    return PlainImage(pixels, "TIFF", lossless, icc, mpp)
+    return PlainImage(pixels, "TIFF", lossless, icc, mpp, description)
 
 
 def _tiff_mpp(page: Any) -> float | None:

@@ -192,12 +192,12 @@ class ImageSlide(Slide):
     vendor = "image"
 
     def __init__(self, path: Path, pixels: np.ndarray, file_format: str, lossless: bool,
-                 icc: bytes | None, own_mpp: float | None, mpp: float | None) -> None:
+                 icc: bytes | None, own_mpp: float | None, mpp: float | None, description: str = "") -> None:
         self.path, self._image = path, pixels
         self.format, self.lossless, self.icc = file_format, lossless, icc
         self.level_sizes = (Size(pixels.shape[1], pixels.shape[0]),)
         self.level_downsamples = (1.0,)
-        self.properties = {"image.format": file_format}
+        self.properties = {"image.format": file_format, "image.description": description}
         self._set_mpp(mpp, own_mpp)
 
     def _pixels(self, level: int, lv_box: Box) -> np.ndarray:
@@ -244,7 +244,8 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
                              "get a whole copy of it") from None
     try:
         image = read_image(path)
-        return ImageSlide(path, image.pixels, image.format, image.lossless, image.icc, image.mpp, mpp)
+        return ImageSlide(path, image.pixels, image.format, image.lossless, image.icc, image.mpp, mpp,
+                          image.description)
     except Image.DecompressionBombError:
         raise SlideError(f"{path}: too many pixels for a plain image; convert it to a tiled pyramidal TIFF, "
                          "for example with vips tiffsave --tile --pyramid") from None

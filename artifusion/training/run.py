@@ -63,6 +63,7 @@ def train(
     run_dir: str | Path,
     *,
     init: str | Path | Weights | None = None,
+    name: str = "",
     max_minutes: float | None = None,
     device: str = "auto",
     quiet: bool = False,
@@ -72,7 +73,8 @@ def train(
     The run ends after `config.crops` crops, or after `max_minutes` of this call, whichever is first; the learning
     rate falls to 0 towards that end, so that what is saved is worth using. `run_dir/weights` always holds the
     averaged weights of the last checkpoint. Without max_minutes, a run that was stopped and resumed equals one
-    that was not, bit for bit, on one device. `init` names the weights to begin from, or is them.
+    that was not, bit for bit, on one device. `init` names the weights to begin from, or is them. `name` is what the
+    run's weights are called: by default as they were before, at first like `run_dir`.
 
     Under torchrun, each process learns from its slice of every batch; the first one alone writes. Ctrl-C and SIGTERM
     take effect between two steps and after a checkpoint, as KeyboardInterrupt; a second Ctrl-C at once.
@@ -80,7 +82,7 @@ def train(
     Raises:
         ValueError: `max_minutes` is not above 0.
         DataError: no images, or none fit to learn from.
-        ConfigError: `run_dir` holds another run, or one that learned from other data.
+        ConfigError: `run_dir` holds another run, or one that learned from other data; other weights have that name.
         WeightsError: `init` cannot be loaded.
         OutputError: `run_dir` cannot be written, or another process trains in it.
         DeviceError: no such device, or a batch does not fit into the GPU's memory.
@@ -100,7 +102,7 @@ def train(
             for file in (run_dir / STATE, run_dir / "weights" / MODEL):
                 remove_parts(file)
         begun = load_weights(init) if isinstance(init, str | Path) else init
-        trainer = Trainer(config, run_dir, group, begun)
+        trainer = Trainer(config, run_dir, group, begun, name)
         corpus, held_out = read_data(data, config, quiet or group.rank > 0)
         digest = corpus.digest()
         if trainer.record.data not in ("", digest):
