@@ -118,6 +118,8 @@ def labelled(feature: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def declared_mask(features: Sequence[Any], path: Path, slide: Slide, bounds_offset: Point) -> Mask:
-    """The mask of what annotations declare; `path` is for messages. Raises MaskError where there is none."""
+    """The mask of what annotations declare; `path` is for messages. Raises MaskError where one is no area."""
+    if not features:
+        return Mask.of([], slide.size)
     polygons, classes = geojson_polygons(list(features), path, bounds_offset)
     return Mask.of(polygons, slide.size, classes)

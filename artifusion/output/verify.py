@@ -86,7 +86,7 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
     with open_slide(source) as before, open_slide(restored) as after, ThreadPoolExecutor(2) as pool:
         output_hash = pool.submit(sha256, restored)           # while the segments are compared
         source_hash = pool.submit(lambda: source_sha256 or sha256(source))
-        links, first, problems = _links(sidecar_content, source, source_hash)
+        links, first, problems = _links(sidecar_content, restored, source_hash)
         claims = _joined([_claims(link, restored, whole=not isinstance(sidecar, Mapping)) for link in links])
         report = VerifyReport(claims.container, Comparison(claims.by_block, claims.same_size, len(links)),
                               passes=len(links))
@@ -150,7 +150,7 @@ def _claims(sidecar: Mapping[str, Any], restored: Path, whole: bool) -> Claims:
     return claims
 
 
-def _links(sidecar: Mapping[str, Any], source: Path, source_hash: Future[str]
+def _links(sidecar: Mapping[str, Any], restored: Path, source_hash: Future[str]
            ) -> tuple[list[Mapping[str, Any]], int, list[str]]:
     """Return the passes that lie between a source and the slide of a sidecar, the number of the first, and problems.
 
@@ -164,7 +164,7 @@ def _links(sidecar: Mapping[str, Any], source: Path, source_hash: Future[str]
         begins = [entry.get("source", {}).get("sha256") for entry in passes]
         ends = [entry.get("output", {}).get("sha256") for entry in passes]
     except (AttributeError, ValueError):
-        raise OutputError(f"{source}: the history in the sidecar is not one that artifusion wrote; restore the slide "
+        raise OutputError(f"{restored}: the history in its sidecar is not one that artifusion wrote; restore the slide "
                           "again") from None
     at = max((n for n, begin in enumerate(begins) if begin == source_hash.result()), default=len(passes) - 1)
     return [*passes[at:]], at + 1, [f"pass {n + 2} did not begin from what pass {n + 1} wrote: a pass between them is "
