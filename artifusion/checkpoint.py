@@ -48,7 +48,8 @@ def save_weights(folder: Path, state: dict[str, Tensor], denoiser: DenoiserConfi
     config = {"name": name, "parent": parent, "denoiser": denoiser.model_dump(), "training": training}
     with whole_file(folder / CONFIG) as config_part, whole_file(folder / MODEL) as model_part:
         config_part.write_text(json.dumps(config, indent=2) + "\n")
-        save_tensors(tensors, model_part, {f"parent_{key}": fact for key, fact in (parent or {}).items()})
+        # one key: the library writes several in any order, and the same run must give the same SHA-256
+        save_tensors(tensors, model_part, {"parent": json.dumps(parent)} if parent else None)
         digest = sha256(model_part)
         with whole_file(folder / CARD) as card_part:
             card_part.write_text(card(name, digest, training, parent))

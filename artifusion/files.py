@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import hashlib
 import json
@@ -25,7 +26,9 @@ def whole_file(path: Path, remedy: str = REMEDY) -> Iterator[Path]:
     """
     part = part_of(path)
     try:
-        yield part
+        with part.open("ab") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)         # until the process ends, however that may be
+            yield part
         os.replace(part, path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from None
@@ -40,9 +43,11 @@ def part_of(path: Path) -> Path:
 
 
 def remove_parts(path: Path) -> None:
-    """Remove what killed processes left of a file that no process is writing now."""
+    """Remove what killed processes left of a file; what a process is writing stays."""
     for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
-        part.unlink(missing_ok=True)
+        with suppress(OSError), part.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
 
 
 def write_text(path: Path, text: str) -> Path:

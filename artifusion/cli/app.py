@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import click
@@ -19,19 +20,28 @@ from artifusion.cli.verify import verify
 from artifusion.errors import ArtifusionError
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the end of a job of a cluster, or of a machine; nothing half-written is left, as after Ctrl-C."""
+
+
+def terminated(*_: object) -> None:
+    raise Terminated
+
+
 class OneLineErrors(click.Group):
     """Prints an `ArtifusionError` as one line and exits with 1; anything else keeps its traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        signal.signal(signal.SIGTERM, terminated)
         try:
             return super().invoke(ctx)
         except ArtifusionError as error:
             click.echo(f"artifusion: {error}", err=True)
             ctx.exit(1)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             click.echo("artifusion: interrupted; what was begun goes on when the same command is given again",
                        err=True)
-            ctx.exit(130)
+            ctx.exit(143 if isinstance(interrupt, Terminated) else 130)
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

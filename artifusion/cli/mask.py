@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -62,10 +63,16 @@ def convert(
 
     selection = MaskSelection(source, polarity, classes=classes, format=mask_format)
     with open_slide(slide_path) as slide:
-        check_outputs([source, slide_path], [output], overwrite)
+        there = output.is_file() and not overwrite
+        check_outputs([source, slide_path], [output], overwrite or there)
         check_mask_name(output)
         mask = read_selection(selection, slide)
         if not quiet:
             click.echo(mask.summary, err=True)
-        size = write_mask(mask, output, slide, binary=binary, downsample=downsample, mpp=mpp)
-    click.echo(f"{output}: {size.width} x {size.height} px" if size else f"{output}: {len(mask.polygons)} annotations")
+        with TemporaryDirectory() as folder:
+            target = Path(folder) / output.name if there else output
+            size = write_mask(mask, target, slide, binary=binary, downsample=downsample, mpp=mpp)
+            if there and target.read_bytes() != output.read_bytes():
+                check_outputs([], [output], overwrite)               # which says that it exists
+    what = f"{size.width} x {size.height} px" if size else f"{len(mask.polygons)} annotations"
+    click.echo(f"{output}: {'is done already: ' if there else ''}{what}")

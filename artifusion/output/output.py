@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from artifusion.errors import DataError, OutputError, SlideError
-from artifusion.files import REMEDY, move, sha256, sync, write_json, write_text
+from artifusion.files import REMEDY, move, remove_parts, sha256, sync, write_json, write_text
 
 TOOL = "artifusion"
 JOB, LOCK, PUBLISHING = "job.json", "lock", "publishing.json"
@@ -202,6 +202,7 @@ def check_outputs(inputs: Sequence[Path], outputs: Sequence[Path], overwrite: bo
     `ours`: outputs that an interrupted run of the same job published; they may exist.
     """
     for out in outputs:
+        remove_parts(out)
         if out.is_dir():
             raise OutputError(f"{out}: is a folder; name the file to write")
         if not out.parent.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -14,14 +15,16 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import ValidationError
 from tqdm import tqdm
 
+from artifusion import __version__
 from artifusion.config import Frozen, SpacingUm, describe
 from artifusion.errors import DataError, OutputError
-from artifusion.files import whole_file
+from artifusion.files import remove_parts, sha256, whole_file
 from artifusion.mask.reading import read_mask
 from artifusion.slide.reader import open_slide
 from artifusion.training.tiles import SHARD, TILE_PX, Tile, clean_tiles, cut_tiles, find_images, grid
 
 QUALITY = 95
+JOB, LEFT_OUT = "artifusion.job", "artifusion.left_out"      # in a shard's header
 
 
 class About(Frozen):
@@ -38,6 +41,7 @@ class ShardReport:
     tiles: int
     size_bytes: int
     left_out: int           # clean tiles that would have made it larger than asked
+    done_before: bool = False           # the same shard was there, and nothing was done
 
 
 def read_tiles(images: Mapping[Path, str], quiet: bool = False) -> Iterator[Tile]:
@@ -69,23 +73,45 @@ def write_shard(
     out = Path(out)
     if out.suffix != SHARD:
         raise OutputError(f"{out}: a shard is a {SHARD} file; name one")
-    if out.exists():
-        raise OutputError(f"{out}: exists already; choose another name or remove it")
+    remove_parts(out)
     images = find_images(data)
     first = next(iter(images))
     if mask is not None and (len(images) != 1 or first.suffix.lower() == SHARD):
         raise DataError(f"a mask belongs to one slide or image, and {len(images)} files are given; name its own"
                         if len(images) != 1 else f"{first}: a mask belongs to a slide or an image; name its own")
+    job = {JOB: shard_job(images, mask, max_mb)}
+    if out.exists():
+        return done_before(out, job)
     with whole_file(out) as part:
-        save_tiles(read_tiles(images, quiet) if mask is None else unmasked_tiles(first, mask), part)
+        save_tiles(read_tiles(images, quiet) if mask is None else unmasked_tiles(first, mask), part, job)
         sizes = _tile_sizes(part)
         kept = _within(sizes, max_mb * 1e6 if max_mb else float("inf"))
         if not kept:
             raise DataError(f"no clean tissue in {len(images)} images" if not sizes else
                             f"{max_mb:g} MB hold none of {len(sizes)} tiles; allow more")
         if len(kept) < len(sizes):
-            _thin(part, kept)
+            _thin(part, kept, job | {LEFT_OUT: str(len(sizes) - len(kept))})
     return ShardReport(len(kept), out.stat().st_size, len(sizes) - len(kept))
+
+
+def shard_job(images: Mapping[Path, str], mask: str | Path | None, max_mb: float | None) -> str:
+    """What decides the bytes of a shard, as a SHA-256: the files, their names, and what is left out."""
+    masks = [] if mask is None else [path for path in [Path(mask), *sorted(Path(mask).rglob("*"))] if path.is_file()]
+    told = [[name, sha256(path)] for path, name in images.items()] + [sha256(path) for path in masks]
+    return hashlib.sha256(json.dumps([__version__, told, max_mb]).encode()).hexdigest()
+
+
+def done_before(out: Path, job: Mapping[str, str]) -> ShardReport:
+    """The report of a shard that an earlier run of the same job wrote. Raises OutputError for any other file."""
+    try:
+        with tarfile.open(out) as shard:
+            tiles = sum(name.endswith(".jpg") for name in shard.getnames())
+            told = shard.pax_headers
+    except (OSError, tarfile.TarError):
+        told = {}
+    if told.get(JOB) != job[JOB]:
+        raise OutputError(f"{out}: exists already; choose another name or remove it")
+    return ShardReport(tiles, out.stat().st_size, int(told.get(LEFT_OUT, 0)), done_before=True)
 
 
 def unmasked_tiles(path: Path, mask: str | Path) -> Iterator[Tile]:
@@ -94,9 +120,9 @@ def unmasked_tiles(path: Path, mask: str | Path) -> Iterator[Tile]:
         yield from clean_tiles(slide, grid(slide.size, TILE_PX), read_mask(mask, slide))
 
 
-def save_tiles(tiles: Iterable[Tile], path: Path) -> None:
-    """Write tiles as the members of a shard, in their order."""
-    with tarfile.open(path, "w") as shard:
+def save_tiles(tiles: Iterable[Tile], path: Path, told: Mapping[str, str] | None = None) -> None:
+    """Write tiles as the members of a shard, in their order; `told`: what its header says."""
+    with tarfile.open(path, "w", pax_headers=told) as shard:
         for number, tile in enumerate(tiles):
             _add(shard, f"{tile.folder}/{number:06d}", tile)
 
@@ -166,9 +192,9 @@ def _spread(keys: list[str], count: int) -> list[str]:
     return [keys[i * len(keys) // count] for i in range(count)]
 
 
-def _thin(path: Path, kept: set[str]) -> None:
+def _thin(path: Path, kept: set[str], told: Mapping[str, str]) -> None:
     """Rewrite a tar with some of its tiles."""
-    with whole_file(path) as part, tarfile.open(path) as shard, tarfile.open(part, "w") as thinned:
+    with whole_file(path) as part, tarfile.open(path) as shard, tarfile.open(part, "w", pax_headers=told) as thinned:
         for member in shard:
             if member.name.rpartition(".")[0] in kept:
                 thinned.addfile(member, shard.extractfile(member))

@@ -20,7 +20,7 @@ from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.diffusion.frame import Frame
 from artifusion.diffusion.schedule import Schedule
 from artifusion.errors import ArtifusionError, ConfigError, WeightsError
-from artifusion.files import whole_file
+from artifusion.files import whole_file, write_text
 from artifusion.pixels import tensor_from_images
 from artifusion.pretrained import embedded_names
 from artifusion.training.adversary import Adversary, Crops
@@ -177,7 +177,20 @@ class Trainer:
         return Frame.of_known(x, torch.where(too_few, 1.0, known)).enter(x)
 
     def save(self) -> None:
-        """Write the whole state, each file whole or not at all."""
+        """Write the weights and the whole state, each file whole or not at all."""
+        self.save_weights()
+        self.save_state()
+
+    def save_weights(self) -> None:
+        """Write the configuration and the averaged weights."""
+        write_text(self.run_dir / CONFIG, self.config.model_dump_json(indent=2))      # it comes first: the run is ours
+        save_weights(
+            self.run_dir / "weights", self.ema.state_dict(), self.config.denoiser, self.record.name,
+            {"recipe": self.config.name, **self.record.total()}, self.record.parent
+        )
+
+    def save_state(self) -> None:
+        """Write all that a run goes on from."""
         tensors = {f"{name}.{key}": value for name, module in self._modules().items()
                    for key, value in module.state_dict().items()}
         for n, optimizer in enumerate(self._all_optimizers()):
@@ -185,12 +198,6 @@ class Trainer:
                 tensors |= {f"optimizer.{n}.{i}.{k}": v for k, v in state.items()}
         if self.adversary:
             tensors |= {f"remembered.{n}": part for n, part in enumerate(self.adversary.remembered_parts())}
-        save_weights(
-            self.run_dir / "weights", self.ema.state_dict(), self.config.denoiser, self.record.name,
-            {"recipe": self.config.name, **self.record.total()}, self.record.parent
-        )
-        if not (self.run_dir / STATE).is_file():
-            (self.run_dir / CONFIG).write_text(self.config.model_dump_json(indent=2))
         # the record rides in the state file, so that the two can never disagree after a crash; the state comes last,
         # so that a run is never further than its weights
         with whole_file(self.run_dir / STATE) as part:

@@ -105,7 +105,7 @@ def test_weights_are_called_after_their_run_and_name_their_parent(tissue, tmp_pa
     card = (tmp_path / "two/weights/README.md").read_text()
     assert card.startswith("# mine\n") and one.sha256 in card and two.sha256 in card and "not for diagnosis" in card
     with safe_open(tmp_path / "two/weights/model.safetensors", "pt") as file:
-        assert file.metadata() == {"parent_name": "one", "parent_sha256": one.sha256}
+        assert json.loads(file.metadata()["parent"]) == two.parent
     list(train(tiny_config(), [tissue], tmp_path / "two", init=tmp_path / "one/weights", device="cpu", quiet=True))
     assert record(tmp_path / "two")["name"] == "mine"                       # no other name was given
     for name, init in (("he-small", None), ("one", tmp_path / "one/weights"), ("a\nb", None)):
