@@ -29,7 +29,7 @@ def whole_file(path: Path, remedy: str = REMEDY) -> Iterator[Path]:
         with part.open("ab") as held:
             fcntl.flock(held, fcntl.LOCK_EX)         # until the process ends, however that may be
             yield part
-        os.replace(part, path)
+            os.replace(part, path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from None
     finally:

@@ -47,9 +47,12 @@ def flat_seam(count, graft="off"):
     return seam
 
 
-def run(command, folder, kill_at=0, limit=0, delay=0.0, number=signal.SIGKILL, graft="off"):
+def run(command, folder, kill_at=0, limit=0, delay=0.0, number=signal.SIGKILL, graft="off", act=None):
     """Run a command in a group of its own, which gets a signal before its file operation `kill_at`, or after `delay`
-    seconds: exit status (-9: killed), what it said, its file operations, canvases painted."""
+    seconds: exit status (-9: killed), what it said, its file operations, canvases painted.
+
+    `act`: what happens at `kill_at` instead of the signal.
+    """
     heard, said = os.pipe()
     facts = folder.with_name("facts.txt")
     facts.unlink(missing_ok=True)
@@ -64,7 +67,7 @@ def run(command, folder, kill_at=0, limit=0, delay=0.0, number=signal.SIGKILL, g
             if event in EVENTS and str(args[0]).startswith(str(folder)):
                 seen += 1
                 if seen == kill_at:
-                    os.killpg(0, number)
+                    act() if act else os.killpg(0, number)
 
         def count():
             nonlocal calls

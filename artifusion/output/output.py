@@ -66,8 +66,8 @@ class Output:
         another job.
 
         Raises:
-            OutputError: it cannot be made, is not ours, another run is at work in it, or a run that has ended since
-                `check` wrote a file that may not be overwritten.
+            OutputError: it cannot be made, is not ours, another run is at work in it, an input went away meanwhile,
+                or a run that has ended since `check` wrote a file that may not be overwritten.
         """
         self._job, failure = _text(job), None
         done = self._is_done(job) and self._is_whole()
@@ -86,11 +86,13 @@ class Output:
                 try:
                     yield None if finished else self._folder
                 except (SlideError, DataError) as error:
+                    self._check_inputs()
                     failure = error
                 self._clear(keep=(LOCK, PUBLISHING))
                 for name in (LOCK, PUBLISHING):         # up to the very last the job is known to be finished
                     (self._folder / name).unlink(missing_ok=True)
         except OSError as error:
+            self._check_inputs()
             path = error.filename or self._folder
             raise OutputError(f"{path}: cannot be read or written ({error.strerror or error}); "
                               f"{REMEDY}: what is painted is kept") from None
@@ -112,6 +114,13 @@ class Output:
         self.target.unlink(missing_ok=True)
         for name, file in staged.items():
             move(file, name)
+
+    def _check_inputs(self) -> None:
+        """Raise OutputError where an input went away meanwhile."""
+        for path in self.inputs:
+            if not path.exists():
+                raise OutputError(f"{path}: is gone, and was there before; bring it back and start again: what is "
+                                  "painted is kept")
 
     def _check_files(self, job: str | None) -> None:
         """`check`, and nothing is removed."""
