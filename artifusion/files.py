@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import filecmp
 import glob
 import hashlib
 import json
@@ -10,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from artifusion.errors import OutputError
@@ -35,6 +37,20 @@ def whole_file(path: Path, remedy: str = REMEDY) -> Iterator[Path]:
     finally:
         with suppress(OSError):                      # what made the writing fail is what is told
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def again(path: Path, remedy: str) -> Iterator[Path]:
+    """Where to write a file that is there already: the same job is done, and nothing changes.
+
+    Raises:
+        OutputError: something else was written than is there; the text ends with the remedy.
+    """
+    with TemporaryDirectory() as folder:
+        written = Path(folder) / path.name
+        yield written
+        if not filecmp.cmp(written, path, shallow=False):
+            raise OutputError(f"{path}: exists already; {remedy}")
 
 
 def part_of(path: Path) -> Path:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -56,6 +56,7 @@ def convert(
     if output.suffix.lower() in (".geojson", ".json") and (binary or downsample or mpp):
         raise click.UsageError("GeoJSON has neither pixels nor a scale; leave out --binary, --downsample and --mpp")
 
+    from artifusion.files import again
     from artifusion.mask.reading import read_selection
     from artifusion.mask.writer import check_mask_name, write_mask
     from artifusion.output.output import check_outputs
@@ -69,10 +70,7 @@ def convert(
         mask = read_selection(selection, slide)
         if not quiet:
             click.echo(mask.summary, err=True)
-        with TemporaryDirectory() as folder:
-            target = Path(folder) / output.name if there else output
+        with again(output, "choose another name or pass --overwrite") if there else nullcontext(output) as target:
             size = write_mask(mask, target, slide, binary=binary, downsample=downsample, mpp=mpp)
-            if there and target.read_bytes() != output.read_bytes():
-                check_outputs([], [output], overwrite)               # which says that it exists
     what = f"{size.width} x {size.height} px" if size else f"{len(mask.polygons)} annotations"
     click.echo(f"{output}: {'is done already: ' if there else ''}{what}")

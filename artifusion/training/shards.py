@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import tarfile
@@ -11,20 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from artifusion import __version__
 from artifusion.config import Frozen, SpacingUm, describe
-from artifusion.errors import DataError, OutputError
-from artifusion.files import remove_parts, sha256, whole_file
+from artifusion.errors import BROKEN_FILE, DataError, OutputError, shortened
+from artifusion.files import again, remove_parts, whole_file
 from artifusion.mask.reading import read_mask
 from artifusion.slide.reader import open_slide
 from artifusion.training.tiles import SHARD, TILE_PX, Tile, clean_tiles, cut_tiles, find_images, grid
 
 QUALITY = 95
-JOB, LEFT_OUT = "artifusion.job", "artifusion.left_out"      # in a shard's header
+ANOTHER = "choose another name or remove it"
 
 
 class About(Frozen):
@@ -41,7 +39,7 @@ class ShardReport:
     tiles: int
     size_bytes: int
     left_out: int           # clean tiles that would have made it larger than asked
-    done_before: bool = False           # the same shard was there, and nothing was done
+    done_before: bool = False           # the same shard was there, and nothing was changed
 
 
 def read_tiles(images: Mapping[Path, str], quiet: bool = False) -> Iterator[Tile]:
@@ -68,7 +66,7 @@ def write_shard(
     Raises:
         DataError: no images, no clean tissue in them, or a mask for more than one.
         MaskError: the mask cannot be read, or cannot belong to the slide.
-        OutputError: `out` exists, is no .tar, or cannot be written.
+        OutputError: `out` is there and another shard or file, is no .tar, or cannot be written.
     """
     out = Path(out)
     if out.suffix != SHARD:
@@ -79,39 +77,31 @@ def write_shard(
     if mask is not None and (len(images) != 1 or first.suffix.lower() == SHARD):
         raise DataError(f"a mask belongs to one slide or image, and {len(images)} files are given; name its own"
                         if len(images) != 1 else f"{first}: a mask belongs to a slide or an image; name its own")
-    job = {JOB: shard_job(images, mask, max_mb)}
-    if out.exists():
-        return done_before(out, job)
-    with whole_file(out) as part:
-        save_tiles(read_tiles(images, quiet) if mask is None else unmasked_tiles(first, mask), part, job)
+
+    def tiles() -> Iterator[Tile]:
+        return read_tiles(images, quiet) if mask is None else unmasked_tiles(first, mask)
+
+    there = out.exists()
+    if there and not begins_with(out, next(tiles(), None)):
+        raise OutputError(f"{out}: exists already; {ANOTHER}")                   # which is seen at once, mostly
+    with again(out, ANOTHER) if there else whole_file(out) as part:
+        save_tiles(tiles(), part)
         sizes = _tile_sizes(part)
         kept = _within(sizes, max_mb * 1e6 if max_mb else float("inf"))
         if not kept:
             raise DataError(f"no clean tissue in {len(images)} images" if not sizes else
                             f"{max_mb:g} MB hold none of {len(sizes)} tiles; allow more")
         if len(kept) < len(sizes):
-            _thin(part, kept, job | {LEFT_OUT: str(len(sizes) - len(kept))})
-    return ShardReport(len(kept), out.stat().st_size, len(sizes) - len(kept))
+            _thin(part, kept)
+    return ShardReport(len(kept), out.stat().st_size, len(sizes) - len(kept), there)
 
 
-def shard_job(images: Mapping[Path, str], mask: str | Path | None, max_mb: float | None) -> str:
-    """What decides the bytes of a shard, as a SHA-256: the files, their names, and what is left out."""
-    masks = [] if mask is None else [path for path in [Path(mask), *sorted(Path(mask).rglob("*"))] if path.is_file()]
-    told = [[name, sha256(path)] for path, name in images.items()] + [sha256(path) for path in masks]
-    return hashlib.sha256(json.dumps([__version__, told, max_mb]).encode()).hexdigest()
-
-
-def done_before(out: Path, job: Mapping[str, str]) -> ShardReport:
-    """The report of a shard that an earlier run of the same job wrote. Raises OutputError for any other file."""
+def begins_with(path: Path, tile: Tile | None) -> bool:
+    """Whether a file is a shard whose first tile is this one."""
     try:
-        with tarfile.open(out) as shard:
-            tiles = sum(name.endswith(".jpg") for name in shard.getnames())
-            told = shard.pax_headers
-    except (OSError, tarfile.TarError):
-        told = {}
-    if told.get(JOB) != job[JOB]:
-        raise OutputError(f"{out}: exists already; choose another name or remove it")
-    return ShardReport(tiles, out.stat().st_size, int(told.get(LEFT_OUT, 0)), done_before=True)
+        return tile is not None and next(read_shard(path)).image == tile.image
+    except (DataError, StopIteration):
+        return False
 
 
 def unmasked_tiles(path: Path, mask: str | Path) -> Iterator[Tile]:
@@ -120,9 +110,9 @@ def unmasked_tiles(path: Path, mask: str | Path) -> Iterator[Tile]:
         yield from clean_tiles(slide, grid(slide.size, TILE_PX), read_mask(mask, slide))
 
 
-def save_tiles(tiles: Iterable[Tile], path: Path, told: Mapping[str, str] | None = None) -> None:
-    """Write tiles as the members of a shard, in their order; `told`: what its header says."""
-    with tarfile.open(path, "w", pax_headers=told) as shard:
+def save_tiles(tiles: Iterable[Tile], path: Path) -> None:
+    """Write tiles as the members of a shard, in their order."""
+    with tarfile.open(path, "w") as shard:
         for number, tile in enumerate(tiles):
             _add(shard, f"{tile.folder}/{number:06d}", tile)
 
@@ -144,8 +134,8 @@ def read_shard(path: Path) -> Iterator[Tile]:
                 elif suffix == "json" and file:
                     about = About.model_validate_json(file.read())
                     yield Tile(np.asarray(pictures.pop(key)), about.image, about.um_per_px)
-    except (tarfile.TarError, OSError, KeyError, ValueError, UnidentifiedImageError) as error:
-        reason = describe(error, About) if isinstance(error, ValidationError) else str(error).splitlines()[0]
+    except BROKEN_FILE as error:
+        reason = describe(error, About) if isinstance(error, ValidationError) else shortened(error)
         raise DataError(f"{path}: no shard of `artifusion tiles`, or a broken one ({reason}); write it again") from None
 
 
@@ -192,9 +182,9 @@ def _spread(keys: list[str], count: int) -> list[str]:
     return [keys[i * len(keys) // count] for i in range(count)]
 
 
-def _thin(path: Path, kept: set[str], told: Mapping[str, str]) -> None:
+def _thin(path: Path, kept: set[str]) -> None:
     """Rewrite a tar with some of its tiles."""
-    with whole_file(path) as part, tarfile.open(path) as shard, tarfile.open(part, "w", pax_headers=told) as thinned:
+    with whole_file(path) as part, tarfile.open(path) as shard, tarfile.open(part, "w") as thinned:
         for member in shard:
             if member.name.rpartition(".")[0] in kept:
                 thinned.addfile(member, shard.extractfile(member))
