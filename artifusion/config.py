@@ -183,6 +183,7 @@ class RestoreConfig(Frozen):
     jump_samples: PositiveInt = 1                       # ... are taken this many times
     end_half_log_snr: float = Field(1.5, ge=0, le=5)    # log(alpha / sigma) of the last level before clean
     graft: Literal["auto", "off"] = "auto"              # large holes get tissue from elsewhere on the slide, or paint
+    doubtful: Literal["paint", "keep"] = "paint"        # regions that grafts fill ill are restored, or stay as scanned
     match_bands: bool = True                            # painted pixels become as sharp and noisy as those around them
     context_px: int = Field(64, ge=1)                   # known tissue around a region that the denoiser sees
     max_canvas_px: PositiveInt = 1536                   # larger regions are painted cell by cell
@@ -194,6 +195,12 @@ class RestoreConfig(Frozen):
     def _jumps_fit(self) -> RestoreConfig:
         if self.jump_samples > 1 and self.jump_length >= self.steps:
             raise ValueError(f"jump_length {self.jump_length} must be below steps {self.steps}, to be taken again")
+        return self
+
+    @model_validator(mode="after")
+    def _grafts_tell_what_is_doubtful(self) -> RestoreConfig:
+        if self.doubtful == "keep" and self.graft == "off":
+            raise ValueError("doubtful = \"keep\" needs graft = \"auto\": grafts tell how well a region is filled")
         return self
 
     @property

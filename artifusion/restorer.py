@@ -117,8 +117,8 @@ class Restorer:
         """The image with its masked pixels restored; every other pixel equals the input.
 
         Large holes are filled with tissue from elsewhere in the image or in the donors, joined by a painted band;
-        small and thin ones are painted, as all are with `graft = "off"` in the configuration. Work is done on canvases
-        around the holes, as on a slide.
+        small and thin ones are painted, as all are with `graft = "off"` in the configuration. With `doubtful = "keep"`
+        regions that grafts fill ill equal the input too. Work is done on canvases around the holes, as on a slide.
 
         Args:
             image: uint8 (H, W, 3) RGB.
@@ -138,11 +138,15 @@ class Restorer:
         regions = find_regions(holes, self.config.merge_px)
         if self.config.graft == "auto" and regions:
             indices = [DonorIndex.of(slide, spacing_um, [holes]), *DonorIndex.of_images(donors, spacing_um)]
+            good = []
             for region in regions:
                 hole = region_hole(slide, holes, region, spacing_um)
                 found = fill(hole, indices, lambda part: self.imagine(part, spacing_um, seed), seed)
                 at = hole.l0_box.slices()
-                restored[at][hole.hole], levels[at][hole.hole] = found.pixels[hole.hole], found.levels[hole.hole]
+                if found.verdict == "good" or self.config.doubtful == "paint":
+                    restored[at][hole.hole], levels[at][hole.hole] = found.pixels[hole.hole], found.levels[hole.hole]
+                    good.append(region)
+            regions = tuple(good)
         canvases = plan_canvases(regions, slide.size, self.multiple, self.config.context_px, self.config.max_canvas_px,
                                  holes)
         for batch in batches(canvases, self.config.batch_size):

@@ -14,8 +14,9 @@ import numpy as np
 from artifusion.evidence.donors import Donor, Hole, Place, Weights
 from artifusion.evidence.fitting import FORBIDDEN, Sought
 from artifusion.evidence.index import DonorIndex
-from artifusion.evidence.likeness import ORIENTATIONS, Picture, best_shift, features, opponent, oriented
+from artifusion.evidence.likeness import ORIENTATIONS, Picture, best_shift, features, opponent
 from artifusion.geometry import Box
+from artifusion.slide.placed import oriented
 
 PER_ORIENTATION = 6         # places that each orientation enters
 JUDGED, FINISHED = 24, 8    # donors that are read, and that are fitted pixel by pixel

@@ -20,6 +20,7 @@ from artifusion.mask.mask import Mask
 from artifusion.output.allowed_change import REENCODED_BLOCK_LIMIT, REENCODED_BLOCK_PX, worst_block
 from artifusion.output.compare import Comparison, compare_copied, compare_generic
 from artifusion.output.segments import PixelChange
+from artifusion.output.verify_grafts import graft_problems
 from artifusion.slide.reader import Slide, open_slide
 
 REENCODED_MEAN_LIMIT = 3.0               # grey levels that another JPEG moves a slide's pixels by on average
@@ -34,6 +35,7 @@ class VerifyReport:
 
     container: str
     compared: Comparison = field(default_factory=Comparison)
+    grafted: PixelChange = field(default_factory=PixelChange)     # from the donors that are declared
     problems: tuple[str, ...] = ()
     output_sha256: str = ""
 
@@ -42,7 +44,8 @@ class VerifyReport:
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        return {"container": self.container, **self.compared.to_dict(), "ok": self.ok, "problems": list(self.problems)}
+        return {"container": self.container, **self.compared.to_dict(), "grafted": self.grafted.to_dict(),
+                "ok": self.ok, "problems": list(self.problems)}
 
     def lines(self) -> list[str]:
         """Return the report for people, one statement a line."""
@@ -57,6 +60,11 @@ class VerifyReport:
         outside = compared.outside.to_dict()
         lines.append(f"pixels outside the declared regions, {where}: {outside['changed_share']:.2%} changed, "
                      f"by at most {outside['largest']} and {outside['mean']:.2f} grey levels on average")
+        if self.grafted.px:
+            grafted = self.grafted.to_dict()
+            lines.append(f"grafted pixels against their donors in the source: {grafted['px']:,} compared, "
+                         f"{grafted['changed_share']:.2%} differ, by at most {grafted['largest']} and "
+                         f"{grafted['mean']:.2f} grey levels on average")
         return lines + [f"PROBLEM: {problem}" for problem in self.problems] + (["ok"] if self.ok else [])
 
 
@@ -89,6 +97,8 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
             problems.append(f"the GeoJSON declares {mask.area_px} px but the sidecar {claims.painted_px}; "
                             "one was changed")
         problems += _slide_problems(before, after, mask, claims, report.compared)
+        if before.size == after.size:
+            problems += graft_problems(before, after, mask, sidecar_content, geojson_content, report.grafted)
     report.output_sha256 = output_hash.result()
     if (source_hash.result() if source_hash else source_sha256) != claims.source_sha256:
         problems.insert(0, f"{source.name} is not the file that was restored: its SHA-256 is another one")

@@ -60,6 +60,14 @@ class Grafts:
             sync(part)
         self._remember(region.id, hole.l0_box, filled)
 
+    def without_doubtful(self) -> dict[int, Filled]:
+        """Forget the grafts of regions that are not filled well; returns the verdicts, by the region's id."""
+        doubtful = {number: filled for number, filled in self.filled.items() if filled.verdict != "good"}
+        for number in doubtful:
+            del self.filled[number]
+            self._boxes.pop(number, None)
+        return {number: Filled(score=filled.score, verdict=filled.verdict) for number, filled in doubtful.items()}
+
     def lay(self, pixels: np.ndarray, hole: np.ndarray, l0_box: Box) -> np.ndarray:
         """Lay the grafts over a box's pixels, uint8 (H, W, 3), where hole, bool (H, W), is set; returns the levels.
 
@@ -107,7 +115,8 @@ def filled_by(filling: Filling, l0_box: Box) -> Filled:
     grafts = []
     for piece in filling.pieces:
         kept = tuple(translate(polygon, l0_box.x, l0_box.y) for polygon in rectilinear(piece.kept))
-        grafts.append(Grafted(kept, piece.donor.l0_box, piece.donor.orientation, round(piece.score, 3)))
+        donor = piece.donor
+        grafts.append(Grafted(kept, donor.hole_box, donor.l0_box, donor.orientation, donor.tone, round(piece.score, 3)))
     score = None if filling.score is None else round(filling.score, 3)
     return Filled(tuple(grafts), sum(int(piece.kept.sum()) for piece in filling.pieces), score, filling.verdict)
 
@@ -121,6 +130,6 @@ def as_text(filled: Filled) -> str:
 def from_text(text: str) -> Filled:
     """The inverse of `as_text`."""
     held = json.loads(text)
-    grafts = tuple(Grafted(tuple(map(from_wkb, kept)), Box(*graft["donor"]), graft["orientation"], graft["score"])
+    grafts = tuple(Grafted.from_dict(graft, list(map(from_wkb, kept)))
                    for graft, kept in zip(held["grafts"], held["kept"], strict=True))
     return Filled(grafts, held["grafted_px"], held["score"], held["verdict"])
