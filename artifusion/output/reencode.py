@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from artifusion.ahead import ahead
-from artifusion.geometry import Box, Size
+from artifusion.geometry import Box, Size, strips
 from artifusion.output.tiffwriter import TiffWriter, integers
 from artifusion.slide import tiff
 from artifusion.slide.tiff import Tag
@@ -142,11 +142,16 @@ def encoding_tags(size: Size, lossless: bool, order: str = "<") -> dict[int, Tag
     return {code: integers(code, values, kind, order) for code, (kind, values) in numbers.items()}
 
 
-def write_image(out: Path, pixels: np.ndarray, *, mpp: float | None, icc: bytes | None, note: str) -> None:
-    """Write a plain PNG (exact) or JPEG (quality 95, 4:4:4) with the note as its description."""
+def write_image(out: Path, read: Read, size: Size, *, mpp: float | None, icc: bytes | None, note: str) -> None:
+    """Write a plain PNG (exact) or JPEG (quality 95, 4:4:4) with the note as its description.
+
+    Memory: four bytes for each pixel, and a few strips of STRIP_PX.
+    """
     dpi = {"dpi": (25400 / mpp, 25400 / mpp)} if mpp else {}
     profile = {"icc_profile": icc} if icc else {}
-    image = Image.fromarray(pixels)
+    image = Image.new("RGB", size)
+    for rows, _ in strips((size.height, size.width)):
+        image.paste(Image.fromarray(read(Box(0, rows.start, size.width, rows.stop - rows.start))), (0, rows.start))
     if out.suffix.lower() == ".png":
         info = PngImagePlugin.PngInfo()
         info.add_text("Description", f"artifusion: {note}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,12 +69,14 @@ class VerifyReport:
         return lines + [f"PROBLEM: {problem}" for problem in self.problems] + (["ok"] if self.ok else [])
 
 
-def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path | Mapping[str, Any] | None = None,
-                 geojson: str | Path | Mapping[str, Any] | None = None, *, source_sha256: str | None = None
-                 ) -> VerifyReport:
+def verify_slide(source: str | Path | Slide, restored: str | Path,
+                 sidecar: str | Path | Mapping[str, Any] | None = None,
+                 geojson: str | Path | Mapping[str, Any] | None = None, *,
+                 source_sha256: str | None = None) -> VerifyReport:
     """Compare a restored slide with its source; everything outside the declared polygons must be the same.
 
     Args:
+        source: its file, or the slide already opened.
         sidecar, geojson: files or their content; by default <restored>.json and <restored>.geojson. The content may
             be given before the files and the final name exist.
         source_sha256: the source's SHA-256 where it is known; by default it is computed.
@@ -82,14 +85,15 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
         SlideError: one of the slides cannot be opened.
         OutputError: a sidecar is missing, or was not written by artifusion.
     """
-    source, restored = Path(source), Path(restored)
+    restored = Path(restored)
     sidecar_content, geojson_content = _content(restored, sidecar, ".json"), _content(restored, geojson, ".geojson")
     claims = _claims(sidecar_content, restored, whole=not isinstance(sidecar, Mapping))
     report = VerifyReport(claims.container, Comparison(claims.by_block, claims.same_size))
     problems = list[str]()
-    with open_slide(source) as before, open_slide(restored) as after, ThreadPoolExecutor(2) as pool:
+    opened = nullcontext(source) if isinstance(source, Slide) else open_slide(source)
+    with opened as before, open_slide(restored) as after, ThreadPoolExecutor(2) as pool:
         output_hash = pool.submit(sha256, restored)           # while the segments are compared
-        source_hash = None if source_sha256 else pool.submit(sha256, source)
+        source_hash = None if source_sha256 else pool.submit(sha256, before.path)
         polygons, classes = geojson_polygons(geojson_content, restored.parent / f"{restored.name}.geojson",
                                              before.bounds_offset)
         mask = Mask.of(polygons, before.size, classes)        # cut to the slide, whatever a foreign file declares
@@ -101,7 +105,7 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
             problems += graft_problems(before, after, mask, sidecar_content, geojson_content, report.grafted)
     report.output_sha256 = output_hash.result()
     if (source_hash.result() if source_hash else source_sha256) != claims.source_sha256:
-        problems.insert(0, f"{source.name} is not the file that was restored: its SHA-256 is another one")
+        problems.insert(0, f"{before.path.name} is not the file that was restored: its SHA-256 is another one")
     if claims.output_sha256 and report.output_sha256 != claims.output_sha256:
         problems.append(f"{restored.name} was changed after it was written: its SHA-256 is not the sidecar's")
     report.problems = tuple(problems)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from shapely import Polygon
 
 from artifusion.errors import OutputError
 from artifusion.geometry import Box
 from artifusion.mask.geojson import features_of, geojson_polygons
 from artifusion.mask.mask import Mask
-from artifusion.output.allowed_change import CLIPPED, REENCODED_BLOCK_LIMIT, SPARE, moved_reason
+from artifusion.output.allowed_change import jpeg_reason, moved_reason, reencoded_reason
 from artifusion.output.codecs import jpeg
-from artifusion.output.codecs.block_arrays import per_block, zeroed
-from artifusion.output.codecs.segment_codecs import JpegCodec, codec_of
+from artifusion.output.codecs.block_arrays import zeroed
+from artifusion.output.codecs.segment_codecs import Codec, JpegCodec, codec_of
 from artifusion.output.container import level_pages
 from artifusion.output.provenance import GRAFT, Grafted
 from artifusion.output.segments import Grid, PixelChange
@@ -25,8 +24,7 @@ from artifusion.slide import tiff
 from artifusion.slide.placed import placed, unoriented
 from artifusion.slide.reader import Slide
 
-BLOCK_PX = 8                             # side of a JPEG block
-AVERAGE = 3**-0.5                        # of the largest error, root mean square, where errors are spread evenly
+MCU_PX = 16                              # the largest side of the blocks that JPEG encodes together
 LISTED = 5
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error)
 
@@ -36,14 +34,15 @@ def graft_problems(before: Slide, after: Slide, mask: Mask, sidecar: Mapping[str
     """Return where pixels that stayed a donor's own are not those of the source; counts them into `found`.
 
     Every graft's pixels are computed again from the source and from what is declared, and compared with level 0 of
-    the restored slide: exactly where its format is exact, else within what encoding explains. Sidecars from before
-    tones were declared are not checked. Memory: one graft, some 60 bytes for each pixel of its box.
+    the restored slide: exactly where its format is exact; in JPEG blocks that hold nothing else, with what encoding
+    gives of them; else within what encoding explains. Sidecars from before tones were declared are not checked.
+    Memory: one graft, some 60 bytes for each pixel of its box.
 
     Raises:
         OutputError: artifusion did not write this sidecar.
     """
     outlines = grafted_outlines(geojson, after, before)
-    expect, error = encoding_of(after, bool(sidecar["written"]["lossless"]))
+    encoding = Encoding(after, bool(sidecar["written"]["lossless"]))
     problems = []
     try:
         for region in sidecar.get("regions", ()):
@@ -51,16 +50,20 @@ def graft_problems(before: Slide, after: Slide, mask: Mask, sidecar: Mapping[str
             kept_px = 0
             for number, held in enumerate(grafts, 1):
                 graft = Grafted.from_dict(held, outlines.get((region["id"], number), ()))
-                where = Mask.of(graft.kept, before.size).read(graft.l0_box)
+                check_graft(graft, before)
+                box = aligned(graft.l0_box)
+                where = Mask.of(graft.kept, before.size).read(box)
                 kept_px += int(np.count_nonzero(where))
-                if unoriented(mask.read(graft.donor), graft.orientation)[where].any():
-                    problems.append(f"region {region['id']}, graft {number}: its donor was restored itself")
-                wanted = expect(placed(before, graft.donor, graft.orientation, graft.tone))
-                shown = after.read(graft.l0_box)
+                shown = after.read(box)
+                wanted = shown.copy()
+                within = graft.l0_box.slices(box)
+                wanted[within] = encoding.shown(placed(before, graft.donor, graft.orientation, graft.tone))
                 found.add(wanted, shown, where)
-                shift = zeroed(shown.astype(np.int16) - wanted, ~where)
-                if reason := donor_reason(shift, where, graft.l0_box, error(graft.l0_box)):
-                    problems.append(f"region {region['id']}, graft {number}: {reason}")
+                reason = encoding.reason(wanted, shown, where, box)
+                if unoriented(mask.read(graft.donor), graft.orientation)[where[within]].any():
+                    reason = "its donor was restored itself"
+                if reason:
+                    problems.append(f"region {region['id']}, graft {number} does not hold its donor's pixels: {reason}")
             if grafts and kept_px != region["grafted_px"]:
                 problems.append(f"region {region['id']}: the GeoJSON declares {kept_px} grafted px but the sidecar "
                                 f"{region['grafted_px']}; one was changed")
@@ -68,6 +71,20 @@ def graft_problems(before: Slide, after: Slide, mask: Mask, sidecar: Mapping[str
         raise OutputError(f"{after.path}: its sidecar tells of a graft what none can be; restore the slide "
                           "again") from None
     return problems[:LISTED] + ([f"{len(problems) - LISTED} more grafts"] if problems[LISTED:] else [])
+
+
+def check_graft(graft: Grafted, slide: Slide) -> None:
+    """Raise ValueError where a graft lies beside the slide or does not have its donor's size."""
+    whole = Box(0, 0, *slide.size)
+    width, height = graft.donor[2:][::-1] if graft.orientation % 2 else graft.donor[2:]
+    if (graft.l0_box.empty or graft.l0_box.intersection(whole) != graft.l0_box or not graft.donor.overlaps(whole)
+            or (width, height) != graft.l0_box[2:] or not 0 <= graft.orientation < 8):
+        raise ValueError(graft.l0_box)
+
+
+def aligned(box: Box) -> Box:
+    """The smallest box around another whose corner lies on a multiple of MCU_PX."""
+    return Box.from_edges(box.x // MCU_PX * MCU_PX, box.y // MCU_PX * MCU_PX, box.right, box.bottom)
 
 
 def grafted_outlines(geojson: Mapping[str, Any], after: Slide, before: Slide) -> dict[tuple[int, int], list[Polygon]]:
@@ -81,62 +98,44 @@ def grafted_outlines(geojson: Mapping[str, Any], after: Slide, before: Slide) ->
     return found
 
 
-def encoding_of(after: Slide, exact: bool) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[Box], float | None]]:
-    """How level 0 of a restored slide was written: what it shows of pixels, and by how much encoding moves them.
+class Encoding:
+    """How level 0 of a restored slide is encoded, and what differences that explains."""
 
-    The first turns the pixels that were to be written into those that an exact codec shows. The second gives for a
-    level-0 box by how many grey levels a JPEG block's brightness can move, root mean square: 0 where the format is
-    exact, None where it is lossy but no JPEG.
-    """
-    if after.kind == "image":
-        if exact:
-            return np.asarray, lambda l0_box: 0.0
-        with Image.open(after.path) as image:
-            tables = list(getattr(image, "quantization", {}).values())
-        return np.asarray, lambda l0_box: quantisation_error(tables) if tables else None
-    file = tiff.read_tiff(after.path)
-    page = file.pages[(level_pages(file, after) or [0])[0]]
-    codec = codec_of(page)
-    if exact or not isinstance(codec, JpegCodec):
-        return lambda rgb: codec.rgb(codec.samples(rgb)), lambda l0_box: 0.0 if exact else None
+    def __init__(self, after: Slide, exact: bool) -> None:
+        self._path, self._exact = after.path, exact
+        self._page: tiff.Page | None = None
+        self._codec: Codec | None = None
+        if after.kind != "image":
+            file = tiff.read_tiff(after.path)
+            self._page = file.pages[(level_pages(file, after) or [0])[0]]
+            self._codec = codec_of(self._page)
 
-    def error(l0_box: Box) -> float:
-        with after.path.open("rb") as handle:
-            segments = (tiff.read_segment(handle, page, index) for index in Grid.of(page).over(l0_box))
-            return max((quantisation_error(jpeg.parse(segment, codec.tables).quantisation)
-                        for segment in segments if segment), default=0.0)
+    def shown(self, rgb: np.ndarray) -> np.ndarray:
+        """What an exact codec shows of pixels that are written, uint8 (H, W, 3)."""
+        return rgb if self._codec is None else self._codec.rgb(self._codec.samples(rgb))
 
-    return np.asarray, error
+    def reason(self, wanted: np.ndarray, shown: np.ndarray, where: np.ndarray, l0_box: Box) -> str:
+        """Return why encoding does not explain that other pixels are shown; empty where it does.
 
+        Args:
+            wanted, shown: uint8 (H, W, 3) of a box whose corner lies on a multiple of MCU_PX.
+            where: which of them are compared, bool (H, W).
+        """
+        shift = zeroed(shown.astype(np.int16) - wanted, ~where)
+        if self._exact:
+            return moved_reason(shift, l0_box, "a pixel")
+        if self._codec is not None and not isinstance(self._codec, JpegCodec):
+            return reencoded_reason(shift, ~where, l0_box)
+        photometric = self._codec.photometric if self._codec else jpeg.YCBCR
+        header = self._header(l0_box)
+        reencoded = shown.astype(np.int16) - jpeg.encoded(wanted, header, photometric)
+        return jpeg_reason((header, header), shift, reencoded, ~where, l0_box, photometric)
 
-def quantisation_error(tables: Any) -> float:
-    """By how much quantising moves a block, root mean square: by half a step in each coefficient  (Parseval)."""
-    return max(float(np.sqrt(np.square(np.asarray(table, np.float64)).sum())) for table in tables) / 2 / BLOCK_PX
-
-
-def donor_reason(shift: np.ndarray, where: np.ndarray, l0_box: Box, error: float | None) -> str:
-    """Return why the pixels of a graft are not its donor's; empty where they are, as far as the encoding tells.
-
-    A block's error is at most `error`, and over many blocks about AVERAGE of that, since errors are spread evenly.
-
-    Args:
-        shift: by how much the graft's pixels differ from their donor's, int16 (H, W, 3), 0 elsewhere.
-        where: which pixels are the graft's, bool (H, W).
-        error: as from `encoding_of`.
-    """
-    if error == 0 or not where.any():
-        return moved_reason(shift, l0_box, "a pixel that is declared as its donor's own")
-    light = np.square(shift @ np.array([0.299, 0.587, 0.114], np.float32))                       # (H, W)
-    moved = float(np.sqrt(light.sum() / np.count_nonzero(where)))
-    limit = REENCODED_BLOCK_LIMIT if error is None else AVERAGE * error + SPARE
-    if moved > limit:
-        return f"differs from its donor by {moved:.1f} grey levels; encoding explains {limit:.1f}"
-    if error is not None:
-        left, top = l0_box.x % BLOCK_PX, l0_box.y % BLOCK_PX
-        blocks = np.sqrt(per_block(np.add, np.pad(light, ((top, 0), (left, 0))), BLOCK_PX, BLOCK_PX)) / BLOCK_PX
-        row, column = np.unravel_index(int(blocks.argmax()), blocks.shape)
-        if blocks[row, column] > error + CLIPPED:
-            corner = l0_box.x - left + int(column) * BLOCK_PX, l0_box.y - top + int(row) * BLOCK_PX
-            return (f"a block differs from its donor by {blocks[row, column]:.1f} grey levels at {corner}; encoding "
-                    f"explains {error + CLIPPED:.1f}")
-    return ""
+    def _header(self, l0_box: Box) -> jpeg.Header:
+        """The header of a plain JPEG, or of the first segment in a box."""
+        if self._page is None:
+            return jpeg.parse(self._path.read_bytes(), b"")
+        tables = self._page.tags.get(tiff.JPEG_TABLES)
+        with self._path.open("rb") as file:
+            found = (tiff.read_segment(file, self._page, index) for index in Grid.of(self._page).over(l0_box))
+            return jpeg.parse(next(segment for segment in found if segment), tables.raw if tables else b"")

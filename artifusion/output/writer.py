@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from artifusion.errors import OutputError
-from artifusion.geometry import Box
 from artifusion.mask.mask import Mask
 from artifusion.output.codecs.segment_codecs import codec_of
 from artifusion.output.container import container_of, generic_pyramid, segment_reason, source_levels, thumbnail_page
@@ -242,7 +241,7 @@ def _write_reencoded(slide: Slide, patches: Patches, path: Path, note: str, reas
 
 def _write_image(slide: Slide, patches: Patches, path: Path, note: str, reason: str) -> WriteReport:
     exact = path.suffix == ".png"
-    write_image(path, patches.read(Box(0, 0, *slide.size)), mpp=slide.mpp, icc=slide.icc, note=note)
+    write_image(path, patches.read, slide.size, mpp=slide.mpp, icc=slide.icc, note=note)
     how = "PNG, exact" if exact else "JPEG quality 95, 4:4:4: kept pixels change a little; choose .png to keep them"
     level = LevelReport("level 0", "re-encoded", how, 1, 1, *_changes_of_reencoding(exact))
     return WriteReport(path, "image", reason, exact, (level,))

@@ -201,7 +201,8 @@ def restore_slide(
                 beside(output.target, ".json"): write_json(work / "declaration.json", content),
                 beside(output.target, ".geojson"): write_json(work / "polygons.json", polygons),
                 **({} if found is None else {beside(output.target, ".mask.png"): detected_png(found, work)}),
-                **({Path(preview): draw_preview(slide, plan, report.path, work, Path(preview))} if preview else {}),
+                **({Path(preview): draw_preview(slide, plan, grafts, report.path, work, Path(preview))}
+                   if preview else {}),
                 output.target: report.path,
             })
     return content
@@ -344,17 +345,19 @@ def verify_written(slide: Slide, written: Path, target: Path, content: dict[str,
     """
     known = content["source"]["sha256"] if unchanged else None
     with sync_in_background(written):
-        verified = verify_slide(slide.path, written, content, polygons, source_sha256=known)
+        verified = verify_slide(slide, written, content, polygons, source_sha256=known)
     if not verified.ok:
         raise OutputError(f"{target}: not written, verification failed: {'; '.join(verified.problems)}")
     return {"output": content["output"] | {"sha256": verified.output_sha256}, "verified": verified.to_dict()}
 
 
-def draw_preview(slide: Slide, plan: Plan, written: Path, work: Path, preview: Path) -> Path:
+def draw_preview(slide: Slide, plan: Plan, grafts: Grafts, written: Path, work: Path, preview: Path) -> Path:
     """The picture of a restoration, in the work folder."""
     picture = work / f"preview{preview.suffix}"
+    kept = [polygon for filled in grafts.filled.values() for graft in filled.grafts for polygon in graft.kept]
     with open_slide(written) as restored:
-        draw_comparison(slide, plan.mask, restored, [region.l0_box for region in plan.regions], picture)
+        draw_comparison(slide, plan.mask, Mask(tuple(kept), slide.size), restored,
+                        [region.l0_box for region in plan.regions], picture)
     return picture
 
 

@@ -12,6 +12,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from artifusion.errors import SlideError
+from artifusion.geometry import STRIP_PX, strips
 from artifusion.slide.tiff import check_whole
 
 LOSSY_FORMATS = ("JPEG", "WEBP")
@@ -41,12 +42,26 @@ def read_image(path: Path) -> PlainImage:
     return _read_tiff_image(path) if _is_tiff(path) else _read_other_image(path)
 
 
-def on_white(image: Image.Image) -> np.ndarray:
-    """Return any 8-bit Pillow image as uint8 (H, W, 3) RGB, transparent pixels over white."""
+def on_white(image: Image.Image, out: np.ndarray | None = None) -> np.ndarray:
+    """Return any 8-bit Pillow image as uint8 (H, W, 3) RGB, transparent pixels over white.
+
+    Memory: beside the result, `out` where given, a few strips of STRIP_PX.
+    """
+    if image.width * image.height <= STRIP_PX and out is None:
+        return _strip_on_white(image, image.info)
+    pixels = np.empty((image.height, image.width, 3), np.uint8) if out is None else out
+    for rows, _ in strips(pixels.shape):
+        pixels[rows] = _strip_on_white(image.crop((0, rows.start, image.width, rows.stop)), image.info)
+    return pixels
+
+
+def _strip_on_white(image: Image.Image, info: dict[Any, Any]) -> np.ndarray:
+    """The rows of an image, uint8 (H, W, 3); `info` of the whole image tells whether one colour is transparent."""
     if image.mode == "RGB":
         return np.asarray(image)
-    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in info:
         return np.asarray(image.convert("RGB"))
+    image.info = info
     image = image.convert("RGBA")
     if image.getchannel("A").getextrema() != (255, 255):
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -67,8 +82,11 @@ def _read_other_image(path: Path) -> PlainImage:
                                  "to 8 bit")
             dpi = image.info.get("dpi", (0, 0))[0]
             file_format = image.format or path.suffix.lstrip(".").upper()
+            # Before Pillow decodes: memory that it frees above this goes back to the system.
+            pixels = np.empty(3 * image.width * image.height, np.uint8)
             ImageOps.exif_transpose(image, in_place=True)  # upright, as every viewer shows it and masks are drawn
-            return PlainImage(on_white(image), file_format, file_format not in LOSSY_FORMATS,
+            pixels = on_white(image, pixels.reshape(image.height, image.width, 3))
+            return PlainImage(pixels, file_format, file_format not in LOSSY_FORMATS,
                               image.info.get("icc_profile"), 25400 / float(dpi) if dpi else None)
 
 

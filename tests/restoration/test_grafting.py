@@ -11,6 +11,7 @@ from PIL import Image
 
 from artifusion.geometry import Box
 from artifusion.mask.mask import Mask
+from artifusion.output.preview import GRAFTED, PAINTED, outlined
 from artifusion.output.verify import verify_slide
 from artifusion.restoration import pipeline
 from artifusion.restoration.pipeline import restore_slide
@@ -91,7 +92,7 @@ def test_doubtful_regions_stay_as_scanned_and_are_listed_where_asked(masked, tmp
     source, result, painted = (np.asarray(Image.open(path)) for path in (
         image, tmp_path / "out.png", tmp_path / "painted.png"))
     assert np.array_equal(result[100:180, 100:200], source[100:180, 100:200])
-    assert np.array_equal(result[200:], painted[200:]) and (result[200:][holes[200:]] != source[200:][holes[200:]]).any()
+    assert np.array_equal(result[200:], painted[200:]) and not np.array_equal(result[holes], source[holes])
     declared = {feature["properties"]["metadata"].get("region", "1") for feature in
                 json.loads((tmp_path / "out.png.geojson").read_text())["features"]
                 if "donor_of" not in feature["properties"]["metadata"]}
@@ -130,6 +131,17 @@ def test_canvases_of_other_regions_never_see_a_kept_artifact_as_tissue(masked, t
     content = restore_slide(tmp_path / "image.png", tmp_path / "mask.png", tmp_path / "out.png",
                             restorer=Looking(graft="auto", doubtful="keep", context_px=128))
     assert len(content["kept"]) == 1 and seen == [False]
+
+
+def test_the_preview_outlines_grafted_and_painted_areas_in_two_colours():
+    masked, grafted = np.zeros((2, 40, 60), bool)
+    masked[4:36, :50], grafted[10:30, 6:44] = True, True
+    image = np.full((40, 60, 3), 99, np.uint8)
+    found = outlined(image, masked, grafted)
+    green, yellow = ((found == colour).all(axis=2) for colour in (PAINTED, GRAFTED))
+    assert green.any() and yellow.any() and not (green & grafted).any() and not (yellow & ~grafted).any()
+    assert (found[~masked] == 99).all() and yellow[10, 20] and green[4, 20] and green[20, 0]
+    assert (found[20, 20] == 99).all() and (found[30, 20] == PAINTED).all()
 
 
 @pytest.mark.parametrize("seen", [True, False])

@@ -104,6 +104,11 @@ def encode(pixels: np.ndarray, like: bytes, tables: bytes, photometric: int, tou
     return head + data
 
 
+def encoded(pixels: np.ndarray, header: Header, photometric: int) -> np.ndarray:
+    """Return what pixels, uint8 (H, W, 3) RGB, become where they are encoded with the tables of a header."""
+    return decode(_encode_whole(pixels, header, photometric), b"", photometric)
+
+
 def reach(touched: np.ndarray, like: bytes, tables: bytes) -> np.ndarray:
     """Return where decoded pixels may change, bool (H, W), when MCUs with a `touched` pixel are encoded again.
 
