@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ from artifusion.errors import DeviceError, WeightsError
 from artifusion.evidence.donors import Hole
 from artifusion.evidence.filling import fill, region_hole
 from artifusion.evidence.index import DonorIndex
+from artifusion.evidence.likeness import reduced
 from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import rectilinear
 from artifusion.mask.regions import batches, find_regions, plan_canvases
@@ -40,6 +42,7 @@ from artifusion.pretrained import DEFAULT_WEIGHTS
 from artifusion.slide.reader import in_memory
 
 VIEW_PX, OVERLAP_PX = 1024, 128     # a larger canvas is denoised in views that overlap
+IMAGINED_UM = 1.0                   # per pixel of a canvas whose expectation is asked for, where it is finer
 TINY = 1e-6                         # levels that differ by less are the same
 CACHED_PX = 4 * 256**2              # that a CPU evaluates at once: more fall out of its caches
 
@@ -161,12 +164,20 @@ class Restorer:
         return restored
 
     def imagine(self, part: Hole, spacing_um: float, seed: int) -> np.ndarray:
-        """What a hole may look like by one evaluation of the denoiser: its expectation, uint8 (H, W, 3)."""
-        unknown = ~part.known
-        if unknown.all():
+        """What a hole may look like by one evaluation of the denoiser: its expectation, uint8 (H, W, 3).
+
+        An expectation has no detail, and donors are judged at about IMAGINED_UM per pixel: finer canvases are reduced.
+        """
+        step = max(1, min(round(IMAGINED_UM / spacing_um), min(part.known.shape) // self.multiple))
+        pixels = reduced(part.pixels, step).round().astype(np.uint8)
+        known = reduced(part.known.astype(np.float32), step) > 1 - TINY
+        if not known.any():
             return part.pixels
-        return self.restore_batch([part.pixels], [unknown], steps=1, mpp=spacing_um, seed=seed,
-                                  keys=[part.l0_box[:2]])[0]
+        found = self.restore_batch([pixels], [~known], steps=1, mpp=spacing_um * step, seed=seed,
+                                   keys=[part.l0_box[:2]])[0]
+        pad = [(0, max(0, whole - step * small)) for whole, small in zip(part.known.shape, known.shape, strict=True)]
+        found = cv2.resize(found, (found.shape[1] * step, found.shape[0] * step), interpolation=cv2.INTER_LINEAR)
+        return np.pad(found, (*pad, (0, 0)), mode="edge")
 
     def restore_batch(
         self,
