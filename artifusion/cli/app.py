@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Any
 
 import click
@@ -21,6 +23,11 @@ from artifusion.errors import ArtifusionError
 
 class OneLineErrors(click.Group):
     """Prints an `ArtifusionError` as one line and exits with 1; anything else keeps its traceback."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")    # a name that the terminal's encoding has no letters for
+        return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -42,18 +42,19 @@ def read_mask(
     return read_selection(MaskSelection(Path(path), polarity, grow_um, classes, form), slide)
 
 
-def read_selection(selection: MaskSelection, slide: Slide, any_share: bool = False) -> Mask:
+def read_selection(selection: MaskSelection, slide: Slide, to_avoid: bool = False) -> Mask:
     """Return the mask that a selection describes. Raises MaskError as `read_mask`.
 
-    With `any_share` it may cover whatever share of the slide it does.
+    Args:
+        to_avoid: nothing will be repainted: it may cover any share of the slide, and what has no area is passed over.
     """
     reader = reader_of(selection.path, slide, selection.format)
-    mask = reader.read(slide, selection.classes)
+    mask = reader.read(slide, selection.classes, to_avoid)
     if selection.polarity == "keep":
         mask = inverted(mask, selection.path)
     if selection.grow_um:
         mask = widened(mask, selection, slide)
-    if not any_share:
+    if not to_avoid:
         check_share(mask, selection, reader.knows_classes)
     return mask
 
