@@ -26,7 +26,7 @@ class OneLineErrors(click.Group):
 
     def main(self, *args: Any, **options: Any) -> Any:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")    # a name that the terminal's encoding has no letters for
+            sys.stdout.reconfigure(errors="backslashreplace")    # names may hold what its encoding does not
         return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:

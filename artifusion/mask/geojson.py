@@ -1,4 +1,4 @@
-"""The reader of annotations: GeoJSON of QuPath, GrandQC and HistoQC as polygons in level-0 pixels, with their classes."""
+"""The reader of annotations: GeoJSON of QuPath, GrandQC and HistoQC as polygons in level-0 pixels, with classes."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def write_image(out: Path, pixels: np.ndarray, *, mpp_xy: tuple[float, float] | 
             info.add_text(key, value)
         image.save(out, "PNG", pnginfo=info, **options, **({"dpi": dpi} if dpi else {}))
         return
-    if dpi and 6000 < min(dpi) and max(dpi) < 65535:         # which whole numbers tell to 0.01 %
+    if dpi and min(dpi) > 6000 and max(dpi) < 65535:         # which whole numbers tell to 0.01 %
         options["dpi"] = tuple(map(round, dpi))
     elif dpi:
         exif = Image.Exif()

@@ -249,7 +249,7 @@ def _write_reencoded(slide: Slide, patches: Patches, path: Path, note: str, reas
 def _write_image(slide: Slide, patches: Patches, path: Path, note: str, reason: str) -> WriteReport:
     exact = path.suffix == ".png"
     text = dict(slide.text) if isinstance(slide, ImageSlide) else {}
-    text["Description"] = description_with_note(text.pop("Description", ""), note, slide.vendor)     # the last, in a JPEG
+    text["Description"] = description_with_note(text.pop("Description", ""), note, slide.vendor)    # last in a comment
     write_image(path, patches.read(Box(0, 0, *slide.size)), mpp_xy=slide.mpp_xy, icc=slide.icc, text=text)
     how = "PNG, exact" if exact else "JPEG quality 95, 4:4:4: kept pixels change a little; choose .png to keep them"
     level = LevelReport("level 0", "re-encoded", how, 1, 1, *_changes_of_reencoding(exact))

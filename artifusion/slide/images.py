@@ -19,6 +19,8 @@ from artifusion.slide.tiff import check_whole
 LOSSY_FORMATS = ("JPEG", "WEBP")
 LOSSY_TIFF_COMPRESSIONS = (6, 7, 34712, 33003, 33004, 33005, 50001)      # JPEG, JPEG 2000, WebP
 GRAY_OR_RGB = (1, 2, 6)                # TIFF photometric interpretations that tifffile turns into gray or RGB itself
+OTHER_COLOURS = {b"GRAY", b"CMYK", b"CMY ", b"Lab ", b"Luv ", b"XYZ ", b"Yxy ", b"YCbr", b"HSV ", b"HLS ",
+                 *(b"%XCLR" % colours for colours in range(2, 16))}      # colour spaces of ICC profiles
 LYING_ON_A_SIDE = (5, 6, 7, 8)         # EXIF orientations that turn by a quarter
 SIZ = b"\xff\x51"                      # the marker of JPEG 2000 behind which its bits per sample lie
 
@@ -52,8 +54,8 @@ def both_axes(x: float, y: float) -> tuple[float, float] | None:
 
 
 def of_rgb(profile: bytes | None) -> bytes | None:
-    """Return an ICC profile of RGB pixels; None for one of any other colours, which the pixels read here do not have."""
-    return profile if profile and profile[16:20] == b"RGB " else None
+    """Return an ICC profile, or None where it is of other colours than RGB, to which all pixels are turned here."""
+    return None if profile and profile[16:20] in OTHER_COLOURS else profile
 
 
 def on_white(image: Image.Image) -> np.ndarray:
@@ -99,7 +101,7 @@ def _is_deep(path: Path, image: Image.Image) -> bool:
         return not bits or bits[0] > 7
     return image.mode.startswith(("I", "F")) or any(
         ";16" in str(tile[3]) or (image.format == "PPM" and isinstance(tile[3], tuple) and tile[3][-1] > 255)
-        for tile in image.tile)
+        for tile in getattr(image, "tile", ()))
 
 
 def _text(image: Image.Image) -> dict[str, str]:

@@ -31,8 +31,8 @@ def check_levels(path: Path, vendor: str, l0_size: Size) -> None:
         bits, size = int(page.numbers(tiff.BITS).max(initial=1)), _size(page)
         if page.tiled and (bits > 8 or page.number(tiff.SAMPLE_FORMAT, 1) not in UNSIGNED):
             kind = "" if page.number(tiff.SAMPLE_FORMAT, 1) in UNSIGNED else " signed or floating"
-            raise SlideError(f"{path}: has{kind} samples of {bits} bits; only slides of 8 bits (uint8) can be restored, "
-                             "convert it to 8 bit")
+            raise SlideError(f"{path}: has{kind} samples of {bits} bits; only slides of 8 bits (uint8) can be "
+                             "restored, convert it to 8 bit")
         if vendor == "generic-tiff" and page.tiled and size.width * size.height > l0_size.width * l0_size.height:
             raise SlideError(f"{path}: holds a page of {_named(size)} behind a smaller first one, and so is shown as "
                              f"{_named(l0_size)}; save it with the largest page first, for example with vips tiffsave "

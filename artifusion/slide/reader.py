@@ -33,7 +33,7 @@ class Slide:
         mpp_xy: the same along x and along y; None where mpp is.
         mpp_origin: "argument", "file" or "unknown".
         mpp_doubt: why the scale that the file states counts as unknown, to follow the path; empty where it counts.
-        icc: the bytes of the ICC profile of RGB pixels, or None: a profile of other colours does not fit what is read.
+        icc: the ICC profile's bytes, or None, also where it is of other colours than the RGB that is read.
         vendor: OpenSlide's name of the format; "image" for a plain image.
         properties: the file's own metadata, name -> text.
         associated: names of the label, macro and thumbnail images.
