@@ -82,8 +82,10 @@ def _read_other_image(path: Path) -> PlainImage:
             if _is_deep(path, image):
                 raise SlideError(f"{path}: has over 8 bits per sample; only 8-bit images can be restored, convert it "
                                  "to 8 bit")
-            dpi = [float(number) for number in image.info.get("dpi", (0, 0))]
-            if image.getexif().get(tiff.ORIENTATION) in LYING_ON_A_SIDE:
+            dpi, exif = [float(number) for number in image.info.get("dpi", (0, 0))], image.getexif()
+            if image.format in ("JPEG", "MPO") and not image.info.get("jfif_unit") and exif.get(tiff.X_RESOLUTION):
+                dpi[1] *= float(exif.get(tiff.Y_RESOLUTION) or exif[tiff.X_RESOLUTION]) / float(exif[tiff.X_RESOLUTION])
+            if exif.get(tiff.ORIENTATION) in LYING_ON_A_SIDE:
                 dpi.reverse()
             file_format = image.format or path.suffix.lstrip(".").upper()
             image.load()                                   # text may stand behind the pixels

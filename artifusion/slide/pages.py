@@ -41,16 +41,15 @@ def check_levels(path: Path, vendor: str, l0_size: Size) -> None:
 
 def left_out(slide: Slide) -> str:
     """Return what of a slide's file its pixels, levels and scale do not hold, in words; empty where that is nothing."""
-    planes, others = Counter[Size](), Counter[Size]()
-    for page in _pages(slide.path) if slide.vendor in SIZED else ():
+    planes, others, pages = Counter[Size](), Counter[Size](), _pages(slide.path)
+    for page in pages if slide.vendor in SIZED else ():
         size = _size(page)
         if size in slide.level_sizes and (page.tiled or slide.vendor in ("image", "hamamatsu")):
             planes[size] += max(1, page.number(tiff.DEPTH, 1))
         elif slide.vendor in ("image", "generic-tiff") or (slide.vendor == "aperio" and page.tiled):
             others[size] += 1
-    if slide.vendor == "leica":
-        text = slide.properties.get("tiff.ImageDescription", "")
-        planes[slide.size] = 1 + max(map(int, FOCAL_PLANE.findall(text)), default=0)
+    if slide.vendor == "leica" and pages:
+        planes[slide.size] = 1 + max(map(int, FOCAL_PLANE.findall(pages[0].text(tiff.DESCRIPTION))), default=0)
     elif slide.kind == "image" and not planes:               # no TIFF: several pictures, or an animation
         with Image.open(slide.path) as image:
             planes[slide.size] = getattr(image, "n_frames", 1)
