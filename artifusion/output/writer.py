@@ -188,7 +188,8 @@ def _write_generic(slide: Slide, mask: Mask, patches: Patches, path: Path, note:
 
 def _generic_metadata(slide: Slide, note: str) -> Metadata:
     """Return a generic file's metadata, without the source's description: one that names Aperio is opened as Aperio."""
-    return Metadata(slide.size, slide.mpp_xy, slide.icc, description_with_note("", note, "generic-tiff"))
+    said = "\n".join(f"{key}: {text}" for key, text in slide.text.items()) if isinstance(slide, ImageSlide) else ""
+    return Metadata(slide.size, slide.mpp_xy, slide.icc, description_with_note(said, note, "generic-tiff"))
 
 
 def _copied_level(name: str, page: tiff.Page, change: Change, same_size: bool = False, stale: str = "") -> LevelReport:

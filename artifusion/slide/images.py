@@ -22,7 +22,8 @@ GRAY_OR_RGB = (1, 2, 6)                # TIFF photometric interpretations that t
 OTHER_COLOURS = {b"GRAY", b"CMYK", b"CMY ", b"Lab ", b"Luv ", b"XYZ ", b"Yxy ", b"YCbr", b"HSV ", b"HLS ",
                  *(b"%XCLR" % colours for colours in range(2, 16))}      # colour spaces of ICC profiles
 LYING_ON_A_SIDE = (5, 6, 7, 8)         # EXIF orientations that turn by a quarter
-SIZ = b"\xff\x51"                      # the marker of JPEG 2000 behind which its bits per sample lie
+DEEP = {"JPEG2000": (b"\xff\x4f\xff\x51", 38, 0xF8), "AVIF": (b"av1C", 2, 0x40)}     # which bits say it, where behind
+HEAD_BYTES = 1 << 20                   # of a file, in which that stands
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,11 @@ def _read_other_image(path: Path) -> PlainImage:
 
 def _is_deep(path: Path, image: Image.Image) -> bool:
     """Whether an open file has over 8 bits per sample, some of which Pillow would cut off."""
-    if image.format == "JPEG2000":
-        start = path.read_bytes()[: 1 << 16]
-        bits = start[start.find(SIZ) + 40 :][:1]           # one less, and 128 where signed
-        return not bits or bits[0] > 7
+    if image.format in DEEP:
+        marker, at, bits = DEEP[image.format]
+        with path.open("rb") as file:
+            behind = file.read(HEAD_BYTES).partition(marker)[2]
+        return len(behind) <= at or bool(behind[at] & bits)
     return image.mode.startswith(("I", "F")) or any(
         ";16" in str(tile[3]) or (image.format == "PPM" and isinstance(tile[3], tuple) and tile[3][-1] > 255)
         for tile in getattr(image, "tile", ()))
@@ -109,7 +111,7 @@ def _is_deep(path: Path, image: Image.Image) -> bool:
 def _text(image: Image.Image) -> dict[str, str]:
     """The texts of a PNG by keyword, and the comment of a JPEG; without a PNG's copies of binary metadata."""
     if image.format == "JPEG" and "comment" in image.info:
-        return {"Comment": image.info["comment"].decode("utf-8", "replace").rstrip("\0")}
+        return {"Comment": image.info["comment"].decode("utf-8", "replace").replace("\0", " ").strip()}
     return {key: value for key, value in getattr(image, "text", {}).items()
             if not key.startswith(("Raw profile", "XML:"))}
 
