@@ -36,6 +36,7 @@ class PlainImage:
     icc: bytes | None
     mpp: tuple[float, float] | None    # um per pixel along x and y, plausible or not
     text: Mapping[str, str] = field(default_factory=dict)     # what a PNG or JPEG says in words, by keyword
+    pictures: int = 1                  # in a file that is no TIFF; the first is read
 
 
 def read_image(path: Path) -> PlainImage:
@@ -88,12 +89,12 @@ def _read_other_image(path: Path) -> PlainImage:
                 dpi[1] *= float(exif.get(tiff.Y_RESOLUTION) or exif[tiff.X_RESOLUTION]) / float(exif[tiff.X_RESOLUTION])
             if exif.get(tiff.ORIENTATION) in LYING_ON_A_SIDE:
                 dpi.reverse()
-            file_format = image.format or path.suffix.lstrip(".").upper()
+            file_format, pictures = image.format or path.suffix.lstrip(".").upper(), getattr(image, "n_frames", 1)
             image.load()                                   # text may stand behind the pixels
             ImageOps.exif_transpose(image, in_place=True)  # upright, as every viewer shows it and masks are drawn
             return PlainImage(on_white(image), file_format, file_format not in LOSSY_FORMATS,
                               image.info.get("icc_profile"), both_axes(*(number and 25400 / number for number in dpi)),
-                              _text(image))
+                              _text(image), pictures)
 
 
 def _is_deep(path: Path, image: Image.Image) -> bool:

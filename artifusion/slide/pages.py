@@ -7,8 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from artifusion.errors import SlideError
 from artifusion.geometry import Size
 from artifusion.slide import tiff
@@ -29,8 +27,8 @@ def check_levels(path: Path, vendor: str, l0_size: Size) -> None:
     """
     for page in _pages(path):
         bits, size = int(page.numbers(tiff.BITS).max(initial=1)), _size(page)
-        if page.tiled and (bits > 8 or page.number(tiff.SAMPLE_FORMAT, 1) not in UNSIGNED):
-            kind = "" if page.number(tiff.SAMPLE_FORMAT, 1) in UNSIGNED else " signed or floating"
+        kind = "" if page.number(tiff.SAMPLE_FORMAT, 1) in UNSIGNED else " signed or floating"
+        if page.tiled and (bits > 8 or kind):
             raise SlideError(f"{path}: has{kind} samples of {bits} bits; only slides of 8 bits (uint8) can be "
                              "restored, convert it to 8 bit")
         if vendor == "generic-tiff" and page.tiled and size.width * size.height > l0_size.width * l0_size.height:
@@ -50,9 +48,8 @@ def left_out(slide: Slide) -> str:
             others[size] += 1
     if slide.vendor == "leica" and pages:
         planes[slide.size] = 1 + max(map(int, FOCAL_PLANE.findall(pages[0].text(tiff.DESCRIPTION))), default=0)
-    elif slide.kind == "image" and not planes:               # no TIFF: several pictures, or an animation
-        with Image.open(slide.path) as image:
-            planes[slide.size] = getattr(image, "n_frames", 1)
+    elif not planes:                                         # of an image that is no TIFF
+        planes[slide.size] = slide.pictures
     parts = [f"{count} pages of {_named(size)}: only the first plane is kept" for size, count in planes.items()
              if count > slide.level_sizes.count(size)]
     parts += [f"{count} page{'s' if count > 1 else ''} of {_named(size)} left out" for size, count in others.items()]

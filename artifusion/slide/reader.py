@@ -37,6 +37,7 @@ class Slide:
         vendor: OpenSlide's name of the format; "image" for a plain image.
         properties: the file's own metadata, name -> text.
         associated: names of the label, macro and thumbnail images.
+        pictures: how many a file that is no TIFF holds, as animations do; the first is read.
         bounds_offset: level-0 Point at which QuPath starts counting (openslide.bounds-x, -y).
 
     Threads may share a slide; all of them must end before it is closed. After an error in one thread OpenSlide's
@@ -55,6 +56,7 @@ class Slide:
     vendor: str
     properties: dict[str, str]
     associated: tuple[str, ...] = ()
+    pictures: int = 1
     bounds_offset = Point(0, 0)
 
     @property
@@ -195,7 +197,7 @@ class ImageSlide(Slide):
     vendor = "image"
 
     def __init__(self, path: Path, image: PlainImage, mpp: float | None) -> None:
-        self.path, self._image, self.text = path, image.pixels, image.text
+        self.path, self._image, self.text, self.pictures = path, image.pixels, image.text, image.pictures
         self.format, self.lossless, self.icc = image.format, image.lossless, of_rgb(image.icc)
         self.level_sizes = (Size(image.pixels.shape[1], image.pixels.shape[0]),)
         self.level_downsamples = (1.0,)
