@@ -1,0 +1,157 @@
+"""Breaks inputs and runs the commands on them; prints what was found and ends with 1 where anything was.
+
+    cd tests; python -m fuzz --count 10000 --seed 1 [--seeds FOLDER] [--only NUMBER --keep FOLDER]
+
+Input number N of a seed is the same one every time, and alone with --only N. Every input has a process of its own,
+forked from one that has imported everything, with 20 s of CPU, 60 s of the clock and 1.5 GB of addresses more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import faulthandler
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from fuzz import trials
+from fuzz.seeds import add_seeds, make_seeds
+from fuzz.trials import HEAVY, LIGHT, Trial
+
+CPU_S, CLOCK_S, MEMORY_BYTES = 20, 60, 1500 << 20
+
+
+def kind_of(seed: int, number: int):
+    """The kind of an input, which decides what else is drawn for it."""
+    kinds = [*LIGHT, *HEAVY]
+    shares = np.array([*LIGHT.values(), *HEAVY.values()], float)
+    return kinds[np.random.default_rng([seed, number]).choice(len(kinds), p=shares / shares.sum())]
+
+
+def address_space() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def attempt(kind, folder: Path, seeds: Path, seed: int, number: int) -> list[str]:
+    """The findings of one input, in a process of its own under the limits."""
+    heard, told = os.pipe()
+    child = os.fork()
+    if not child:
+        os.setsid()
+        os.close(heard)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S + 2))
+        limit = address_space() + MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        stacks = (folder / "stacks").open("w")              # noqa: SIM115
+        faulthandler.enable(stacks)
+        faulthandler.register(signal.SIGXCPU, stacks)
+        trial = Trial(folder, seeds, np.random.default_rng([seed, number, 1]))
+        try:
+            kind(trial)
+        except BaseException as error:
+            trial.findings.append(f"harness {trials.signature(error)}")
+        os.write(told, json.dumps([trial.findings, trial.commands]).encode()[:60_000])
+        os._exit(0)
+    os.close(told)
+    deadline, ended, status = time.monotonic() + CLOCK_S, 0, 0
+    with os.fdopen(heard, "rb") as pipe:
+        os.set_blocking(heard, False)
+        while not ended and time.monotonic() < deadline:
+            ended, status, _ = os.wait4(child, os.WNOHANG)
+            time.sleep(0 if ended else 0.005)
+        late = not ended
+        if late:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        said = pipe.read() or b""
+    if late:
+        return [f"hang after {CLOCK_S} s of the clock"]
+    code = os.waitstatus_to_exitcode(status)
+    if code:
+        stack = [line.strip() for line in (folder / "stacks").read_text().splitlines() if "artifusion/" in line]
+        name = "hang" if code in (-signal.SIGXCPU, -signal.SIGKILL) else f"crash by {signal.Signals(-code).name}"
+        errors = folder / "stderr"
+        return [f"{name} {' < '.join(line.rpartition('/')[2] for line in stack[:2])} "
+                f"{errors.read_text(errors='replace')[-120:].strip() if errors.exists() else ''}"]
+    return json.loads(said)[0]
+
+
+def prepare(seeds: Path) -> None:
+    """The seeds that commands make: a restored slide; with torch weights, a shard and a run."""
+    def run(*words: object) -> None:
+        if trials.app.main([str(word) for word in words], standalone_mode=False):
+            raise SystemExit(f"{words} failed")
+
+    if "torch" not in sys.modules:
+        (seeds / "restored").mkdir()
+        trial = Trial(seeds / "making", seeds, np.random.default_rng(0))
+        slide = shutil.copyfile(seeds / "slides" / "ycbcr.tif", seeds / "restored" / "slide.tif")
+        run("restore", slide, "--mask", trial.box(), "-o", seeds / "restored" / "out.tif", "-q")
+        shutil.copyfile(seeds / "restored" / "out.tif.geojson", seeds / "geojson" / "ours.geojson")
+    else:
+        run("tiles", "--data", seeds / "tissue", "-o", seeds / "tiles.tar", "-q")
+        run("train", seeds / "train.toml", "--data", seeds / "tissue", "--run-dir", seeds / "run", "--device", "cpu", "-q")
+        shutil.copytree(seeds / "run" / "weights", seeds / "weights")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first input")
+    parser.add_argument("--seeds", type=Path, action="append", default=[], help="a folder of more files to break")
+    parser.add_argument("--kinds", default="", help="only these, with commas")
+    parser.add_argument("--only", type=int, help="this input alone")
+    parser.add_argument("--keep", type=Path, help="where the folders of inputs with findings stay")
+    given = parser.parse_args()
+    warnings.simplefilter("default")
+    numbers = range(given.first, given.first + given.count) if given.only is None else [given.only]
+    kinds = {number: kind_of(given.seed, number) for number in numbers}
+    kinds = {n: kind for n, kind in kinds.items() if not given.kinds or kind.__name__ in given.kinds.split(",")}
+    seam, started = trials.stand_in(), time.monotonic()
+    found: dict[str, list[int]] = collections.defaultdict(list)
+    sys.modules["artifusion.restorer"] = seam
+    with tempfile.TemporaryDirectory() as name:
+        seeds = Path(name) / "seeds"
+        make_seeds(seeds)
+        add_seeds(seeds, given.seeds)
+        for heavy in (False, True):
+            if heavy:
+                del sys.modules["artifusion.restorer"]
+                import artifusion.restorer
+                import artifusion.training.run  # noqa: F401
+            prepare(seeds)
+            for number, kind in kinds.items():
+                if (kind in HEAVY) is not heavy:
+                    continue
+                folder = Path(name) / str(number)
+                folder.mkdir()
+                findings = attempt(kind, folder, seeds, given.seed, number)
+                for finding in dict.fromkeys(findings):
+                    print(f"{number} {kind.__name__}: {finding}", flush=True)
+                    found[finding].append(number)
+                if given.keep and (findings or given.only is not None):
+                    shutil.rmtree(given.keep / str(number), ignore_errors=True)
+                    shutil.copytree(folder, given.keep / str(number))
+                shutil.rmtree(folder)
+    took, counts = time.monotonic() - started, collections.Counter(kind.__name__ for kind in kinds.values())
+    cpu = sum(resource.getrusage(who).ru_utime + resource.getrusage(who).ru_stime
+              for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(json.dumps({"inputs": len(kinds), "kinds": counts, "seconds": round(took, 1), "cpu_seconds": round(cpu, 1),
+                      "inputs_with_findings": len({n for numbers in found.values() for n in numbers}),
+                      "findings": {what: len(numbers) for what, numbers in found.items()}}, ensure_ascii=False))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
