@@ -1,5 +1,12 @@
 """Errors of the user's world. The command line prints each as one line; the text says what to do about it."""
 
+import struct
+import zlib
+
+# What libraries raise on files that are not what they seem: over years, any of these, whatever they document.
+BROKEN_FILE = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, SyntaxError,
+               TypeError, ValueError, struct.error, zlib.error)
+
 
 class ArtifusionError(Exception):
     """Something outside the program is wrong: a file, a mask, a setting, a machine."""

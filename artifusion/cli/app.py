@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from typing import Any
 
 import click
@@ -23,10 +25,18 @@ class OneLineErrors(click.Group):
     """Prints an `ArtifusionError` as one line and exits with 1; anything else keeps its traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        logging.getLogger("tifffile").addHandler(logging.NullHandler())     # what is wrong with a file we say ourselves
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
             return super().invoke(ctx)
         except ArtifusionError as error:
             click.echo(f"artifusion: {error}", err=True)
+            ctx.exit(1)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):    # torch's words for it
+                raise
+            click.echo("artifusion: not enough memory; free some, or give a smaller image, mask, batch or network",
+                       err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("artifusion: interrupted; what was begun goes on when the same command is given again",

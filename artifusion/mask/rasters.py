@@ -15,7 +15,7 @@ import tifffile
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from artifusion.errors import MaskError
+from artifusion.errors import BROKEN_FILE, MaskError
 from artifusion.geometry import Size, strips
 from artifusion.mask.classes import CLASSES_KEY
 from artifusion.slide.reader import shortened
@@ -165,10 +165,10 @@ def _load(path: Path) -> Raster:
     except Image.DecompressionBombError:
         raise MaskError(f"{path}: too many pixels for a raster mask; save it at a smaller scale, any scale will do, "
                         "or use GeoJSON") from None
-    except (OSError, ValueError, SyntaxError, RuntimeError) as error:
+    except BROKEN_FILE as error:
         try:
             pixels = tifffile.imread(path)
-        except (OSError, ValueError, RuntimeError, KeyError, IndexError, tifffile.TiffFileError):
+        except BROKEN_FILE:
             raise MaskError(f"{path}: not a mask image that can be read ({shortened(error)}); use PNG, TIFF, JPEG or "
                             "QuPath GeoJSON") from None
     if pixels.dtype.kind == "c":

@@ -8,10 +8,9 @@ from types import TracebackType
 
 import numpy as np
 import openslide
-import tifffile
 from PIL import Image, UnidentifiedImageError
 
-from artifusion.errors import SlideError
+from artifusion.errors import BROKEN_FILE, SlideError
 from artifusion.geometry import Box, Point, Size
 from artifusion.slide.images import on_white, read_image
 from artifusion.slide.tiff import check_whole
@@ -253,7 +252,7 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
     except UnidentifiedImageError:
         raise SlideError(f"{path}: neither a slide nor an image that can be read ({reason}); it must be "
                          f"{FORMATS}") from None
-    except (OSError, ValueError, SyntaxError, KeyError, IndexError, RuntimeError, tifffile.TiffFileError) as error:
+    except BROKEN_FILE as error:
         raise SlideError(f"{path}: neither a slide nor an image that can be read ({reason}; as an image: "
                          f"{shortened(error)}); it must be {FORMATS}") from None
 
