@@ -25,7 +25,8 @@ class OneLineErrors(click.Group):
     """Prints an `ArtifusionError` as one line and exits with 1; anything else keeps its traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        logging.getLogger("tifffile").addHandler(logging.NullHandler())     # what is wrong with a file we say ourselves
+        for library in ("tifffile", "PIL"):                     # what is wrong with a file we say ourselves
+            logging.getLogger(library).addHandler(logging.NullHandler())
         warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
             return super().invoke(ctx)

@@ -15,10 +15,9 @@ import tifffile
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from artifusion.errors import BROKEN_FILE, MaskError
+from artifusion.errors import BROKEN_FILE, MaskError, shortened
 from artifusion.geometry import Size, strips
 from artifusion.mask.classes import CLASSES_KEY
-from artifusion.slide.reader import shortened
 
 ASPECT_TOLERANCE = 0.003             # beside one mask pixel of rounding per side; more would misplace edges unnoticed
 MOST_CLASS_IDS = 7                   # the largest class id of any tool, ours included

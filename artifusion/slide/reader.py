@@ -10,7 +10,7 @@ import numpy as np
 import openslide
 from PIL import Image, UnidentifiedImageError
 
-from artifusion.errors import BROKEN_FILE, SlideError
+from artifusion.errors import BROKEN_FILE, SlideError, shortened
 from artifusion.geometry import Box, Point, Size
 from artifusion.slide.images import on_white, read_image
 from artifusion.slide.tiff import check_whole
@@ -255,11 +255,3 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
     except BROKEN_FILE as error:
         raise SlideError(f"{path}: neither a slide nor an image that can be read ({reason}; as an image: "
                          f"{shortened(error)}); it must be {FORMATS}") from None
-
-
-def shortened(error: Exception) -> str:
-    """Return an exception's message as one line of at most 120 characters, without its leading path."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if text.startswith("Reading ") and ": " in text:
-        text = text.split(": ", 1)[1]
-    return text if len(text) <= 120 else text[:117] + "..."

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from artifusion.config import Frozen, SpacingUm, describe
-from artifusion.errors import BROKEN_FILE, DataError, OutputError
+from artifusion.errors import BROKEN_FILE, DataError, OutputError, shortened
 from artifusion.files import whole_file
 from artifusion.mask.reading import read_mask
-from artifusion.slide.reader import open_slide, shortened
+from artifusion.slide.reader import open_slide
 from artifusion.training.tiles import SHARD, TILE_PX, Tile, clean_tiles, cut_tiles, find_images, grid
 
 QUALITY = 95

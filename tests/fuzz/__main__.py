@@ -23,6 +23,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+
 from fuzz import trials
 from fuzz.seeds import add_seeds, make_seeds
 from fuzz.trials import HEAVY, LIGHT, Trial
@@ -45,8 +46,8 @@ def cpu_time(process: int) -> str:
     return " ".join(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13])
 
 
-def attempt(kind, folder: Path, seeds: Path, seed: int, number: int) -> list[str]:
-    """The findings of one input, in a process of its own under the limits."""
+def attempt(kind, folder: Path, seeds: Path, seed: int, number: int) -> tuple[list[str], list[int]]:
+    """The findings of one input and its exit codes, in a process of its own under the limits."""
     heard, told = os.pipe()
     child = os.fork()
     if not child:
@@ -56,7 +57,7 @@ def attempt(kind, folder: Path, seeds: Path, seed: int, number: int) -> list[str
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S + 2))
         limit = address_space() + MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        stacks = (folder / "stacks").open("w")              # noqa: SIM115
+        stacks = (folder / "stacks").open("w")
         faulthandler.enable(stacks)
         faulthandler.register(signal.SIGXCPU, stacks)
         trial = Trial(folder, seeds, np.random.default_rng([seed, number, 1]))
@@ -64,7 +65,7 @@ def attempt(kind, folder: Path, seeds: Path, seed: int, number: int) -> list[str
             kind(trial)
         except BaseException as error:
             trial.findings.append(f"harness {trials.signature(error)}")
-        os.write(told, json.dumps([trial.findings, trial.commands]).encode()[:60_000])
+        os.write(told, json.dumps([trial.findings, trial.codes]).encode()[:60_000])
         os._exit(0)
     os.close(told)
     ended, worked, since = 0, "", time.monotonic()
@@ -77,7 +78,7 @@ def attempt(kind, folder: Path, seeds: Path, seed: int, number: int) -> list[str
             elif not ended and time.monotonic() - since > WAITING_S:
                 os.killpg(child, signal.SIGKILL)
                 os.waitpid(child, 0)
-                return [f"hang: waits for over {WAITING_S} s"]
+                return [f"hang: waits for over {WAITING_S} s"], []
             time.sleep(0 if ended else 0.01)
         said = pipe.read() or b""
     code = os.waitstatus_to_exitcode(status)
@@ -85,9 +86,10 @@ def attempt(kind, folder: Path, seeds: Path, seed: int, number: int) -> list[str
         stack = [line.strip() for line in (folder / "stacks").read_text().splitlines() if "artifusion/" in line]
         name = "hang" if code in (-signal.SIGXCPU, -signal.SIGKILL) else f"crash by {signal.Signals(-code).name}"
         errors = folder / "stderr"
-        return [f"{name} {' < '.join(line.rpartition('/')[2] for line in stack[:2])} "
-                f"{errors.read_text(errors='replace')[-120:].strip() if errors.exists() else ''}"]
-    return json.loads(said)[0]
+        return ([f"{name} {' < '.join(line.rpartition('/')[2] for line in stack[:2])} "
+                f"{errors.read_text(errors='replace')[-120:].strip() if errors.exists() else ''}"], [])
+    findings, codes = json.loads(said)
+    return findings, codes
 
 
 def prepare(seeds: Path) -> None:
@@ -115,7 +117,13 @@ def prepare(seeds: Path) -> None:
         run("info", slide)
         run("tiles", "--data", tissue, "-o", seeds / "tiles.tar", "-q")
     else:
-        run("train", seeds / "train.toml", "--data", tissue, "--run-dir", seeds / "run", "--device", "cpu", "-q")
+        from artifusion.config import TrainConfig, load_config
+        from artifusion.training.run import train
+
+        steps = train(load_config(TrainConfig, "train", seeds / "train.toml"), [tissue], seeds / "run", device="cpu",
+                      quiet=True)
+        next(steps), next(steps)                            # saves what the first step learned, and the second is lost
+        steps.close()
         run("detect", seeds / "slides" / "ycbcr.tif", "-o", seeds / "making" / "found.png", "-q", "--any-stain")
         shutil.copytree(seeds / "run" / "weights", seeds / "weights")
 
@@ -136,6 +144,7 @@ def main() -> int:
     kinds = {n: kind for n, kind in kinds.items() if not given.kinds or kind.__name__ in given.kinds.split(",")}
     seam, started = trials.stand_in(), time.monotonic()
     found: dict[str, list[int]] = collections.defaultdict(list)
+    ends: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     sys.modules["artifusion.restorer"] = seam
     with tempfile.TemporaryDirectory() as name:
         seeds = Path(name) / "seeds"
@@ -152,7 +161,8 @@ def main() -> int:
                     continue
                 folder = Path(name) / str(number)
                 folder.mkdir()
-                findings = attempt(kind, folder, seeds, given.seed, number)
+                findings, codes = attempt(kind, folder, seeds, given.seed, number)
+                ends[kind.__name__]["taken" if codes and not any(codes) else "refused"] += 1
                 for finding in dict.fromkeys(findings):
                     print(f"{number} {kind.__name__}: {finding}", flush=True)
                     found[finding].append(number)
@@ -160,10 +170,10 @@ def main() -> int:
                     shutil.rmtree(given.keep / str(number), ignore_errors=True)
                     shutil.copytree(folder, given.keep / str(number))
                 shutil.rmtree(folder)
-    took, counts = time.monotonic() - started, collections.Counter(kind.__name__ for kind in kinds.values())
+    took = time.monotonic() - started
     cpu = sum(resource.getrusage(who).ru_utime + resource.getrusage(who).ru_stime
               for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    print(json.dumps({"inputs": len(kinds), "kinds": counts, "seconds": round(took, 1), "cpu_seconds": round(cpu, 1),
+    print(json.dumps({"inputs": len(kinds), "kinds": ends, "seconds": round(took, 1), "cpu_seconds": round(cpu, 1),
                       "inputs_with_findings": len({n for numbers in found.values() for n in numbers}),
                       "findings": {what: len(numbers) for what, numbers in found.items()}}, ensure_ascii=False))
     return 1 if found else 0

@@ -22,9 +22,11 @@ NUMBERS = (0, 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 64, 100, 127, 128, 255, 2
            65535, 65536, 1 << 20, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, 1 << 40, (1 << 63) - 1,
            1 << 63, (1 << 64) - 1)
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2, 0.5, 1e-9, -0.0, 1e9, 1e308, float("nan"), float("inf"), -float("inf"), 10**30,
+    None, True, False, 0, 1, -1, 2, 0.5, 1e-9, -0.0, 1e9, 1e308, float("nan"), float("inf"), -float("inf"),
+    10**30,
     2**31, 2**53, 2**63, "", "a", "nan", "0", "-1", "1e400", "x" * 5000, "é\u202e\x1b[31m\0\n", "\ud800", [], {}, [[]],
-    [None], [1, 2], {"a": 1}, {"type": "Polygon"}, [[0, 0], [1, 1]], "../../etc/passwd", "/", ".", "fold", "he-small")
+    [None], [1, 2], {"a": 1}, {"type": "Polygon"}, [[0, 0], [1, 1]], "../../etc/passwd", "/", ".", "fold",
+    "he-small")
 TEXTS = (b"\0", b"\n", b"|", b"=", b"MPP = nan", b"MPP = -1", b"MPP = 1e999", b"MPP = 0", b"|AppMag = inf", b"\xff\xfe",
          b"<?xml", b"</OME>", b"{}", b'{"shape": [1]}', b"ImageJ=1.5\nimages=9", b"\x1b[2J", b"%s%n", b"Aperio", b"\xc3",
          b"Leica", b"shape=(9,9,3)", b"<OME/>", b"999999999999x1 [0,0 1x1] (1x1)")
@@ -246,8 +248,9 @@ def png(data: bytes, rng: Rng) -> bytes:
             body = plain(body, rng)
         chunks[which] = name, body
     elif how == 4:
-        extra = pick(rng, ((b"tEXt", b"artifusion classes\0" + pick(rng, TEXTS)), (b"tRNS", b"\0\0"), (b"gAMA", bytes(4)),
-                           (b"acTL", bytes(8)), (b"eXIf", b"MM\0*" + bytes(20)), (b"iCCP", b"a\0\0" + bytes(9)),
+        words = b"artifusion.classes\0" + pick(rng, (*TEXTS, b'{"fold": 1, "pen": 1e9}', b'{"x": true}'))
+        extra = pick(rng, ((b"tEXt", words), (b"tRNS", b"\0\0"), (b"gAMA", bytes(4)), (b"acTL", bytes(8)),
+                           (b"eXIf", b"MM\0*" + bytes(20)), (b"iCCP", b"a\0\0" + bytes(9)),
                            (b"pHYs", b"\0\0\0\0\0\0\0\1\1"), (b"PLTE", bytes(9)), (b"zTXt", b"a\0\0x")))
         chunks.insert(int(rng.integers(1, len(chunks) + 1)), extra)
     elif body:
@@ -282,7 +285,11 @@ def changed_tree(tree: Any, rng: Rng) -> Any:
     if not places:
         return pick(rng, VALUES)
     node, key = pick(rng, places)
-    if (how := int(rng.integers(8))) == 0:
+    how = int(rng.integers(8))
+    if isinstance(node[key], int | float) and rng.random() < 0.5:
+        node[key] = pick(rng, (0, 1, -1, 2, node[key] * 2, node[key] * 2, node[key] // 2, node[key] + 1, node[key] * 4,
+                               node[key] / 2, 1000, 10**6))
+    elif how == 0:
         del node[key]
     elif how == 1 and isinstance(node, dict):
         node[pick(rng, ("", "type", "unknown", "Type", key + " ", key.upper()))] = node.pop(key)
@@ -304,8 +311,9 @@ def json_text(data: bytes, rng: Rng) -> bytes:
     if (how := rng.random()) < 0.15:
         return plain(data, rng)
     if how < 0.2:
-        return bytes(pick(rng, (b"", b"null", b"[]", b"{}", b"0", b'"a"', b"[" * 5000, b'{"a":' * 5000, b"NaN", b"\0" * 99,
-                          b"9" * 5000, b"\xef\xbb\xbf" + data, data.decode().encode("utf-16"), data + data, data[:-2])))
+        return bytes(pick(rng, (b"", b"null", b"[]", b"{}", b"0", b'"a"', b"[" * 5000, b'{"a":' * 5000, b"NaN",
+                                b"\0" * 99, b"9" * 5000, b"\xef\xbb\xbf" + data, data.decode().encode("utf-16"),
+                                data + data, data[:-2])))
     tree = json.loads(data)
     for _ in range(int(rng.choice((1, 1, 2, 4)))):
         tree = changed_tree(tree, rng)
@@ -375,7 +383,8 @@ def tar(data: bytes, rng: Rng) -> bytes:
         members.insert(int(rng.integers(len(members) + 1)), members[which])
     else:
         for attribute in rng.choice(("name", "type", "mtime", "mode", "pax_headers", "linkname"), 2):
-            value = {"name": pick(rng, ("", "a.jpg", "../../a.jpg", "/a.json", "é" * 200, "a\nb.jpg", ".jpg", "a/b/c.json")),
+            value = {"name": pick(rng, ("", "a.jpg", "../../a.jpg", "/a.json", "é" * 200, "a\nb.jpg", ".jpg",
+                                        "a/b/c.json")),
                      "type": pick(rng, (b"1", b"2", b"3", b"5", b"6", b"7", b"S", b"x", b"g", b"L", b"Z")),
                      "mtime": -1, "mode": 0, "linkname": "a.jpg",
                      "pax_headers": {pick(rng, ("size", "path", "GNU.sparse.map", "hdrcharset")): pick(

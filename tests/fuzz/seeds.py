@@ -18,10 +18,10 @@ LEVELS = [SIZE, (138, 101)]
 BOX = (100, 60, 140, 100)                               # left, top, right, bottom of what is restored
 RESTORE_TOML = b"steps = 2\ngraft = 'off'\ncontext_px = 16\nmax_canvas_px = 512\nmerge_px = 8\nsampler = 'ddim'\n"
 TRAIN_TOML = b"""name = "tiny"
-crops = 8
+crops = 4
 batch_size = 2
 warmup_crops = 4
-checkpoint_minutes = 1.0
+checkpoint_minutes = 1e-9
 [denoiser]
 pixel_dim = 8
 dims = [16, 32]

@@ -19,17 +19,16 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import openslide
-from fuzz import mutators
-from fuzz.mutators import Mutator, Rng, pick
-from fuzz.seeds import BOX
 from made_masks import qupath_feature, ring, write_qupath
 from painters import Painter
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from artifusion.cli import app
-from artifusion.config import RestoreConfig
 from artifusion.slide.reader import open_slide
+from fuzz import mutators
+from fuzz.mutators import Mutator, Rng, pick
+from fuzz.seeds import BOX
 
 GREEN = (40, 180, 60)
 REACH_PX = 16                       # a JPEG block and its chroma: pixels so near the mask may move within encoding
@@ -46,7 +45,7 @@ class Green(Painter):
 def stand_in() -> ModuleType:
     """A module instead of `artifusion.restorer`: paints green, and needs no torch."""
     seam = ModuleType("artifusion.restorer")
-    seam.Restorer = SimpleNamespace(from_pretrained=lambda name="", device="", config=RestoreConfig(): Green(  # type: ignore[attr-defined]
+    seam.Restorer = SimpleNamespace(from_pretrained=lambda _name, _device, config: Green(
         **config.model_dump() | {"graft": "off"}))
     return seam
 
@@ -61,6 +60,7 @@ class Trial:
         self.outputs.mkdir()
         self.findings: list[str] = []
         self.commands: list[str] = []
+        self.codes: list[int] = []
 
     def seed(self, kind: str) -> Path:
         return pick(self.rng, sorted((self.seeds / kind).iterdir()))
@@ -93,7 +93,7 @@ class Trial:
         for number, path in enumerate(streams, 1):
             with path.open("wb") as file:
                 os.dup2(file.fileno(), number)
-        sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115, PTH123
+        sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
                                   for n in (1, 2))
         code: object = 0
         try:
@@ -110,7 +110,8 @@ class Trial:
         self.judge(code, told, complaint)
         if self.digest() != before:
             self.found("source changed")
-        return int(code) if isinstance(code, int) else -1
+        self.codes.append(int(code) if isinstance(code, int) else -1)
+        return self.codes[-1]
 
     def judge(self, code: object, told: str, complaint: str) -> None:
         """Findings in what a command said and left."""
@@ -247,7 +248,7 @@ def drawn(declared: dict, l0_size: Sequence[int], size: Sequence[int]) -> np.nda
 def signature(error: BaseException) -> str:
     """An exception in one line: its kind, the innermost line of ours, its message without numbers."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "artifusion" in frame.filename and "fuzz" not in Path(frame.filename).parts[-2]]
+    ours = [frame for frame in frames if "artifusion/" in frame.filename]
     where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno} {ours[-1].name}" if ours else "nowhere of ours"
     return f"{type(error).__name__} at {where}: {ADDRESS.sub('#', str(error))[:160]}".replace("\n", " / ")
 
@@ -340,7 +341,7 @@ def use_mask(trial: Trial, mask: Path) -> None:
 def sidecar(trial: Trial) -> None:
     restored = trial.whole("restored", "restored")
     out = restored / "out.tif"
-    broken = restored / pick(trial.rng, ("out.tif.json", "out.tif.geojson", "out.tif.json", "out.tif.geojson", "out.tif"))
+    broken = restored / pick(trial.rng, ("out.tif.json", "out.tif.geojson", "out.tif"))
     data = broken.read_bytes()
     mutator = mutators.json_text if broken.suffix != ".tif" else pick(
         trial.rng, (mutators.tiff, mutators.tiff_segment, mutators.plain))
@@ -371,13 +372,14 @@ def weights(trial: Trial) -> None:
 
 
 def train_toml(trial: Trial) -> None:
-    use_training(trial, trial.broken(trial.seeds / "train.toml", mutators.toml), trial.seeds / "tissue")
+    config = trial.broken(trial.seeds / "train.toml", mutators.toml)
+    trial.run(*training(trial, config, trial.seeds / "tissue"), "--max-minutes", "0.005")
 
 
 def shard(trial: Trial) -> None:
     tiles = trial.broken(trial.seeds / "tiles.tar", mutators.tar)
     trial.run("tiles", "--data", tiles, "-o", trial.outputs / "again.tar", "-q")
-    use_training(trial, trial.seeds / "train.toml", tiles)
+    trial.run(*training(trial, trial.seeds / "train.toml", tiles))
 
 
 def training_run(trial: Trial) -> None:
@@ -387,15 +389,15 @@ def training_run(trial: Trial) -> None:
     name, mutator = pick(trial.rng, (("state.safetensors", mutators.safetensors), ("log.csv", mutators.csv),
                                      ("config.json", mutators.json_text), ("log.csv", mutators.csv)))
     (run / name).write_bytes(mutator((run / name).read_bytes(), trial.rng))
-    use_training(trial, trial.seeds / "train.toml", trial.seeds / "tissue")
+    trial.run(*training(trial, trial.seeds / "train.toml", trial.seeds / "tissue"))
 
 
-def use_training(trial: Trial, config: Path, data: Path) -> None:
-    trial.run("train", config, "--data", data, "--run-dir", trial.outputs / "kept-run", "--max-minutes", "0.0001",
-              "--device", "cpu", "-q")
+def training(trial: Trial, config: Path, data: Path) -> list[object]:
+    return ["train", config, "--data", data, "--run-dir", trial.outputs / "kept-run", "--device", "cpu", "-q"]
 
 
 LIGHT: dict[Callable[[Trial], None], int] = {                # how often each is drawn
     slide_structure: 26, slide_streams: 16, slide_bytes: 4, plain_image: 8, mask_image: 9, grandqc: 3, histoqc: 3,
     geojson: 10, sidecar: 8, restore_toml: 2}
-HEAVY: dict[Callable[[Trial], None], int] = {weights: 4, train_toml: 3, shard: 3, training_run: 2, detection: 1}     # need torch
+HEAVY: dict[Callable[[Trial], None], int] = {           # import torch
+    weights: 4, train_toml: 3, shard: 3, training_run: 2, detection: 1}
