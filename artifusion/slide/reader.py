@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from artifusion.errors import BROKEN_FILE, SlideError, shortened
 from artifusion.geometry import Box, Point, Size
 from artifusion.slide.images import on_white, read_image
-from artifusion.slide.tiff import check_whole
+from artifusion.slide.tiff import check_tiles, check_whole
 
 PLAUSIBLE_MPP = (0.1, 4.0)
 CHUNK_PX = 4096              # OpenSlide reads squares of this side: 64 MB of RGBA at a time
@@ -225,6 +225,7 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
         raise SlideError(f"{path}: no such file; check the path")
     if path.is_dir():
         raise SlideError(f"{path}: is a folder; name the slide file itself ({FORMATS})")
+    check_tiles(path)
     reason = "OpenSlide does not know the format"
     handle = None
     try:
