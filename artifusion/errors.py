@@ -1,11 +1,14 @@
 """Errors of the user's world. The command line prints each as one line; the text says what to do about it."""
 
 import struct
+import tarfile
+import zipfile
 import zlib
 
 # What libraries raise on files that are not what they seem: over years, any of these, whatever they document.
 BROKEN_FILE = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError,
-               SyntaxError, TypeError, ValueError, struct.error, zlib.error)
+               SyntaxError, TypeError, ValueError, struct.error, tarfile.TarError, zipfile.BadZipFile,
+               zlib.error)
 
 
 def shortened(error: Exception | str) -> str:

@@ -118,7 +118,7 @@ def read_shard(path: Path) -> Iterator[Tile]:
                 elif suffix == "json" and file:
                     about = About.model_validate_json(file.read())
                     yield Tile(np.asarray(pictures.pop(key)), about.image, about.um_per_px)
-    except (tarfile.TarError, *BROKEN_FILE) as error:
+    except BROKEN_FILE as error:
         reason = describe(error, About) if isinstance(error, ValidationError) else shortened(error)
         raise DataError(f"{path}: no shard of `artifusion tiles`, or a broken one ({reason}); write it again") from None
 

@@ -28,8 +28,8 @@ VALUES: tuple[Any, ...] = (
     [None], [1, 2], {"a": 1}, {"type": "Polygon"}, [[0, 0], [1, 1]], "../../etc/passwd", "/",
     ".", "fold", "he-small")
 TEXTS = (b"\0", b"\n", b"|", b"=", b"MPP = nan", b"MPP = -1", b"MPP = 1e999", b"MPP = 0", b"|AppMag = inf", b"\xff\xfe",
-         b"<?xml", b"</OME>", b"<OME/>", b"{}", b'{"shape": [1]}', b"ImageJ=1.5\nimages=9", b"\x1b[2J", b"%s%n", b"\xc3",
-         b"Aperio", b"Leica", b"shape=(9,9,3)", b"999999999999x1 [0,0 1x1] (1x1)")
+         b"<?xml", b"</OME>", b"<OME/>", b"{}", b'{"shape": [1]}', b"ImageJ=1.5\nimages=9", b"\x1b[2J", b"%s%n",
+         b"\xc3", b"Aperio", b"Leica", b"shape=(9,9,3)", b"999999999999x1 [0,0 1x1] (1x1)")
 
 
 def pick(rng: Rng, items: Any) -> Any:

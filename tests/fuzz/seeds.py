@@ -16,6 +16,7 @@ from PIL import Image, PngImagePlugin
 SIZE = (277, 203)
 LEVELS = [SIZE, (138, 101)]
 BOX = (100, 60, 140, 100)                               # left, top, right, bottom of what is restored
+FAR = (225, 10, 255, 40)                                # a second region, on a canvas of its own
 RESTORE_TOML = b"steps = 2\ngraft = 'off'\ncontext_px = 16\nmax_canvas_px = 512\nmerge_px = 8\nsampler = 'ddim'\n"
 TRAIN_TOML = b"""name = "tiny"
 crops = 4

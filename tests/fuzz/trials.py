@@ -14,6 +14,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -25,10 +26,12 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from artifusion.cli import app
+from artifusion.errors import ArtifusionError
+from artifusion.geometry import Box
 from artifusion.slide.reader import open_slide
 from fuzz import mutators
 from fuzz.mutators import Mutator, Rng, pick
-from fuzz.seeds import BOX
+from fuzz.seeds import BOX, FAR
 
 GREEN = (40, 180, 60)
 REACH_PX = 16                       # a JPEG block and its chroma: pixels so near the mask may move within encoding
@@ -46,7 +49,7 @@ def stand_in() -> ModuleType:
     """A module instead of `artifusion.restorer`: paints green, and needs no torch."""
     seam = ModuleType("artifusion.restorer")
     seam.Restorer = SimpleNamespace(from_pretrained=lambda _name, _device, config: Green(
-        **config.model_dump() | {"graft": "off"}))
+        **config.model_dump() | {"graft": "off"}))          # type: ignore[attr-defined]
     return seam
 
 
@@ -77,9 +80,10 @@ class Trial:
         (shutil.copytree if (self.seeds / seed).is_dir() else shutil.copyfile)(self.seeds / seed, self.inputs / name)
         return self.inputs / name
 
-    def box(self) -> Path:
-        return write_qupath(self.inputs / "box.geojson",
-                            [qupath_feature({"type": "Polygon", "coordinates": [ring(*BOX)]}, {"name": "Fold"})])
+    def box(self, *boxes: Sequence[int]) -> Path:
+        """A mask of these boxes, left, top, right and bottom of each; by default of the usual one."""
+        outlines = [{"type": "Polygon", "coordinates": [ring(*box)]} for box in boxes or [BOX]]
+        return write_qupath(self.inputs / "box.geojson", [qupath_feature(each, {"name": "Fold"}) for each in outlines])
 
     def found(self, what: str, detail: str = "") -> None:
         self.findings.append(f"{what} [{self.commands[-1].split(' ')[0]}] {detail}")
@@ -116,7 +120,7 @@ class Trial:
     def judge(self, code: object, told: str, complaint: str) -> None:
         """Findings in what a command said and left."""
         lines = [line for line in complaint.splitlines() if not SPOKEN_BY_C.match(line)]
-        if code not in (0, 1, -1):
+        if code not in (0, 1, -1, 130):
             self.found(f"exit {code}", complaint[-200:])
         if code == 1 and not (len(lines) == 1 and lines[0].startswith("artifusion: ")) and not (
                 self.commands[-1].startswith("verify") and told and not lines):
@@ -215,19 +219,13 @@ class Levels:
     def read(self, level: int) -> np.ndarray:
         width, height = (min(length, COMPARED_PX) for length in self.sizes[level])
         if not isinstance(self.slide, openslide.OpenSlide):
-            return self.slide.read_level(0, type(self.slide.size)(width, height) and _box(width, height))
+            return self.slide.read_level(0, Box(0, 0, width, height))
         try:
             image = self.slide.read_region((0, 0), level, (width, height))
             return np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
         except openslide.OpenSlideError as error:
             source = "" if self.path.name.startswith("kept") else "source: "
             raise openslide.OpenSlideError(f"{source}{error}") from None
-
-
-def _box(width: int, height: int):
-    from artifusion.geometry import Box
-
-    return Box(0, 0, width, height)
 
 
 def drawn(declared: dict, l0_size: Sequence[int], size: Sequence[int]) -> np.ndarray:
@@ -358,6 +356,41 @@ def restore_toml(trial: Trial) -> None:
     trial.restore(trial.whole("slide.tif", "slides/ycbcr.tif"), trial.box(), "--config", config)
 
 
+def interrupted(trial: Trial) -> None:
+    """A restoration that goes on from a broken work folder."""
+    work = trial.outputs / "kept.tif.partial"
+    shutil.copytree(trial.seeds / "interrupted", work)
+    broken = pick(trial.rng, sorted(path for path in work.rglob("*") if path.is_file()))
+    if trial.rng.random() < 0.1:
+        broken.rename(broken.with_name(pick(trial.rng, ("0_1_2.npy", "a.npy", "0_0_0_9_9.npy", "x.npz", "7.npz"))))
+    else:
+        broken.write_bytes(mutators.plain(broken.read_bytes(), trial.rng))
+    if restore_two(trial) == 0:
+        trial.run("verify", trial.inputs / "slide.tif", trial.outputs / "kept.tif")
+
+
+def restore_two(trial: Trial, fail_after: int | None = None) -> int:
+    """Restore two regions, with grafts; interrupted after so many canvases."""
+    slide = trial.whole("slide.tif", "slides/raw.tif")
+    seam = import_module("artifusion.restorer")
+    usual, seam.Restorer = seam.Restorer, SimpleNamespace(
+        from_pretrained=lambda *_: Green(fail_after, batch_size=1, graft="auto"))
+    code = trial.run("restore", slide, "--mask", trial.box(BOX, FAR), "-o", trial.outputs / "kept.tif", "-q")
+    seam.Restorer = usual
+    return code
+
+
+def evaluation_table(trial: Trial) -> None:
+    table = trial.outputs / "kept-results" / "tiles.csv"
+    table.parent.mkdir()
+    table.write_bytes(mutators.csv((trial.seeds / "tiles.csv").read_bytes(), trial.rng))
+    try:
+        import_module("artifusion.evaluation.records").Records(table.parent).rows()
+        trial.codes.append(0)
+    except ArtifusionError:
+        trial.codes.append(1)
+
+
 def weights(trial: Trial) -> None:
     folder = trial.whole("weights", "weights")
     broken = folder / pick(trial.rng, ("config.json", "model.safetensors"))
@@ -398,6 +431,6 @@ def training(trial: Trial, config: Path, data: Path) -> list[object]:
 
 LIGHT: dict[Callable[[Trial], None], int] = {                # how often each is drawn
     slide_structure: 26, slide_streams: 16, slide_bytes: 4, plain_image: 8, mask_image: 9, grandqc: 3, histoqc: 3,
-    geojson: 10, sidecar: 8, restore_toml: 2}
+    geojson: 10, sidecar: 8, restore_toml: 2, interrupted: 3}
 HEAVY: dict[Callable[[Trial], None], int] = {           # import torch
-    weights: 4, train_toml: 3, shard: 3, training_run: 2, detection: 1}
+    weights: 4, train_toml: 3, shard: 3, training_run: 2, detection: 1, evaluation_table: 1}
