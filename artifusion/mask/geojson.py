@@ -19,13 +19,13 @@ from shapely.errors import ShapelyError
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
-from artifusion.errors import MaskError
+from artifusion.errors import MaskError, shortened
 from artifusion.files import is_left_by_macos
 from artifusion.geometry import ORIGIN, Point
 from artifusion.mask.classes import class_of, is_tissue, picked
 from artifusion.mask.mask import Mask
 from artifusion.mask.polygons import MOST_CORNERS, polygons_of
-from artifusion.slide.reader import Slide, shortened
+from artifusion.slide.reader import Slide
 
 GEOJSON_SUFFIXES = (".geojson", ".json", ".gz", ".zip")
 MOST_BYTES = 1 << 28                 # of text, unpacked

@@ -138,7 +138,7 @@ class Output:
     def _resumes(self) -> bool:
         """Whether the folder holds the work of an interrupted run of this job."""
         try:
-            return (self._folder / JOB).read_text() == self._job
+            return (self._folder / JOB).read_bytes() == self._job.encode()
         except OSError:
             return False
 

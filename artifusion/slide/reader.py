@@ -8,14 +8,13 @@ from types import TracebackType
 
 import numpy as np
 import openslide
-import tifffile
 from PIL import Image, UnidentifiedImageError
 
-from artifusion.errors import SlideError
+from artifusion.errors import BROKEN_FILE, SlideError, shortened
 from artifusion.geometry import Box, Point, Size
 from artifusion.slide.images import PlainImage, both_axes, of_rgb, on_white, read_image
 from artifusion.slide.pages import check_levels
-from artifusion.slide.tiff import check_whole
+from artifusion.slide.tiff import check_tiles, check_whole
 
 PLAUSIBLE_MPP = (0.1, 4.0)
 CHUNK_PX = 4096              # OpenSlide reads squares of this side: 64 MB of RGBA at a time
@@ -232,6 +231,7 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
         raise SlideError(f"{path}: is a folder; name the slide file itself ({FORMATS})")
     if not path.is_file():
         raise SlideError(f"{path}: is a pipe or a device, no file; save the slide first and name the file")
+    check_tiles(path)
     reason = "OpenSlide does not know the format"
     handle = None
     try:
@@ -259,7 +259,7 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
     except UnidentifiedImageError:
         raise SlideError(f"{path}: neither a slide nor an image that can be read ({reason}); it must be "
                          f"{FORMATS}") from None
-    except (OSError, ValueError, SyntaxError, KeyError, IndexError, RuntimeError, tifffile.TiffFileError) as error:
+    except BROKEN_FILE as error:
         raise SlideError(f"{path}: neither a slide nor an image that can be read ({reason}; as an image: "
                          f"{shortened(error)}); it must be {FORMATS}") from None
 
@@ -273,11 +273,3 @@ def per_axis(mpp_xy: tuple[float, float]) -> str:
     """Return a scale in words: one number, or two where the axes differ."""
     x, y = (f"{mpp:.4g}" for mpp in mpp_xy)
     return x if x == y else f"{x} x {y}"
-
-
-def shortened(error: Exception) -> str:
-    """Return an exception's message as one line of at most 120 characters, without its leading path."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if text.startswith("Reading ") and ": " in text:
-        text = text.split(": ", 1)[1]
-    return text if len(text) <= 120 else text[:117] + "..."
