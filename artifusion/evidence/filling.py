@@ -20,8 +20,8 @@ from artifusion.mask.regions import Region
 from artifusion.slide.reader import Slide
 
 BAND_UM = 1.5               # wide is the band along the seams that is painted
-OUTER, INNER = 1.0, 0.5     # noise levels at which a donor's pixels enter at the hole's outline and where the band ends
-JOINT = 0.75                # ... and where two pieces meet
+OUTER, INNER = 0.5, 0.3     # noise levels at which a donor's pixels enter at the hole's outline and where the band ends
+JOINT = 0.5                 # ... and where two pieces meet
 THIN = 2.0                  # bands: a hole that is nowhere deeper is painted whole
 
 

@@ -15,7 +15,7 @@ from artifusion.evidence.index import DonorIndex
 from artifusion.evidence.likeness import opponent, unoriented
 from artifusion.evidence.pieces import PIECE_UM, pieces
 from artifusion.evidence.score import Verdict, verdict_of
-from artifusion.evidence.tone import toned
+from artifusion.evidence.tone import met, toned
 
 OVERLAP_UM = 15.0           # by which a piece may reach into those before it, to join where they are alike
 SEAM_UM = 1.0               # blur under which that is seen
@@ -71,7 +71,7 @@ def graft(hole: Hole, indices: Sequence[DonorIndex], *, imagine: Imagine | None 
             allowed = unoriented(indices[found[0].source].allowed(found[0].l0_box), found[0].orientation)
             before = hole.hole[at] & part.known & allowed
             new = part.hole | eaten(real, part.pixels, part.hole, before, mpp)
-            pixels[at][new] = real[new]
+            pixels[at][new] = met(real, part.pixels, part.known & ~new, mpp)[new]
             known[at][new], numbers[at][new] = True, number
     score, verdict = verdict_of(scores, areas)
     return Graft(pixels, numbers, tuple(donors), tuple(scores), score, verdict)

@@ -10,7 +10,9 @@ from artifusion.evidence.likeness import blurred, carried, reduced
 TONE_UM = 12.0              # blur under which colours are compared
 STEP_UM = 2.0               # um per pixel at which this is done
 MOST, MOST_GLASS = 24.0, 2.0    # grey levels by which a colour is moved at most: that of tissue, and that of glass
+MET_UM, MET_PX = 1.0, 2     # so deep the rest of the difference at the outline reaches, and at least
 GLASS, TISSUE = 235.0, 200.0    # the darkest channel of a pixel that is glass alone, and of one that is tissue alone
+BESIDE = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32) / 4       # the mean of the pixels beside one
 
 
 def toned(donor: np.ndarray, pixels: np.ndarray, hole: np.ndarray, known: np.ndarray, mpp: float) -> np.ndarray:
@@ -34,3 +36,16 @@ def toned(donor: np.ndarray, pixels: np.ndarray, hole: np.ndarray, known: np.nda
     tissue = ((GLASS - donor.min(axis=2, keepdims=True)) / (GLASS - TISSUE)).clip(0, 1)         # (H, W, 1)
     most = MOST_GLASS + (MOST - MOST_GLASS) * tissue              # a tint that tissue asks for would show on glass
     return np.where(hole[..., None], (donor + low.clip(-most, most)).clip(0, 255).round().astype(np.uint8), donor)
+
+
+def met(donor: np.ndarray, pixels: np.ndarray, known: np.ndarray, mpp: float) -> np.ndarray:
+    """A donor, uint8 (H, W, 3), that goes over into the known pixels around it without a step: uint8 (H, W, 3).
+
+    What it differs by at the outline of what is known, bool (H, W), diffuses inwards: fine differences fade at once,
+    coarse ones within MET_UM.
+    """
+    left, mask = np.where(known[..., None], pixels.astype(np.float32) - donor, np.float32(0)), known.astype(np.uint8)
+    carried = left
+    for _ in range(round((2 * max(MET_PX, MET_UM / mpp)) ** 2)):
+        carried = cv2.copyTo(left, mask, cv2.filter2D(carried, -1, BESIDE, borderType=cv2.BORDER_REPLICATE))
+    return (donor + carried).clip(0, 255).round().astype(np.uint8)
