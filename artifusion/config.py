@@ -13,7 +13,6 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -29,6 +28,8 @@ Prediction = Literal["velocity", "noise"]
 Sampler = Literal["ddim", "ancestral", "dpm++"]
 SpacingUm = Annotated[float, Field(ge=0.01, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Dim = Annotated[int, Field(ge=1, le=4096)]              # bounds that no network comes near: a slip ends at once
+Count = Annotated[int, Field(ge=1, le=64)]
 HoleKind = Literal["band", "stroke", "blobs", "map", "large", "islands", "whole"]
 
 
@@ -41,14 +42,14 @@ class DenoiserConfig(Frozen):
 
     schedule: ScheduleKind = "cosine"
     prediction: Prediction = "velocity"
-    pixel_dim: NonNegativeInt = 40                      # channels of the convolutions at half resolution; 0: none
-    dims: tuple[PositiveInt, ...] = Field((64, 160, 320), min_length=1)
+    pixel_dim: int = Field(40, ge=0, le=1024)           # channels of the convolutions at half resolution; 0: none
+    dims: tuple[Dim, ...] = Field((64, 160, 320), min_length=1, max_length=8)
     heads: tuple[PositiveInt, ...] = (2, 5, 10)
-    depths: tuple[PositiveInt, ...] = (2, 2, 4)         # blocks on the way down; the last is the bottom
-    window_sizes: tuple[PositiveInt, ...] = (8, 8, 4)   # tokens; 4 at the bottom lets a side be any multiple of 64
-    mlp_ratio: float = Field(2.0, ge=0.25)
+    depths: tuple[Count, ...] = (2, 2, 4)               # blocks on the way down; the last is the bottom
+    window_sizes: tuple[Count, ...] = (8, 8, 4)         # tokens; 4 at the bottom lets a side be any multiple of 64
+    mlp_ratio: float = Field(2.0, ge=0.25, le=16)
     mlp_conv: bool = True
-    time_dim: int = Field(128, ge=4, multiple_of=2)
+    time_dim: int = Field(128, ge=4, le=4096, multiple_of=2)
 
     @model_validator(mode="after")
     def _levels_agree(self) -> DenoiserConfig:

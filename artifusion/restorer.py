@@ -14,7 +14,7 @@ from torch import Tensor
 from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import RestoreConfig
 from artifusion.device import autocast, keep_freed_memory, resolve_devices
-from artifusion.diffusion.finish import match_fine_bands
+from artifusion.diffusion.finish import match_fine_bands, match_steps
 from artifusion.diffusion.frame import Frame, colour_range
 from artifusion.diffusion.inpainting import Evidence, NoisedKnown, to_stops
 from artifusion.diffusion.reuse import EverySecondStep
@@ -287,6 +287,7 @@ class Restorer:
         height, width = batch[0].mask.shape
         if self.config.match_bands and len(times) > 2:               # one evaluation gives an expectation: as it is
             x = match_fine_bands(torch.where(hole > 0, x, estimate), hole).clamp(darkest, lightest)
+            x = match_steps(torch.where(hole > 0, x, estimate), hole)
         return images_from_tensor(frame.leave(x))[:, :height, :width]
 
     def _canvases(self, images: Sequence[np.ndarray]) -> Tensor:

@@ -15,9 +15,10 @@ from artifusion.evidence.index import DonorIndex
 from artifusion.evidence.likeness import opponent
 from artifusion.evidence.pieces import PIECE_UM, pieces
 from artifusion.evidence.score import Verdict, verdict_of
-from artifusion.evidence.tone import tone_of
+from artifusion.evidence.tone import met, tone_of
 from artifusion.slide.placed import unoriented
 
+BAND_UM = 1.5               # wide is the band along the seams that is painted
 OVERLAP_UM = 15.0           # by which a piece may reach into those before it, to join where they are alike
 SEAM_UM = 1.0               # blur under which that is seen
 
@@ -75,10 +76,23 @@ def graft(hole: Hole, indices: Sequence[DonorIndex], *, imagine: Imagine | None 
             allowed = unoriented(indices[donor.source].allowed(donor.l0_box), donor.orientation)
             before = hole.hole[at] & part.known & allowed
             new = part.hole | eaten(real, part.pixels, part.hole, before, mpp)
-            pixels[at][new] = real[new]
+            band = seams(hole.hole[at], new, band_px(mpp))
+            pixels[at][new] = met(real, part.pixels, part.known & ~new, band, band_px(mpp))[new]
             known[at][new], numbers[at][new] = True, number
     score, verdict = verdict_of(scores, areas)
     return Graft(pixels, numbers, tuple(donors), tuple(scores), score, verdict)
+
+
+def band_px(mpp: float) -> int:
+    """How wide the band along the seams is that is painted; half of it along joints of pieces."""
+    return max(2, round(BAND_UM / mpp))
+
+
+def seams(hole: np.ndarray, piece: np.ndarray, band: int) -> np.ndarray:
+    """Where a piece of a hole, bool (H, W) each, may differ from its donor: within the bands that will be painted."""
+    outline, joint = (cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+                      for inside in (hole, piece))
+    return piece & ((outline <= band) | (joint <= band // 2))
 
 
 def eaten(real: np.ndarray, pixels: np.ndarray, hole: np.ndarray, before: np.ndarray, mpp: float) -> np.ndarray:

@@ -13,6 +13,7 @@ STEP_UM = 2.0               # um per pixel at which this is done
 CELL_UM = 12.0              # side of the cells of the field that comes of it
 MOST = 24.0                 # grey levels by which a colour is moved at most
 FEWEST_PX = 50              # of glass, by which glass is moved
+BESIDE = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32) / 4       # the mean of the pixels beside one
 
 
 def tone_of(donor: np.ndarray, pixels: np.ndarray, known: np.ndarray, mpp: float, lightest: int) -> Tone | None:
@@ -39,3 +40,16 @@ def tone_of(donor: np.ndarray, pixels: np.ndarray, known: np.ndarray, mpp: float
     low = reduced(np.pad(low, [*((0, -length % cell) for length in low.shape[:2]), (0, 0)], mode="edge"), cell)
     field, (red, green, blue) = (np.rint(np.clip(each, -MOST, MOST) / UNIT).astype(np.int8) for each in (low, shift))
     return Tone(step * cell, len(field), field.tobytes(), (int(red), int(green), int(blue)), lightest)
+
+
+def met(donor: np.ndarray, pixels: np.ndarray, known: np.ndarray, band: np.ndarray, band_px: int) -> np.ndarray:
+    """A donor, uint8 (H, W, 3), that goes over into the known pixels around it without a step: uint8 (H, W, 3).
+
+    What it differs by at the outline of what is known, bool (H, W), diffuses through a band along it, bool (H, W), of
+    so many pixels: fine differences fade at once, coarse ones at its other side. Elsewhere the donor stays as it is.
+    """
+    left = np.where(known[..., None], pixels.astype(np.float32) - donor, np.float32(0))
+    still, carried = (known | ~band).astype(np.uint8), left
+    for _ in range(2 * band_px**2):
+        carried = cv2.copyTo(left, still, cv2.filter2D(carried, -1, BESIDE, borderType=cv2.BORDER_REPLICATE))
+    return (donor + carried).clip(0, 255).round().astype(np.uint8)

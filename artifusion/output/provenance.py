@@ -117,7 +117,7 @@ def geojson(mask: Mask, regions: Sequence[Region], source_sha256: str = "", boun
     """Return the content of <OUT>.geojson: the mask itself as QuPath annotations, what was painted and what grafted.
 
     One annotation per region, class and graft, one for what is painted of it, and one, of the class Donor, of the
-    pixels that each graft consists of. Coordinates count from the slide's bounds, as QuPath does. Ids follow from the
+    pixels that each graft consists of. Coordinates count from the output's bounds, as QuPath does. Ids follow from the
     source and the region alone.
     """
     homes = shapely.STRtree([shapely.box(r.l0_box.x, r.l0_box.y, r.l0_box.right, r.l0_box.bottom) for r in regions])

@@ -22,7 +22,7 @@ from artifusion.output.allowed_change import REENCODED_BLOCK_LIMIT, REENCODED_BL
 from artifusion.output.compare import Comparison, compare_copied, compare_generic
 from artifusion.output.segments import PixelChange
 from artifusion.output.verify_grafts import graft_problems
-from artifusion.slide.reader import Slide, open_slide
+from artifusion.slide.reader import Slide, is_plausible, open_slide
 
 REENCODED_MEAN_LIMIT = 3.0               # grey levels that another JPEG moves a slide's pixels by on average
 READ_PX = 1024                           # side of the boxes that are compared at once
@@ -95,7 +95,7 @@ def verify_slide(source: str | Path | Slide, restored: str | Path,
         output_hash = pool.submit(sha256, restored)           # while the segments are compared
         source_hash = None if source_sha256 else pool.submit(sha256, before.path)
         polygons, classes = geojson_polygons(geojson_content, restored.parent / f"{restored.name}.geojson",
-                                             before.bounds_offset)
+                                             after.bounds_offset)
         mask = Mask.of(polygons, before.size, classes)        # cut to the slide, whatever a foreign file declares
         if claims.has_regions and mask.area_px != claims.painted_px:
             problems.append(f"the GeoJSON declares {mask.area_px} px but the sidecar {claims.painted_px}; "
@@ -122,7 +122,7 @@ class Claims:
     output_sha256: str | None
     has_regions: bool
     painted_px: int
-    given_mpp: float | None            # um per level-0 pixel, where the caller of restore gave it
+    given_mpp: tuple[float, float] | None     # um per level-0 pixel, where the caller of restore gave it
     same_size: bool
     by_block: bool                     # False for sidecars from before JPEG blocks were kept
 
@@ -143,7 +143,7 @@ def _claims(sidecar: Mapping[str, Any], restored: Path, whole: bool) -> Claims:
             source_sha256=sidecar["source"]["sha256"], output_sha256=sidecar["output"].get("sha256"),
             has_regions=bool(sidecar.get("regions")),
             painted_px=sum(int(region["area_px"]) for region in sidecar.get("regions", ())),
-            given_mpp=float(sidecar["mpp"]) if sidecar.get("mpp_from") == "argument" else None,
+            given_mpp=(float(sidecar["mpp"]),) * 2 if sidecar.get("mpp_from") == "argument" else None,
             same_size=sidecar.get("same_size") is True,
             by_block=all("encoded_whole" in level for level in written.get("levels", ())))
         incomplete = whole and not (claims.output_sha256 and claims.painted_px)
@@ -165,7 +165,7 @@ def _slide_problems(before: Slide, after: Slide, mask: Mask, claims: Claims, com
         problems = compare_generic(before, after, mask, comparison)
     else:
         problems = _pixel_problems(before, after, mask, claims.lossless, comparison.outside)
-    return problems + _scale_problems(before, after, claims.given_mpp or before.mpp)
+    return problems + _scale_problems(before, after, claims.given_mpp or before.mpp_xy)
 
 
 def _content(restored: Path, given: str | Path | Mapping[str, Any] | None, suffix: str) -> Mapping[str, Any]:
@@ -208,11 +208,11 @@ def _metadata_problems(before: Slide, after: Slide) -> list[str]:
     return problems
 
 
-def _scale_problems(before: Slide, after: Slide, mpp: float | None) -> list[str]:
-    """Return differences of the scale, which must be `mpp`, and of the ICC profile."""
+def _scale_problems(before: Slide, after: Slide, mpp_xy: tuple[float, float] | None) -> list[str]:
+    """Return differences of the scale, which must be `mpp_xy` if that can be read, and of the ICC profile."""
     problems = []
-    if mpp is not None and (after.mpp is None or abs(after.mpp / mpp - 1) > 0.001):
-        problems.append(f"mpp is {after.mpp} instead of {mpp}")
+    if mpp_xy and is_plausible(mpp_xy) and not np.allclose(after.mpp_xy or (0, 0), mpp_xy, rtol=0.0001, atol=0):
+        problems.append(f"mpp is {after.mpp_xy} instead of {mpp_xy}")
     if before.icc != after.icc:
         problems.append("the ICC profile changed")
     return problems

@@ -41,7 +41,7 @@ def graft_problems(before: Slide, after: Slide, mask: Mask, sidecar: Mapping[str
     Raises:
         OutputError: artifusion did not write this sidecar.
     """
-    outlines = grafted_outlines(geojson, after, before)
+    outlines = grafted_outlines(geojson, after)
     encoding = Encoding(after, bool(sidecar["written"]["lossless"]))
     problems = []
     try:
@@ -87,14 +87,14 @@ def aligned(box: Box) -> Box:
     return Box.from_edges(box.x // MCU_PX * MCU_PX, box.y // MCU_PX * MCU_PX, box.right, box.bottom)
 
 
-def grafted_outlines(geojson: Mapping[str, Any], after: Slide, before: Slide) -> dict[tuple[int, int], list[Polygon]]:
+def grafted_outlines(geojson: Mapping[str, Any], after: Slide) -> dict[tuple[int, int], list[Polygon]]:
     """The level-0 polygons of the pixels that stayed a donor's own, by region and number of the graft."""
     found: dict[tuple[int, int], list[Polygon]] = {}
     for feature in features_of(geojson):
         metadata = feature.get("properties", {}).get("metadata", {})
         if GRAFT in metadata:
             key = int(metadata["region"]), int(metadata[GRAFT])
-            found.setdefault(key, []).extend(geojson_polygons(feature, after.path, before.bounds_offset)[0])
+            found.setdefault(key, []).extend(geojson_polygons(feature, after.path, after.bounds_offset)[0])
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import numpy as np
 from shapely import from_wkb
 from shapely.affinity import translate
 
+from artifusion.errors import BROKEN_FILE
 from artifusion.evidence.donors import Hole
 from artifusion.evidence.filling import Filling, fill, region_hole
 from artifusion.evidence.index import DonorIndex
@@ -46,8 +48,10 @@ class Grafts:
         self._load = lru_cache(maxsize=HELD)(self._read)
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob("*.npz")):
-            with np.load(path) as held:
-                self._remember(int(path.stem), Box(*held["l0_box"].tolist()), from_text(str(held["filled"])))
+            with suppress(*BROKEN_FILE), np.load(path) as held:                  # what cannot be read is found again
+                box, filled = Box(*held["l0_box"].tolist()), from_text(str(held["filled"]))
+                if held["pixels"].shape[:2] == held["levels"].shape == (box.height, box.width):
+                    self._remember(int(path.stem), box, filled)
 
     def add(self, region: Region, hole: Hole, filling: Filling) -> None:
         """Keep what was found for a region's hole."""

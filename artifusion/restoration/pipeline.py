@@ -25,7 +25,7 @@ from artifusion.mask.reading import fingerprint, read_selection
 from artifusion.mask.regions import Canvas, Region, find_regions, plan_canvases, without_regions
 from artifusion.mask.selection import NEEDS_A_MASK, MaskFormat, MaskSelection, Polarity
 from artifusion.mask.writer import write_class_png
-from artifusion.output.container import check_same_size, container_of, default_output
+from artifusion.output.container import check_same_size, container_of, default_output, say_left_out
 from artifusion.output.output import Output, beside
 from artifusion.output.patches import Patches
 from artifusion.output.preview import check_picture_name, draw_comparison
@@ -173,6 +173,7 @@ def restore_slide(
             avoid = avoided(slide, selection, plan)
         if not quiet:
             print(plan.mask.summary, file=sys.stderr)
+            say_left_out(slide, output.target)
         if learns:
             job["adaptation"] = learning
         if left is not None:
@@ -194,7 +195,7 @@ def restore_slide(
                                  work=work, lossless=lossless, same_size=same_size, progress=byte_bar("writing", quiet))
             content = sidecar(job | facts | {"canvases": len(plan.canvases)}, plan.regions, report.to_dict(),
                               {"name": output.target.name}, time.monotonic() - started, grafts.filled)
-            polygons = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset, grafts.filled)
+            polygons = geojson(plan.mask, plan.regions, job["source"]["sha256"], report.bounds_offset, grafts.filled)
             unchanged = file_state(source) == state                   # else the source's SHA-256 is taken again
             content |= verify_written(slide, report.path, output.target, content, polygons, unchanged)
             output.publish({
@@ -282,7 +283,7 @@ def avoided(slide: Slide, selection: MaskSelection, plan: Plan) -> Mask:
     """What is nothing to learn from and no donor: the mask, and the artifacts in its file that are not restored."""
     if selection.classes is None:
         return plan.mask
-    return read_selection(replace(selection, classes=CLASSES), slide, any_share=True)
+    return read_selection(replace(selection, classes=CLASSES), slide, to_avoid=True)
 
 
 def learn_slide(restorer: Restorer, slide: Slide, avoid: Mask, job: Mapping[str, Any], work: Path, quiet: bool
