@@ -28,7 +28,7 @@ from PIL import Image
 from shapely.geometry.base import BaseGeometry
 
 from artifusion.detection.detect import THRESHOLD, detect
-from artifusion.geometry import Box, Size
+from artifusion.geometry import ORIGIN, Box, Size
 from artifusion.mask.classes import CLASSES
 from artifusion.mask.writer import mask_geojson
 from artifusion.restoration.pipeline import UNASKED
@@ -69,7 +69,7 @@ def regions_of(slide: Slide, kept: Path | None) -> list[tuple[BaseGeometry, str,
     """What detection finds at LEAST: outline, class and score. Where `kept` is a file, what that holds."""
     if kept is None or not kept.exists():
         found = detect(slide, threshold=LEAST)
-        content = mask_geojson(found.mask, (0, 0), [region.score for region in found.regions])
+        content = mask_geojson(found.mask, ORIGIN, [region.score for region in found.regions])
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(json.dumps(content))
