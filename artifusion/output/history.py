@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from artifusion.errors import MaskError, SlideError
+from artifusion.errors import BROKEN_FILE, MaskError, SlideError
 from artifusion.files import sha256
-from artifusion.geometry import Point
+from artifusion.geometry import Point, Size
 from artifusion.mask.geojson import features_of, geojson_polygons
 from artifusion.mask.mask import Mask
 from artifusion.output.output import beside
 from artifusion.output.provenance import WARNING
-from artifusion.slide.reader import Slide
+from artifusion.slide.reader import ImageSlide, Slide
 
 PASS = "pass"                            # in the metadata of an annotation: the number of the pass that made it
 NOTE = re.compile(rf"restored [\d,]+ regions? \([^|\n]*?, artifusion [^,|\n]+, {re.escape(WARNING)}")
@@ -33,11 +33,9 @@ class Earlier:
     passes: tuple[Mapping[str, Any], ...] = ()
     features: tuple[dict[str, Any], ...] = ()
 
-    def masks(self, slide: Slide) -> list[Mask]:
+    def mask(self, slide: Slide) -> Mask:
         """Where pixels of the source are no scan."""
-        if not self.features:
-            return []
-        return [declared_mask(self.features, slide.path, slide, slide.bounds_offset)]
+        return declared_mask(self.features, slide.path, slide.size, slide.bounds_offset)
 
     def joined(self, polygons: Mapping[str, Any]) -> dict[str, Any]:
         """The GeoJSON of one more pass, with the annotations of the earlier ones before its own."""
@@ -47,7 +45,8 @@ class Earlier:
 
 def notes_in(slide: Slide) -> list[str]:
     """The notes of earlier restorations in a slide's description, oldest first."""
-    return max((NOTE.findall(text) for text in slide.properties.values()), key=len, default=[])
+    texts = [*slide.properties.values(), *(slide.text.values() if isinstance(slide, ImageSlide) else ())]
+    return max(map(NOTE.findall, texts), key=len, default=[])
 
 
 def earlier_passes(slide: Slide, undeclared: bool = False) -> Earlier:
@@ -62,7 +61,7 @@ def earlier_passes(slide: Slide, undeclared: bool = False) -> Earlier:
     notes, sidecar = notes_in(slide), beside(slide.path, ".json")
     try:
         return read_declaration(slide, sidecar)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MaskError) as error:
+    except (*BROKEN_FILE, MaskError) as error:
         if not notes:
             return Earlier()
         if undeclared:
@@ -83,7 +82,7 @@ def read_declaration(slide: Slide, sidecar: Path) -> Earlier:
     features = [labelled(feature, len(passes)) for feature in features_of(polygons)]
     area_px = sum(region["area_px"] for region in content["regions"])
     last = features_from(features, len(passes), len(passes))
-    if declared_mask(last, sidecar, slide, slide.bounds_offset).area_px != area_px:
+    if declared_mask(last, slide.path, slide.size, slide.bounds_offset).area_px != area_px:
         raise ValueError(sidecar)
     return Earlier(passes, tuple(features))
 
@@ -117,9 +116,9 @@ def labelled(feature: dict[str, Any], number: int) -> dict[str, Any]:
     return {**feature, "properties": {**properties, "metadata": {**properties.get("metadata", {}), PASS: str(number)}}}
 
 
-def declared_mask(features: Sequence[Any], path: Path, slide: Slide, bounds_offset: Point) -> Mask:
-    """The mask of what annotations declare; `path` is for messages. Raises MaskError where one is no area."""
+def declared_mask(features: Sequence[Any], slide: Path, l0_size: Size, bounds_offset: Point) -> Mask:
+    """The mask of what annotations of a slide declare, cut to its size. Raises MaskError where one is no area."""
     if not features:
-        return Mask.of([], slide.size)
-    polygons, classes = geojson_polygons(list(features), path, bounds_offset)
-    return Mask.of(polygons, slide.size, classes)
+        return Mask.of([], l0_size)
+    polygons, classes = geojson_polygons(list(features), beside(slide, ".geojson"), bounds_offset)
+    return Mask.of(polygons, l0_size, classes)

@@ -23,7 +23,7 @@ from artifusion.pretrained import CONFIG as WEIGHTS_CONFIG
 from artifusion.pretrained import MODEL
 from artifusion.training.batches import batches
 from artifusion.training.corpus import Corpus, is_validation
-from artifusion.training.curves import draw_curves
+from artifusion.training.curves import draw_curves, read_log
 from artifusion.training.distributed import process_group
 from artifusion.training.held_out import HeldOut, held_out_crops, level_errors, preview
 from artifusion.training.interrupts import postponed
@@ -106,6 +106,8 @@ def train(
                 remove_parts(run_dir / "weights" / file)
         begun = load_weights(init) if isinstance(init, str | Path) else init
         trainer = Trainer(config, run_dir, group, begun, name)
+        if (run_dir / LOG).is_file() and (run_dir / LOG).stat().st_size:
+            read_log(run_dir / LOG)                             # a broken one is told before hours of work
         corpus, held_out = read_data(data, config, quiet or group.rank > 0)
         digest = corpus.digest()
         if trainer.record.data not in ("", digest):
@@ -228,7 +230,7 @@ def add_line(log: Path, row: dict[str, Any]) -> None:
     rows: list[dict[str, Any]] = []
     if log.is_file():
         with log.open(newline="") as file:
-            rows = [line for line in csv.DictReader(file) if int(line["crops"]) < row["crops"]]
+            rows = [line for line in csv.DictReader(file) if float(line["crops"]) < row["crops"]]
     with whole_file(log) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0] if rows else row, extrasaction="ignore")
         writer.writeheader()
