@@ -100,10 +100,9 @@ def train(
         check_same_config(config, run_dir)
         if group.rank == 0:
             stack.enter_context(lock(run_dir))
-            for file in (STATE, CONFIG, LOG, CURVES, PREVIEW):
+            weights = [f"weights/{part}" for part in (MODEL, WEIGHTS_CONFIG, CARD)]
+            for file in (STATE, CONFIG, LOG, CURVES, PREVIEW, *weights):
                 remove_parts(run_dir / file)
-            for file in (MODEL, WEIGHTS_CONFIG, CARD):
-                remove_parts(run_dir / "weights" / file)
         begun = load_weights(init) if isinstance(init, str | Path) else init
         trainer = Trainer(config, run_dir, group, begun, name)
         if (run_dir / LOG).is_file() and (run_dir / LOG).stat().st_size:
