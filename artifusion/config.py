@@ -185,7 +185,7 @@ class RestoreConfig(Frozen):
     end_half_log_snr: float = Field(1.5, ge=0, le=5)    # log(alpha / sigma) of the last level before clean
     graft: Literal["auto", "off"] = "auto"              # large holes get tissue from elsewhere on the slide, or paint
     doubtful: Literal["paint", "keep"] = "paint"        # regions that grafts fill ill are restored, or stay as scanned
-    match_bands: bool = True                            # painted pixels become as sharp and noisy as those around them
+    match_bands: bool = True                            # painted pixels get the fine bands and steps of those around
     context_px: int = Field(64, ge=1)                   # known tissue around a region that the denoiser sees
     max_canvas_px: PositiveInt = 1536                   # larger regions are painted cell by cell
     batch_size: PositiveInt = 4                         # canvases of up to 512 px that are denoised together

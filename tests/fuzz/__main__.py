@@ -148,6 +148,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="where the folders of inputs with findings stay")
     given = parser.parse_args()
     warnings.simplefilter("default")
+    warnings.simplefilter("ignore", ResourceWarning)        # which users do not see
     numbers = range(given.first, given.first + given.count) if given.only is None else [given.only]
     kinds = {number: kind_of(given.seed, number) for number in numbers}
     kinds = {n: kind for n, kind in kinds.items() if not given.kinds or kind.__name__ in given.kinds.split(",")}
