@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import RestoreConfig
-from artifusion.device import autocast, keep_freed_memory, resolve_devices
+from artifusion.device import autocast, keep_freed_memory, machine, resolve_devices
 from artifusion.diffusion.finish import match_fine_bands, match_steps
 from artifusion.diffusion.frame import Frame, colour_range
 from artifusion.diffusion.inpainting import Evidence, NoisedKnown, to_stops
@@ -107,6 +108,18 @@ class Restorer:
             DeviceError: no such device.
         """
         return cls(load_weights(source), device, config)
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What decides how pixels are rounded here; in float32 on a CPU the number of threads is part of it."""
+        facts: dict[str, Any] = machine(self.device)
+        alike = self.device.type != "cpu" or facts["dtype"] == "bfloat16"
+        return facts if alike else facts | self.threads
+
+    @property
+    def threads(self) -> dict[str, int]:
+        """How many threads a CPU paints with here."""
+        return {"threads": torch.get_num_threads()}
 
     @property
     def multiple(self) -> int:

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 @click.option("--adapt-crops", type=click.IntRange(1), metavar="N",
               help="The same for N crops: what OUTPUT.json of a run with --adapt names gives the same bytes.")
 @click.option("--preview", type=PATH, help="Also draw before / mask / after into this .png or .jpg.")
+@click.option("--undeclared", is_flag=True,
+              help="Restore a restored slide although what declares its earlier passes is lost.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True,
               help="Print regions, canvases, evaluations and the bytes to be written; paint nothing.")
@@ -62,7 +64,7 @@ def restore(
     mask_format: Any, weights: str, config: str | None, device: str, steps: int | None, graft: str | None,
     doubtful: str | None, seed: int, mpp: float | None, grow_um: float, polarity: Any, lossless: bool, same_size: bool,
     batch_size: int | None, adapt_minutes: float | None, adapt_crops: int | None, preview: Path | None,
-    overwrite: bool, dry_run: bool, quiet: bool,
+    undeclared: bool, overwrite: bool, dry_run: bool, quiet: bool,
 ) -> None:
     """Restore the masked part of SLIDE: tissue from elsewhere on it, joined by what a diffusion model paints.
 
@@ -71,7 +73,8 @@ def restore(
     tissue. Only masked pixels change. SVS and tiled TIFF keep their container, and what the mask does not touch is
     copied byte for byte; other formats become a pyramidal BigTIFF. Beside the output lie OUTPUT.json (what was done,
     with which weights) and OUTPUT.geojson (the invented regions, for QuPath). An interrupted run goes on when the same
-    command is given again.
+    command is given again; a finished one is done. Of a slide that was restored before, both hold the earlier passes
+    too, as the files beside SLIDE declare them.
     """
     from artifusion.config import RestoreConfig, load_config
 
@@ -94,9 +97,11 @@ def restore(
             say_scale(opened, settings.default_spacing_um)
         if mask is not None and dry_run:
             from artifusion.output.forecast import forecast
+            from artifusion.output.history import earlier_passes
             from artifusion.restoration.pipeline import plan_output
 
             target = plan_output(opened, output, mask, preview, overwrite=overwrite, same_size=same_size).target
+            earlier_passes(opened, undeclared)
             if adapt_minutes or adapt_crops:
                 length = f"about {adapt_minutes:g} minutes" if adapt_minutes else f"{adapt_crops:,} crops"
                 click.echo(f"first {weights} learns from this slide's clean tissue: {length}")
@@ -112,7 +117,8 @@ def restore(
     content = restore_slide(
         slide, mask, output, restorer=restorer, seed=seed, mpp=mpp, polarity=polarity, grow_um=grow_um,
         classes=classes, mask_format=mask_format, lossless=lossless, same_size=same_size, preview=preview,
-        any_stain=any_stain, adapt_minutes=adapt_minutes, adapt_crops=adapt_crops, overwrite=overwrite, quiet=quiet,
+        any_stain=any_stain, adapt_minutes=adapt_minutes, adapt_crops=adapt_crops, undeclared=undeclared,
+        overwrite=overwrite, quiet=quiet,
     )
     if content is None:
         unasked = "" if classes or mask else " unasked"
@@ -121,7 +127,9 @@ def restore(
         return
     written = (output or slide).with_name(content["output"]["name"])
     left = named_counts(content["mask"].get("left", {}))
-    click.echo(f"{written}: {counted_regions(content['regions'])} repainted and verified in {content['seconds']:.0f} s"
+    done = "is done already: " if content.get("done_before") else ""
+    click.echo(f"{written}: {done}{counted_regions(content['regions'])} repainted and verified in "
+               f"{content['seconds']:.0f} s"
                + "".join(f"; {what}: {which}" for what, which in (
                    ("of these", doubtful_counts(content["regions"])),
                    ("kept as scanned", doubtful_counts(content.get("kept", []))), ("left as they are", left)) if which))

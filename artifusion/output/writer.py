@@ -15,6 +15,7 @@ from artifusion.geometry import Point
 from artifusion.mask.mask import Mask
 from artifusion.output.codecs.segment_codecs import codec_of
 from artifusion.output.container import container_of, generic_pyramid, segment_reason, source_levels, thumbnail_page
+from artifusion.output.history import notes_in
 from artifusion.output.patches import Patches
 from artifusion.output.pyramid import write_generic
 from artifusion.output.reencode import Metadata, encoding_name, pyramid_sizes, segment_count, write_image, write_pyramid
@@ -188,8 +189,9 @@ def _write_generic(slide: Slide, mask: Mask, patches: Patches, path: Path, note:
 
 def _generic_metadata(slide: Slide, note: str) -> Metadata:
     """Return a generic file's metadata, without the source's description: one that names Aperio is opened as Aperio."""
-    said = "\n".join(f"{key}: {text}" for key, text in slide.text.items()) if isinstance(slide, ImageSlide) else ""
-    return Metadata(slide.size, slide.mpp_xy, slide.icc, description_with_note(said, note, "generic-tiff"))
+    said = [f"{key}: {text}" for key, text in slide.text.items()] if isinstance(slide, ImageSlide) else [
+        f"artifusion: {earlier}" for earlier in notes_in(slide)]
+    return Metadata(slide.size, slide.mpp_xy, slide.icc, description_with_note("\n".join(said), note, "generic-tiff"))
 
 
 def _copied_level(name: str, page: tiff.Page, change: Change, same_size: bool = False, stale: str = "") -> LevelReport:

@@ -26,7 +26,8 @@ from artifusion.mask.regions import Canvas, Region, find_regions, plan_canvases,
 from artifusion.mask.selection import NEEDS_A_MASK, MaskFormat, MaskSelection, Polarity
 from artifusion.mask.writer import write_class_png
 from artifusion.output.container import check_same_size, container_of, default_output, say_left_out
-from artifusion.output.output import Output, beside
+from artifusion.output.history import Earlier, earlier_passes
+from artifusion.output.output import Output, beside, digest
 from artifusion.output.patches import Patches
 from artifusion.output.preview import check_picture_name, draw_comparison
 from artifusion.output.progress_bar import byte_bar
@@ -102,16 +103,19 @@ def restore_slide(
     any_stain: bool = False,
     adapt_minutes: float | None = None,
     adapt_crops: int | None = None,
+    undeclared: bool = False,
     overwrite: bool = False,
     quiet: bool = True,
 ) -> dict[str, Any] | None:
-    """Restore the masked part of a slide or image into a new file; returns the sidecar's content.
+    """Restore the masked part of a slide or image into a new file; returns the sidecar's content, with "done_before"
+    where the same call had been finished earlier and nothing was done now.
 
     Without a mask what `detect` finds is restored, and OUT.mask.png keeps it. Where that is nothing, or all of it is
     doubtful and kept, nothing is written and None is returned. Only pixels under the mask are painted; the source is
     never touched. Beside OUT lie OUT.json (what was done) and OUT.geojson (the painted regions, for QuPath). Work in
     progress lies in OUT.partial: the same call after a crash goes on with the canvases already painted. OUT appears
-    last, verified and whole. Memory is bounded by a batch of canvases and the mask, not by the slide.
+    last, verified and whole. What earlier passes over the slide declared beside it is declared with this one, and is
+    neither donor nor learned from. Memory is bounded by a batch of canvases and the mask, not by the slide.
 
     Args:
         source: anything OpenSlide opens, or a PNG, JPEG or TIFF image.
@@ -132,6 +136,7 @@ def restore_slide(
         preview: also draw before / mask / after into this .png or .jpg.
         adapt_minutes: first train the weights about so long on the slide's own clean tissue outside the mask.
         adapt_crops: the same for so many crops; what the sidecar of a run by minutes names gives the same bytes.
+        undeclared: restore a restored slide although what declares its earlier passes is not beside it.
 
     Raises:
         SlideError, MaskError, OutputError: with what to do about it.
@@ -155,6 +160,7 @@ def restore_slide(
     left: dict[str, int] | None = None                                # what was detected and is not restored
     with open_slide(source, mpp=mpp) as slide:
         output = plan_output(slide, out, mask, preview, overwrite=overwrite, same_size=same_size)
+        earlier = earlier_passes(slide, undeclared)
         found = None
         if mask is None:
             from artifusion.detection.detect import detect
@@ -170,18 +176,20 @@ def restore_slide(
             plan = plan_restoration(slide, selection, restorer.config, restorer.multiple)
             state = file_state(source)
             job = {**describe(slide, selection, plan, restorer, seed), "lossless": lossless, "same_size": same_size}
-            avoid = avoided(slide, selection, plan)
+            avoid = avoided(slide, selection, plan, earlier)
         if not quiet:
             print(plan.mask.summary, file=sys.stderr)
             say_left_out(slide, output.target)
+        if earlier.passes:
+            job["history"] = list(earlier.passes)
         if learns:
-            job["adaptation"] = learning
+            job["adaptation"] = learning | restorer.threads
         if left is not None:
             job["mask"]["left"] = left
         output.check(job)
         with output.work_on(job) as work:
-            if work is None:                                          # an interrupted run had published everything
-                return json.loads(beside(output.target, ".json").read_text())
+            if work is None:                                          # an earlier run had published everything
+                return json.loads(beside(output.target, ".json").read_text()) | {"done_before": True}
             restorer, facts = learn_slide(restorer, slide, avoid, job, work, quiet)
             grafts = graft_plan(slide, plan, avoid, found, restorer, seed, work, quiet)
             verdicts = grafts.without_doubtful() if restorer.config.doubtful == "keep" else {}
@@ -193,9 +201,12 @@ def restore_slide(
             patches = Patches(work / "patches", slide, plan.mask)
             report = write_slide(patches, output.target, note=note_of(plan, slide, grafts, restorer, seed),
                                  work=work, lossless=lossless, same_size=same_size, progress=byte_bar("writing", quiet))
-            content = sidecar(job | facts | {"canvases": len(plan.canvases)}, plan.regions, report.to_dict(),
+            facts |= {"canvases": len(plan.canvases), "job_sha256": digest(job),
+                      "machine": job["machine"] | restorer.threads}
+            content = sidecar(job | facts, plan.regions, report.to_dict(),
                               {"name": output.target.name}, time.monotonic() - started, grafts.filled)
-            polygons = geojson(plan.mask, plan.regions, job["source"]["sha256"], report.bounds_offset, grafts.filled)
+            polygons = earlier.joined(geojson(plan.mask, plan.regions, job["source"]["sha256"], report.bounds_offset,
+                                              grafts.filled))
             unchanged = file_state(source) == state                   # else the source's SHA-256 is taken again
             content |= verify_written(slide, report.path, output.target, content, polygons, unchanged)
             output.publish({
@@ -269,9 +280,10 @@ def describe(slide: Slide, selection: MaskSelection, plan: Plan, restorer: Resto
         "mask": {"name": selection.path.name, "sha256": fingerprint(selection, slide), "origin": plan.mask.origin,
                  "classes": list(selection.classes) if selection.classes is not None else None,
                  "polarity": selection.polarity or "restore", "grow_um": selection.grow_um},
-        "weights": {"name": restorer.weights.name, "sha256": restorer.weights.sha256},
+        "weights": restorer.weights.named(),
         "sampler": {"name": config.sampler, "condition": f"{config.condition} known", "steps": config.steps,
                     "evaluations_per_canvas": config.evaluations, "seed": seed, "device": restorer.device.type},
+        "machine": restorer.machine,
         "mpp": plan.spacing_um,
         "mpp_from": slide.mpp_origin,
         "mpp_doubt": slide.mpp_doubt,
@@ -279,11 +291,13 @@ def describe(slide: Slide, selection: MaskSelection, plan: Plan, restorer: Resto
     }
 
 
-def avoided(slide: Slide, selection: MaskSelection, plan: Plan) -> Mask:
-    """What is nothing to learn from and no donor: the mask, and the artifacts in its file that are not restored."""
-    if selection.classes is None:
-        return plan.mask
-    return read_selection(replace(selection, classes=CLASSES), slide, to_avoid=True)
+def avoided(slide: Slide, selection: MaskSelection, plan: Plan, earlier: Earlier) -> Mask:
+    """What is nothing to learn from and no donor: the mask, the artifacts in its file that are not restored, and what
+    earlier passes made."""
+    mask = plan.mask
+    if selection.classes is not None:
+        mask = read_selection(replace(selection, classes=CLASSES), slide, to_avoid=True)
+    return Mask.of([*mask.polygons, *earlier.mask(slide).polygons], slide.size) if earlier.passes else mask
 
 
 def learn_slide(restorer: Restorer, slide: Slide, avoid: Mask, job: Mapping[str, Any], work: Path, quiet: bool
@@ -293,7 +307,8 @@ def learn_slide(restorer: Restorer, slide: Slide, avoid: Mask, job: Mapping[str,
         return restorer, {}
     from artifusion.restoration.adaptation import adapt
 
-    return adapt(restorer, slide, avoid, work / "adaptation", **job["adaptation"], quiet=quiet)
+    length = {name: job["adaptation"][name] for name in ("minutes", "crops")}
+    return adapt(restorer, slide, avoid, work / "adaptation", **length, quiet=quiet)
 
 
 def graft_plan(slide: Slide, plan: Plan, avoid: Mask, found: Detection | None, restorer: Restorer, seed: int,

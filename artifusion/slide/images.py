@@ -144,6 +144,8 @@ def _read_tiff_image(path: Path) -> PlainImage:
                              "convert it to 8 bit")
         if page.imagewidth * page.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or 1 << 62):
             raise Image.DecompressionBombError
+        if page.samplesperpixel > 1 and page.planarconfig not in (1, 2):      # tifffile would invent pixels
+            raise SlideError(f"{path}: does not tell how its samples lie, the file is damaged; get a whole copy of it")
         lossless = page.compression not in LOSSY_TIFF_COMPRESSIONS
         icc = bytes(page.tags[34675].value) if 34675 in page.tags else None
         mpp = _tiff_mpp(page)

@@ -139,7 +139,7 @@ def check_tiles(path: Path) -> None:
     except (SlideError, OSError):
         return
     for page in pages:
-        if page.tiled and page.number(TILE_WIDTH) * page.number(TILE_HEIGHT) > LARGEST_TILE_PX:
+        if page.tiled and not 0 < page.number(TILE_WIDTH) * page.number(TILE_HEIGHT) <= LARGEST_TILE_PX:
             raise SlideError(f"{path}: tells tiles of {page.number(TILE_WIDTH)} x {page.number(TILE_HEIGHT)} px, the "
                              "file is damaged; get a whole copy of it")
 
