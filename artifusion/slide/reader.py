@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from artifusion.errors import SlideError
 from artifusion.geometry import Box, Point, Size
 from artifusion.slide.images import on_white, read_image
-from artifusion.slide.tiff import check_whole
+from artifusion.slide.whole import check_whole
 
 PLAUSIBLE_MPP = (0.1, 4.0)
 CHUNK_PX = 4096              # OpenSlide reads squares of this side: 64 MB of RGBA at a time
