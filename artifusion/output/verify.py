@@ -19,6 +19,7 @@ from artifusion.mask.geojson import geojson_polygons
 from artifusion.mask.mask import Mask
 from artifusion.output.allowed_change import REENCODED_BLOCK_LIMIT, REENCODED_BLOCK_PX, worst_block
 from artifusion.output.compare import Comparison, compare_copied, compare_generic
+from artifusion.output.description import only_noted
 from artifusion.output.segments import PixelChange
 from artifusion.slide.reader import Slide, open_slide
 
@@ -180,18 +181,25 @@ def _metadata_problems(before: Slide, after: Slide) -> list[str]:
         problems.append("the ICC profile changed")
     for name in sorted(before.properties.keys() | after.properties.keys()):
         old, new = before.properties.get(name), after.properties.get(name)
-        if name not in NOTE_PROPERTIES and not name.startswith("aperio.artifusion") and old != new:
+        noted = name == "tiff.Software" and only_noted(old or "", new or "")
+        if name not in NOTE_PROPERTIES and not name.startswith("aperio.artifusion") and old != new and not noted:
             problems.append(f"property {name} changed: {old!r} to {new!r}")
     if before.associated != after.associated:
         problems.append(f"associated images changed: {before.associated} to {after.associated}")
     for name in set(before.associated) & set(after.associated) - {"thumbnail"}:
-        try:
-            same = np.array_equal(before.read_associated(name), after.read_associated(name))
-        except openslide.OpenSlideError:
-            same = False
-        if not same:
+        pixels = [_associated(slide.path, name) for slide in (before, after)]
+        if not (pixels[0] is pixels[1] is None or np.array_equal(np.asarray(pixels[0]), np.asarray(pixels[1]))):
             problems.append(f"associated image {name} changed")
     return problems
+
+
+def _associated(path: Path, name: str) -> np.ndarray | None:
+    """Return an associated image; None where it cannot be read, which spoils the handle: its bytes alone count then."""
+    with open_slide(path) as slide:
+        try:
+            return slide.read_associated(name)
+        except openslide.OpenSlideError:
+            return None
 
 
 def _scale_problems(before: Slide, after: Slide, mpp: float | None) -> list[str]:

@@ -26,6 +26,8 @@ from artifusion.mask.regions import Canvas, Region, find_regions, plan_canvases
 from artifusion.mask.selection import NEEDS_A_MASK, MaskFormat, MaskSelection, Polarity
 from artifusion.mask.writer import write_class_png
 from artifusion.output.container import check_same_size, container_of, default_output
+from artifusion.output.forecast import Forecast, forecast
+from artifusion.output.lookover import look_over, scanned
 from artifusion.output.output import Output, beside
 from artifusion.output.patches import Patches
 from artifusion.output.preview import check_picture_name, draw_comparison
@@ -69,12 +71,25 @@ def plan_restoration(slide: Slide, selection: MaskSelection, config: RestoreConf
     if config.max_canvas_px < 4 * config.context_px + multiple:
         raise ConfigError(f"max_canvas_px must be at least 4 context_px + {multiple} = "
                           f"{4 * config.context_px + multiple}, not {config.max_canvas_px}")
-    mask = read_selection(selection, slide)
+    mask = scanned(read_selection(selection, slide), slide)
     regions = find_regions(mask, config.merge_px)
     canvases = plan_canvases(
         regions, slide.size, multiple=multiple, context_px=config.context_px, max_px=config.max_canvas_px, mask=mask
     )
     return Plan(mask, regions, canvases, slide.mpp or config.default_spacing_um)
+
+
+def foresee(slide: Slide, plan: Plan, output: Output, lossless: bool) -> Forecast:
+    """What will be written. What would fail then, but for the disk, fails now: all that will be read is looked over.
+
+    Raises:
+        SlideError: the slide is damaged where it will be read.
+        OutputError: no room on the disk.
+    """
+    expected = forecast(slide, output.target, lossless)
+    output.check_space(expected.size_bytes + 3 * sum(canvas.l0_target.area for canvas in plan.canvases))
+    boxes = [canvas.l0_box for canvas in plan.canvases]
+    return replace(expected, whole=look_over(slide, plan.mask, output.target, boxes))
 
 
 def restore_slide(
@@ -164,6 +179,7 @@ def restore_slide(
             state = file_state(source)
             job = {**describe(slide, selection, plan, restorer, seed), "lossless": lossless, "same_size": same_size}
             avoid = avoided(slide, selection, plan) if learns else plan.mask
+            foresee(slide, plan, output, lossless)
         if not quiet:
             print(plan.mask.summary, file=sys.stderr)
         if learns:
