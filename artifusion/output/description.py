@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 from xml.parsers import expat
+
+import tifffile
+from PIL import Image
 
 from artifusion.slide import tiff
 from artifusion.slide.reader import Slide
+from artifusion.slide.whole import tifffile_messages
 
 WORD = "artifusion"                      # by which a note is found
 
@@ -22,6 +28,53 @@ def texts_with_note(page: tiff.Page, note: str, vendor: str) -> dict[int, bytes]
         code, software = tiff.SOFTWARE, page.text(tiff.SOFTWARE).partition("\0")[0]
         text = f"{software}; {WORD}: {note}" if software else f"{WORD}: {note}"
     return {code: text.encode(errors="surrogateescape")}
+
+
+def text_problems(before: Slide, after: Slide, kept: bool) -> list[str]:
+    """Return what readers no longer find in the texts of a restored slide: the note, and what the source says there.
+
+    Args:
+        kept: the description is the source's; by others than copies it is kept where it still holds.
+    """
+    if not tiff.is_tiff(after.path):
+        with Image.open(after.path) as image:
+            told = [str(image.info.get("comment", "")), *map(str, getattr(image, "text", {}).values())]
+        return [] if any(WORD in text for text in told) else ["no text of the image tells what was restored"]
+    problems = []
+    if after.kind == "slide" and not any(WORD in text for text in (*after.properties, *after.properties.values())):
+        problems.append("OpenSlide shows no note of what was restored")
+    with tifffile_messages(), tifffile.TiffFile(after.path) as file:
+        page: Any = file.pages[0]
+        if not any(WORD in text for text in (page.description, page.software)):
+            problems.append("tifffile shows no note of what was restored")
+        if not kept and not lasting_page(before).tags:
+            return problems
+        with tifffile.TiffFile(before.path) as source:
+            problems += [f"tifffile reads other {form} metadata" for form, read in FORMS.items()
+                         if (old := read(source)) and not old.items() <= (read(file) or {}).items()]
+    return problems
+
+
+def _ome(file: tifffile.TiffFile) -> dict[str, Any]:
+    """What tifffile takes as OME-XML, parsed."""
+    try:
+        return tifffile.xml2dict(file.ome_metadata) if file.is_ome and file.ome_metadata else {}
+    except SyntaxError:                                      # no XML in spite of its end
+        return {}
+
+
+def _json(file: tifffile.TiffFile) -> dict[str, Any]:
+    """The description where it is a JSON object."""
+    try:
+        content = json.loads(cast(Any, file.pages[0]).description)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+FORMS: dict[str, Callable[[tifffile.TiffFile], Mapping[str, Any] | None]] = {
+    "OME": _ome, "JSON": _json, "ImageJ": lambda file: {k: repr(v) for k, v in (file.imagej_metadata or {}).items()},
+    "shape": lambda file: (file.shaped_metadata or ({},))[0]}
 
 
 def lasting_page(slide: Slide) -> tiff.Page:

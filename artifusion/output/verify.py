@@ -19,8 +19,11 @@ from artifusion.mask.geojson import geojson_polygons
 from artifusion.mask.mask import Mask
 from artifusion.output.allowed_change import REENCODED_BLOCK_LIMIT, REENCODED_BLOCK_PX, worst_block
 from artifusion.output.compare import Comparison, compare_copied, compare_generic
-from artifusion.output.description import only_noted
+from artifusion.output.description import only_noted, text_problems
+from artifusion.output.patches import Patches
+from artifusion.output.region_colours import colour_problems
 from artifusion.output.segments import PixelChange
+from artifusion.output.shown import shown_problems
 from artifusion.slide.reader import Slide, open_slide
 
 REENCODED_MEAN_LIMIT = 3.0               # grey levels that another JPEG moves a slide's pixels by on average
@@ -62,14 +65,15 @@ class VerifyReport:
 
 
 def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path | Mapping[str, Any] | None = None,
-                 geojson: str | Path | Mapping[str, Any] | None = None, *, source_sha256: str | None = None
-                 ) -> VerifyReport:
+                 geojson: str | Path | Mapping[str, Any] | None = None, *, source_sha256: str | None = None,
+                 patches: Patches | None = None) -> VerifyReport:
     """Compare a restored slide with its source; everything outside the declared polygons must be the same.
 
     Args:
         sidecar, geojson: files or their content; by default <restored>.json and <restored>.geojson. The content may
             be given before the files and the final name exist.
         source_sha256: the source's SHA-256 where it is known; by default it is computed.
+        patches: what was painted, where it is at hand: the slide must show it.
 
     Raises:
         SlideError: one of the slides cannot be opened.
@@ -90,6 +94,10 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
             problems.append(f"the GeoJSON declares {mask.area_px} px but the sidecar {claims.painted_px}; "
                             "one was changed")
         problems += _slide_problems(before, after, mask, claims, report.compared)
+        if before.size == after.size:
+            problems += text_problems(before, after, claims.container == "copied")
+            problems += colour_problems(sidecar_content.get("regions", ()), after.read, mask)
+            problems += shown_problems(before, after, mask, sidecar_content["written"], patches)
     report.output_sha256 = output_hash.result()
     if (source_hash.result() if source_hash else source_sha256) != claims.source_sha256:
         problems.insert(0, f"{source.name} is not the file that was restored: its SHA-256 is another one")

@@ -33,6 +33,7 @@ from artifusion.output.patches import Patches
 from artifusion.output.preview import check_picture_name, draw_comparison
 from artifusion.output.progress_bar import byte_bar
 from artifusion.output.provenance import geojson, note, sidecar
+from artifusion.output.region_colours import with_colours
 from artifusion.output.verify import verify_slide
 from artifusion.output.writer import sync_in_background, write_slide
 from artifusion.restoration.grafting import Grafts, graft_regions
@@ -197,9 +198,10 @@ def restore_slide(
                                  work=work, lossless=lossless, same_size=same_size, progress=byte_bar("writing", quiet))
             content = sidecar(job | facts | {"canvases": len(plan.canvases)}, plan.regions, report.to_dict(),
                               {"name": output.target.name}, time.monotonic() - started, grafts.filled)
+            content["regions"] = with_colours(content["regions"], patches.read, plan.mask)
             polygons = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset, grafts.filled)
             unchanged = file_state(source) == state                   # else the source's SHA-256 is taken again
-            content |= verify_written(slide, report.path, output.target, content, polygons, unchanged)
+            content |= verify_written(patches, report.path, output.target, content, polygons, unchanged)
             output.publish({
                 beside(output.target, ".json"): write_json(work / "declaration.json", content),
                 beside(output.target, ".geojson"): write_json(work / "polygons.json", polygons),
@@ -327,7 +329,7 @@ def note_of(plan: Plan, slide: Slide, grafts: Grafts, restorer: Restorer, seed: 
                 sampler=f"{config.sampler} {config.evaluations} evaluations", seed=seed, version=__version__)
 
 
-def verify_written(slide: Slide, written: Path, target: Path, content: dict[str, Any], polygons: dict[str, Any],
+def verify_written(patches: Patches, written: Path, target: Path, content: dict[str, Any], polygons: dict[str, Any],
                    unchanged: bool) -> dict[str, Any]:
     """What the sidecar says of a written slide: its SHA-256 and the verification, while it is brought to the disk.
 
@@ -339,7 +341,7 @@ def verify_written(slide: Slide, written: Path, target: Path, content: dict[str,
     """
     known = content["source"]["sha256"] if unchanged else None
     with sync_in_background(written):
-        verified = verify_slide(slide.path, written, content, polygons, source_sha256=known)
+        verified = verify_slide(patches.slide.path, written, content, polygons, source_sha256=known, patches=patches)
     if not verified.ok:
         raise OutputError(f"{target}: not written, verification failed: {'; '.join(verified.problems)}")
     return {"output": content["output"] | {"sha256": verified.output_sha256}, "verified": verified.to_dict()}
