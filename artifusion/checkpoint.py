@@ -15,7 +15,7 @@ from torch import Tensor
 
 from artifusion.config import DenoiserConfig
 from artifusion.diffusion.denoiser import SwinDenoiser
-from artifusion.errors import WeightsError
+from artifusion.errors import BROKEN_FILE, WeightsError, shortened
 from artifusion.files import whole_file
 from artifusion.pretrained import CONFIG, MODEL, find_weights, read_config
 
@@ -64,12 +64,14 @@ def _read(folder: Path) -> Weights:
             training = {"crops": training.pop("images")} | training
         model = (folder / MODEL).read_bytes()
         tensors = load(model)
+        if broken := [key for key, value in tensors.items() if not value.isfinite().all()]:
+            raise ValueError(f"{broken[0]} holds what is no number")
         denoiser = SwinDenoiser(architecture)
         denoiser.load_state_dict({key: value.float() for key, value in tensors.items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise WeightsError(f"{folder}: broken weights: {str(error).splitlines()[0]}") from None
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise WeightsError(f"{folder}: weights of another architecture: {reason}") from None
+        reason = str(error).splitlines()[-1]
+        raise WeightsError(f"{folder}: weights of another architecture: {shortened(reason)}") from None
+    except (*BROKEN_FILE, SafetensorError) as error:
+        raise WeightsError(f"{folder}: broken weights: {shortened(error)}") from None
     digest = hashlib.sha256(model).hexdigest()
     return Weights(denoiser, str(config.get("name", folder.name)), digest, training)

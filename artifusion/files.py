@@ -62,6 +62,11 @@ def move(file: Path, target: Path) -> None:
     os.replace(file, target)
 
 
+def is_left_by_macos(name: str) -> bool:
+    """Whether macOS keeps metadata in a file of this name, beside another one on foreign disks and in archives."""
+    return name.rpartition("/")[2].startswith("._")
+
+
 def sync(path: Path) -> None:
     """Wait until a file is on the disk, and not only in the memory of the system."""
     with path.open("rb+") as file:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import sys
+import warnings
 from typing import Any
 
 import click
@@ -22,11 +26,25 @@ from artifusion.errors import ArtifusionError
 class OneLineErrors(click.Group):
     """Prints an `ArtifusionError` as one line and exits with 1; anything else keeps its traceback."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")    # names may hold what its encoding does not
+        return super().main(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
+        for library in ("tifffile", "PIL"):                     # what is wrong with a file we say ourselves
+            logging.getLogger(library).addHandler(logging.NullHandler())
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
             return super().invoke(ctx)
         except ArtifusionError as error:
             click.echo(f"artifusion: {error}", err=True)
+            ctx.exit(1)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):    # torch's words for it
+                raise
+            click.echo("artifusion: not enough memory; free some, or give a smaller image, mask, batch or network",
+                       err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("artifusion: interrupted; what was begun goes on when the same command is given again",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 @click.option("--steps", cls=RestoreSetting, type=click.IntRange(1, 1000), help="Evaluations per canvas.")
 @click.option("--graft", cls=RestoreSetting, type=click.Choice(["auto", "off"]),
               help="Fill large holes with tissue from elsewhere on the slide, or paint everything.")
+@click.option("--doubtful", cls=RestoreSetting, type=click.Choice(["paint", "keep"]),
+              help="Regions that grafts fill ill: restore them and say so, or leave them as scanned and say so.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other tissue.")
 @click.option("--mpp", type=SCALE, help="um per pixel, where the slide does not tell.")
 @click.option("--grow", "grow_um", type=Number(0, 10_000), default=0.0, metavar="UM", help="Widen the mask.")
@@ -57,10 +60,10 @@ if TYPE_CHECKING:
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def restore(
     slide: Path, mask: Path | None, output: Path | None, classes: tuple[str, ...] | None, any_stain: bool,
-    mask_format: Any, weights: str, config: str | None, device: str, steps: int | None, graft: str | None, seed: int,
-    mpp: float | None, grow_um: float, polarity: Any, lossless: bool, same_size: bool, batch_size: int | None,
-    adapt_minutes: float | None, adapt_crops: int | None, preview: Path | None, overwrite: bool, dry_run: bool,
-    quiet: bool,
+    mask_format: Any, weights: str, config: str | None, device: str, steps: int | None, graft: str | None,
+    doubtful: str | None, seed: int, mpp: float | None, grow_um: float, polarity: Any, lossless: bool, same_size: bool,
+    batch_size: int | None, adapt_minutes: float | None, adapt_crops: int | None, preview: Path | None,
+    overwrite: bool, dry_run: bool, quiet: bool,
 ) -> None:
     """Restore the masked part of SLIDE: tissue from elsewhere on it, joined by what a diffusion model paints.
 
@@ -77,9 +80,11 @@ def restore(
         raise click.UsageError("--adapt and --adapt-crops say the same thing twice; give one")
     if mask is None and (polarity == "keep" or mask_format != "auto"):
         raise click.UsageError(NEEDS_A_MASK)
+    if graft == "off" and doubtful == "keep":
+        raise click.UsageError("--doubtful keep needs grafts, which tell how well a region is filled")
     if mask is None and dry_run:
         raise click.UsageError("a dry run needs a --mask; `artifusion detect SLIDE -o MASK.png` makes one")
-    asked = {"steps": steps, "batch_size": batch_size, "graft": graft}
+    asked = {"steps": steps, "batch_size": batch_size, "graft": graft, "doubtful": doubtful}
     given = {key: value for key, value in asked.items() if value is not None}
     settings = load_config(RestoreConfig, "restore", config, **given) if config else RestoreConfig(**given)
 
@@ -110,13 +115,22 @@ def restore(
         any_stain=any_stain, adapt_minutes=adapt_minutes, adapt_crops=adapt_crops, overwrite=overwrite, quiet=quiet,
     )
     if content is None:
-        unasked = "" if classes else " unasked"
-        click.echo(f"{slide}: found nothing to restore{unasked}; nothing written")
+        unasked = "" if classes or mask else " unasked"
+        well = " that can be restored well" if settings.doubtful == "keep" else ""
+        click.echo(f"{slide}: found nothing to restore{unasked}{well}; nothing written")
         return
     written = (output or slide).with_name(content["output"]["name"])
     left = named_counts(content["mask"].get("left", {}))
     click.echo(f"{written}: {counted_regions(content['regions'])} repainted and verified in {content['seconds']:.0f} s"
-               + (f"; left as they are: {left}" if left else ""))
+               + "".join(f"; {what}: {which}" for what, which in (
+                   ("of these", doubtful_counts(content["regions"])),
+                   ("kept as scanned", doubtful_counts(content.get("kept", []))), ("left as they are", left)) if which))
+
+
+def doubtful_counts(regions: Sequence[Mapping[str, Any]]) -> str:
+    """How many regions are filled ill, by their verdicts, in words; empty where none is."""
+    counts = Counter(region.get("verdict", "good") for region in regions)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("doubtful", "unrestorable") if counts[verdict])
 
 
 def counted_regions(regions: Sequence[Any]) -> str:
@@ -134,5 +148,6 @@ def say_plan(slide: Slide, selection: MaskSelection, settings: RestoreConfig, we
         click.echo(plan.mask.summary, err=True)
     share = 100 * plan.area_px / (slide.size.width * slide.size.height)
     click.echo(f"{counted_regions(plan.regions)}, {plan.area_px:,} px ({share:.2f} % of the slide)")
-    click.echo(f"{len(plan.canvases)} canvases, {settings.evaluations:,} evaluations each")
+    click.echo(f"{len(plan.canvases)} canvases, {settings.evaluations:,} evaluations each"
+               + ("; fewer where regions turn out doubtful and are kept" if settings.doubtful == "keep" else ""))
     return plan

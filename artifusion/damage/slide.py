@@ -21,12 +21,13 @@ from artifusion.geometry import Box, fitted
 from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import rectilinear
 from artifusion.mask.regions import Canvas, find_regions
+from artifusion.output.container import container_of, say_left_out
 from artifusion.output.lookover import look_over, scanned
 from artifusion.output.output import Output, beside
 from artifusion.output.patches import Patches
 from artifusion.output.progress_bar import byte_bar
 from artifusion.output.provenance import geojson, sidecar
-from artifusion.output.writer import container_of, write_slide
+from artifusion.output.writer import write_slide
 from artifusion.slide.reader import Slide, open_slide
 from artifusion.slide.tissue import tissue_mask
 
@@ -59,6 +60,8 @@ def damage_slide(
         output = Output(Path(out), [slide.path], suffixes=(".json", ".geojson", ".mask.png"), overwrite=overwrite)
         output.check()
         container_of(slide, output.target)
+        if not quiet:
+            say_left_out(slide, output.target)
         spacing_um = slide.mpp or DEFAULT_SPACING_UM
         spots = plan_damage(slide.size, tissue_mask(overview(slide)), kinds, share, spacing_um, seed, strength)
         if not spots:
@@ -84,7 +87,7 @@ def damage_slide(
             regions = find_regions(mask, 0)
             content = sidecar(job | {"canvases": len(spots)}, regions, report.to_dict(),
                               {"name": output.target.name, "sha256": sha256(report.path)}, time.monotonic() - started)
-            polygons = geojson(mask, regions, job["source"]["sha256"], slide.bounds_offset)
+            polygons = geojson(mask, regions, job["source"]["sha256"], report.bounds_offset)
             mask_image(mask).save(work / "mask.png")
             output.publish({
                 beside(output.target, ".json"): write_json(work / "declaration.json", content),

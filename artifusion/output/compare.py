@@ -138,12 +138,13 @@ def same_bytes(file: BinaryIO, other: BinaryIO, length: int) -> bool:
 def _tag_problems(number: int, old: tiff.Page, new: tiff.Page) -> list[str]:
     """Return the tags of a directory that changed, except where segments lie and the note in the first one's texts."""
     free = {*tiff.OFFSETS.values(), *tiff.COUNTS.values()}
-    texts = (tiff.DESCRIPTION, tiff.SOFTWARE) if number == 0 else ()
+    texts = [code for code in {*old.tags, *new.tags} if number == 0 and code % tiff.REPEATED in (
+        tiff.DESCRIPTION, tiff.SOFTWARE)]
     free |= {code for code in texts if only_noted(old.text(code), new.text(code))}
     changed = [code for code in sorted(old.tags.keys() | new.tags.keys())
                if code not in free and old.tags.get(code) != new.tags.get(code)]
     problems = [f"directory {number}: tag {code % tiff.REPEATED} changed" for code in changed]
-    if texts and not any(new.text(code).count(WORD) > old.text(code).count(WORD) for code in texts):
+    if number == 0 and not any(new.text(code).count(WORD) > old.text(code).count(WORD) for code in texts):
         problems.append("no text of the first directory tells what was restored")
     return problems
 

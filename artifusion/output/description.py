@@ -18,15 +18,23 @@ from artifusion.slide.whole import tifffile_messages
 WORD = "artifusion"                      # by which a note is found
 
 
-def texts_with_note(page: tiff.Page, note: str, vendor: str) -> dict[int, bytes]:
+def tags_with_note(page: tiff.Page, note: str, vendor: str) -> dict[int, bytes]:
+    """Return `texts_with_note` of a page, and every further description of it: readers differ in which they take."""
+    again = {code: description_with_note(page.text(code), note, vendor) for code in page.tags
+             if code % tiff.REPEATED == tiff.DESCRIPTION and code != tiff.DESCRIPTION}
+    return texts_with_note(page.text(tiff.DESCRIPTION), page.text(tiff.SOFTWARE), note, vendor) | {
+        code: text.encode(errors="surrogateescape") for code, text in again.items() if text is not None}
+
+
+def texts_with_note(description: str, software: str, note: str, vendor: str) -> dict[int, bytes]:
     """Return the text tags of a first directory that change so that it holds the note, by code.
 
     The note stands in ImageDescription, or in Software where the description has no place for it.
     """
-    code, text = tiff.DESCRIPTION, description_with_note(page.text(tiff.DESCRIPTION), note, vendor)
+    code, text = tiff.DESCRIPTION, description_with_note(description, note, vendor)
     if text is None:
-        code, software = tiff.SOFTWARE, page.text(tiff.SOFTWARE).partition("\0")[0]
-        text = f"{software}; {WORD}: {note}" if software else f"{WORD}: {note}"
+        code, told = tiff.SOFTWARE, software.partition("\0")[0]
+        text = f"{told}; {WORD}: {note}" if told else f"{WORD}: {note}"
     return {code: text.encode(errors="surrogateescape")}
 
 
@@ -45,7 +53,7 @@ def text_problems(before: Slide, after: Slide, kept: bool) -> list[str]:
         problems.append("OpenSlide shows no note of what was restored")
     with tifffile_messages(), tifffile.TiffFile(after.path) as file:
         page: Any = file.pages[0]
-        if not any(WORD in text for text in (page.description, page.software)):
+        if not any(WORD in text for text in (page.description, page.description1, page.software)):
             problems.append("tifffile shows no note of what was restored")
         if not kept and not lasting_page(before).tags:
             return problems

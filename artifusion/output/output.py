@@ -5,6 +5,7 @@ A kill at any moment leaves no output or a whole one, and the same command after
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from artifusion.errors import DataError, OutputError, SlideError
 from artifusion.files import REMEDY, move, sync, write_json, write_text
 
 JOB, LOCK, PUBLISHING = "job.json", "lock", "publishing.json"
+PART_SUFFIX = ".1234567.part"              # of a file while it is written
 REMOVED_LAST = (JOB, PUBLISHING)           # by them a run knows that the folder is ours, and how far one came
 
 
@@ -144,7 +146,7 @@ class Output:
     def _resumes(self) -> bool:
         """Whether the folder holds the work of an interrupted run of this job."""
         try:
-            return (self._folder / JOB).read_text() == self._job
+            return (self._folder / JOB).read_bytes() == self._job.encode()
         except OSError:
             return False
 
@@ -181,6 +183,8 @@ def check_outputs(inputs: Sequence[Path], outputs: Sequence[Path], overwrite: bo
     `ours`: outputs that an interrupted run of the same job published; they may exist.
     """
     for out in outputs:
+        if is_too_long(out):
+            raise OutputError(f"{out}: the name is too long to be written; choose a shorter one (restore: with -o)")
         if out.is_dir():
             raise OutputError(f"{out}: is a folder; name the file to write")
         if not out.parent.is_dir():
@@ -194,6 +198,15 @@ def check_outputs(inputs: Sequence[Path], outputs: Sequence[Path], overwrite: bo
     for one, other in combinations([path.parent.resolve() / path.name for path in outputs], 2):
         if one == other:
             raise OutputError(f"{one}: named for two outputs; choose two names")
+
+
+def is_too_long(out: Path) -> bool:
+    """Whether the system takes no name as long as that of an output while it is written."""
+    try:
+        os.lstat(beside(out, PART_SUFFIX))
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
 
 
 def beside(target: Path, suffix: str) -> Path:

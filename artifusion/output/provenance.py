@@ -17,8 +17,10 @@ from artifusion.mask.mask import Mask
 from artifusion.mask.polygons import edge_table, pixel_box, pixel_counts, polygons_of
 from artifusion.mask.regions import Region
 from artifusion.mask.writer import annotation
+from artifusion.slide.placed import Tone, origin_of
 
 WARNING = "invented pixels; not for diagnosis"
+GRAFT = "graft"                        # in the metadata of annotations: which of its region's grafts it shows
 FORMAT = 1                             # raised when a reader of the sidecar must change
 
 
@@ -26,14 +28,28 @@ FORMAT = 1                             # raised when a reader of the sidecar mus
 class Grafted:
     """What fills a part of a region: real tissue from elsewhere on the slide.
 
-    kept: level-0 polygons of the pixels that stay the donor's own; donor: its box; orientation: by how many quarters it
-    was turned, and mirrored from 4 on; score: how well it fits, 0 to 1.
+    kept: level-0 polygons of the pixels that stay the donor's own; l0_box: what they are a part of; donor: the box
+    that lies there; orientation: by how many quarters it was turned, and mirrored from 4 on; tone: how its colours
+    were moved; score: how well it fits, 0 to 1.
     """
 
     kept: tuple[Polygon, ...]
+    l0_box: Box
     donor: Box
     orientation: int
+    tone: Tone | None
     score: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the sidecar says of it; `from_dict` needs the polygons as well."""
+        return {"l0_box": list(self.l0_box), "donor": list(self.donor), "orientation": self.orientation,
+                "tone": None if self.tone is None else self.tone.to_dict(), "score": self.score}
+
+    @classmethod
+    def from_dict(cls, held: Mapping[str, Any], kept: Sequence[Polygon]) -> Grafted:
+        """The inverse of `to_dict`. Raises KeyError, TypeError, ValueError or zlib.error for anything else."""
+        tone = None if held["tone"] is None else Tone.from_dict(held["tone"])
+        return cls(tuple(kept), Box(*held["l0_box"]), Box(*held["donor"]), held["orientation"], tone, held["score"])
 
 
 @dataclass(frozen=True)
@@ -48,8 +64,7 @@ class Filled:
     def to_dict(self) -> dict[str, Any]:
         """What the sidecar says of it."""
         return {"verdict": self.verdict, "score": self.score, "grafted_px": self.grafted_px,
-                "grafts": [{"donor": list(graft.donor), "orientation": graft.orientation, "score": graft.score}
-                           for graft in self.grafts]}
+                "grafts": [graft.to_dict() for graft in self.grafts]}
 
 
 def note(
@@ -86,19 +101,24 @@ def sidecar(job: Mapping[str, Any], regions: Sequence[Region], written: Mapping[
         "seconds": round(seconds, 1),
         **job,
         "output": dict(output),
-        "regions": [{"id": region.id, "l0_box": list(region.l0_box), "area_px": region.area_px, "class": region.name,
-                     **(filled[region.id].to_dict() if filled else {})} for region in regions],
+        "regions": declared(regions, filled),
         "written": dict(written),
     }
+
+
+def declared(regions: Sequence[Region], filled: Mapping[int, Filled] | None) -> list[dict[str, Any]]:
+    """What the sidecar says of regions, and of how each was filled."""
+    return [{"id": region.id, "l0_box": list(region.l0_box), "area_px": region.area_px, "class": region.name,
+             **(filled[region.id].to_dict() if filled else {})} for region in regions]
 
 
 def geojson(mask: Mask, regions: Sequence[Region], source_sha256: str = "", bounds_offset: Point = ORIGIN,
             filled: Mapping[int, Filled] | None = None) -> dict[str, Any]:
     """Return the content of <OUT>.geojson: the mask itself as QuPath annotations, what was painted and what grafted.
 
-    One annotation per region, class and graft, one for what is painted of it, and one, of the class Donor, where each
-    graft comes from. Coordinates count from the slide's bounds, as QuPath does. Ids follow from the source and the
-    region alone.
+    One annotation per region, class and graft, one for what is painted of it, and one, of the class Donor, of the
+    pixels that each graft consists of. Coordinates count from the output's bounds, as QuPath does. Ids follow from the
+    source and the region alone.
     """
     homes = shapely.STRtree([shapely.box(r.l0_box.x, r.l0_box.y, r.l0_box.right, r.l0_box.bottom) for r in regions])
     members = [index for index, area in enumerate(mask.areas_px) if area]
@@ -112,29 +132,29 @@ def geojson(mask: Mask, regions: Sequence[Region], source_sha256: str = "", boun
         region, whole = regions[at], _joined([mask.polygons[i] for i in indices])
         grafts = filled[region.id].grafts if filled else ()
         key = f"{source_sha256}:{region.id}:{name}"
-        parts = [(f"{key}:{n}", f"restored {region.id}: grafted", _common(whole, graft.kept), _donor_facts(graft))
-                 for n, graft in enumerate(grafts, 1)]
-        rest = whole.difference(shapely.union_all([part for _, _, part, _ in parts])) if parts else whole
-        parts.append((key, f"restored {region.id}{': painted' if parts else ''}", rest, {}))
-        features += [_restored(part, bounds_offset, key, title, name, region.id, facts)
-                     for key, title, part, facts in parts if not part.is_empty]
+        parts = [(f"{key}:{n}", f"restored {region.id}: grafted", _common(whole, graft.kept), _donor_facts(graft),
+                  {GRAFT: str(n)}) for n, graft in enumerate(grafts, 1)]
+        rest = whole.difference(shapely.union_all([part for _, _, part, *_ in parts])) if parts else whole
+        parts.append((key, f"restored {region.id}{': painted' if parts else ''}", rest, {}, {}))
+        features += [_restored(part, bounds_offset, key, title, name, facts, {"region": str(region.id)} | number)
+                     for key, title, part, facts, number in parts if not part.is_empty]
     features += [_donor(graft, bounds_offset, f"{source_sha256}:donor:{region}:{n}", region)
                  for region, how in sorted((filled or {}).items()) for n, graft in enumerate(how.grafts, 1)]
     return {"type": "FeatureCollection", "features": features}
 
 
-def _restored(part: BaseGeometry, bounds_offset: Point, key: str, title: str, name: str, region: int,
-              facts: Mapping[str, float]) -> dict[str, Any]:
+def _restored(part: BaseGeometry, bounds_offset: Point, key: str, title: str, name: str, facts: Mapping[str, float],
+              metadata: Mapping[str, str]) -> dict[str, Any]:
     """The annotation of a restored part of a region."""
     area = int(pixel_counts(*edge_table(polygons_of(part))).sum())
     return annotation(part, bounds_offset, key, title, name, {"Area px": area, **facts}, isLocked=True,
-                      metadata={"region": str(region), "warning": WARNING})
+                      metadata={**metadata, "warning": WARNING})
 
 
 def _donor(graft: Grafted, bounds_offset: Point, key: str, region: int) -> dict[str, Any]:
     """The annotation of where a graft comes from."""
-    box = shapely.box(graft.donor.x, graft.donor.y, graft.donor.right, graft.donor.bottom)
-    return annotation(box, bounds_offset, key, f"donor of restored {region}", "Donor", {"Score": graft.score},
+    outline = origin_of(_joined(list(graft.kept)), graft.l0_box, graft.donor, graft.orientation)
+    return annotation(outline, bounds_offset, key, f"donor of restored {region}", "Donor", {"Score": graft.score},
                       isLocked=True, metadata={DONOR_OF: str(region)})
 
 

@@ -96,7 +96,7 @@ def shown_problems(before: Slide, after: Slide, mask: Mask, written: Mapping[str
             problems += [problem for problem in found if problem]
         if pixels is not None:
             problems += [] if written["container"] == "copied" else _scale_problems(pixels)    # copied tags are alike
-            problems += _reader_problems(before, after, mask, pixels)
+            problems += _reader_problems(before, after, mask, pixels, old)
     return problems
 
 
@@ -198,34 +198,44 @@ def _scale_problems(pixels: TiffPixels) -> list[str]:
     return problems
 
 
-def _reader_problems(before: Slide, after: Slide, mask: Mask, pixels: TiffPixels) -> list[str]:
-    """Return the touched places of which OpenSlide shows something else than tifffile.
+def _reader_problems(before: Slide, after: Slide, mask: Mask, pixels: TiffPixels, old: TiffPixels | None) -> list[str]:
+    """Return the touched places of which OpenSlide shows something else than tifffile, if it does not of the source.
 
-    On reduced levels OpenSlide may interpolate, so means are compared there. An error spoils its handle and ends this;
-    it is no problem where the source cannot be read either.
+    An error spoils its handle and ends this.
     """
     problems = list[str]()
     for level, grid in enumerate(pixels.grids):
         for index in [index for index in grid.touched(mask) if pixels.holds(level, index)]:
             window = grid.box(index).intersection(Box(0, 0, *grid.size))
             try:
-                difference = after.read_level(level, window).astype(np.int16) - pixels.read(level, window)
+                reason = _disagreement(after, pixels, level, window)
             except SlideError as error:
-                return problems + ([] if _is_damaged(before, level, window) else [str(error)])
-            inner = np.abs(difference[1:-1, 1:-1].mean(axis=(0, 1))) if level else np.abs(difference)
-            if inner.size and min(window[2:]) > 8 and inner.max() > DECODERS_DIFFER:
-                problems.append(f"level {level} at {tuple(window[:2])}: OpenSlide and tifffile show different pixels")
+                return problems + ([] if _disagree(before, old, grid.size, window) else [str(error)])
+            if reason and not _disagree(before, old, grid.size, window):
+                problems.append(reason)
     return problems
 
 
-def _is_damaged(slide: Slide, level: int, window: Box) -> bool:
-    """Return whether a place of a slide cannot be read."""
+def _disagreement(slide: Slide, pixels: TiffPixels, level: int, window: Box) -> str:
+    """Return that OpenSlide and tifffile show a place differently; empty where they do not.
+
+    On reduced levels, where OpenSlide may interpolate, their means are compared. Raises SlideError for no pixels.
+    """
+    difference = slide.read_level(level, window).astype(np.int16) - pixels.read(level, window)
+    inner_part = np.abs(difference[1:-1, 1:-1].mean(axis=(0, 1))) if level else np.abs(difference)
+    differ = min(window[2:]) > 8 and inner_part.max() > DECODERS_DIFFER
+    return f"level {level} at {tuple(window[:2])}: OpenSlide and tifffile show different pixels" if differ else ""
+
+
+def _disagree(slide: Slide, pixels: TiffPixels | None, size: Size, window: Box) -> bool:
+    """Return whether they show a place of the source differently, or OpenSlide cannot read it."""
+    if pixels is None or size not in slide.level_sizes:
+        return False
     with open_slide(slide.path) as fresh:
         try:
-            fresh.read_level(level, window)
-        except (SlideError, IndexError):
+            return bool(_disagreement(fresh, pixels, slide.level_sizes.index(size), window))
+        except SlideError:
             return True
-    return False
 
 
 def _shifts(reduced: Callable[[int, int], np.ndarray], x_px: int, y_px: int) -> dict[str, Picture]:

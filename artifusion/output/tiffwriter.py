@@ -19,6 +19,7 @@ from artifusion.slide.tiff import (
     LONG,
     LONG8,
     OFFSETS,
+    REPEATED,
     SHORT,
     Page,
     Tag,
@@ -174,7 +175,8 @@ def copy_tiff(source: Tiff, out: Path, replaced: Callable[[int], Iterable[tuple[
 
 def with_texts(tags: Mapping[int, Tag], texts: Mapping[int, bytes]) -> dict[int, Tag]:
     """Return tags with other texts, by code."""
-    changed = {**tags, **{code: Tag(code, ASCII, len(text) + 1, text + b"\0") for code, text in texts.items()}}
+    changed = {**tags, **{key: Tag(key % REPEATED, ASCII, len(text) + 1, text + b"\0")
+                        for key, text in texts.items()}}
     return changed if texts.keys() <= tags.keys() else in_order(changed)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from artifusion.output.patches import Patches
 from artifusion.output.region_colours import colour_problems
 from artifusion.output.segments import PixelChange
 from artifusion.output.shown import shown_problems
-from artifusion.slide.reader import Slide, open_slide
+from artifusion.output.verify_grafts import graft_problems
+from artifusion.slide.reader import Slide, is_plausible, open_slide
 
 REENCODED_MEAN_LIMIT = 3.0               # grey levels that another JPEG moves a slide's pixels by on average
 READ_PX = 1024                           # side of the boxes that are compared at once
@@ -38,6 +40,7 @@ class VerifyReport:
 
     container: str
     compared: Comparison = field(default_factory=Comparison)
+    grafted: PixelChange = field(default_factory=PixelChange)     # from the donors that are declared
     problems: tuple[str, ...] = ()
     output_sha256: str = ""
 
@@ -46,7 +49,8 @@ class VerifyReport:
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        return {"container": self.container, **self.compared.to_dict(), "ok": self.ok, "problems": list(self.problems)}
+        return {"container": self.container, **self.compared.to_dict(), "grafted": self.grafted.to_dict(),
+                "ok": self.ok, "problems": list(self.problems)}
 
     def lines(self) -> list[str]:
         """Return the report for people, one statement a line."""
@@ -61,15 +65,22 @@ class VerifyReport:
         outside = compared.outside.to_dict()
         lines.append(f"pixels outside the declared regions, {where}: {outside['changed_share']:.2%} changed, "
                      f"by at most {outside['largest']} and {outside['mean']:.2f} grey levels on average")
+        if self.grafted.px:
+            grafted = self.grafted.to_dict()
+            lines.append(f"grafted pixels against their donors in the source: {grafted['px']:,} compared, "
+                         f"{grafted['changed_share']:.2%} differ, by at most {grafted['largest']} and "
+                         f"{grafted['mean']:.2f} grey levels on average")
         return lines + [f"PROBLEM: {problem}" for problem in self.problems] + (["ok"] if self.ok else [])
 
 
-def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path | Mapping[str, Any] | None = None,
-                 geojson: str | Path | Mapping[str, Any] | None = None, *, source_sha256: str | None = None,
-                 patches: Patches | None = None) -> VerifyReport:
+def verify_slide(source: str | Path | Slide, restored: str | Path,
+                 sidecar: str | Path | Mapping[str, Any] | None = None,
+                 geojson: str | Path | Mapping[str, Any] | None = None, *,
+                 source_sha256: str | None = None, patches: Patches | None = None) -> VerifyReport:
     """Compare a restored slide with its source; everything outside the declared polygons must be the same.
 
     Args:
+        source: its file, or the slide already opened.
         sidecar, geojson: files or their content; by default <restored>.json and <restored>.geojson. The content may
             be given before the files and the final name exist.
         source_sha256: the source's SHA-256 where it is known; by default it is computed.
@@ -79,16 +90,17 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
         SlideError: one of the slides cannot be opened.
         OutputError: a sidecar is missing, or was not written by artifusion.
     """
-    source, restored = Path(source), Path(restored)
+    restored = Path(restored)
     sidecar_content, geojson_content = _content(restored, sidecar, ".json"), _content(restored, geojson, ".geojson")
     claims = _claims(sidecar_content, restored, whole=not isinstance(sidecar, Mapping))
     report = VerifyReport(claims.container, Comparison(claims.by_block, claims.same_size))
     problems = list[str]()
-    with open_slide(source) as before, open_slide(restored) as after, ThreadPoolExecutor(2) as pool:
+    opened = nullcontext(source) if isinstance(source, Slide) else open_slide(source)
+    with opened as before, open_slide(restored) as after, ThreadPoolExecutor(2) as pool:
         output_hash = pool.submit(sha256, restored)           # while the segments are compared
-        source_hash = None if source_sha256 else pool.submit(sha256, source)
+        source_hash = None if source_sha256 else pool.submit(sha256, before.path)
         polygons, classes = geojson_polygons(geojson_content, restored.parent / f"{restored.name}.geojson",
-                                             before.bounds_offset)
+                                             after.bounds_offset)
         mask = Mask.of(polygons, before.size, classes)        # cut to the slide, whatever a foreign file declares
         if claims.has_regions and mask.area_px != claims.painted_px:
             problems.append(f"the GeoJSON declares {mask.area_px} px but the sidecar {claims.painted_px}; "
@@ -97,10 +109,11 @@ def verify_slide(source: str | Path, restored: str | Path, sidecar: str | Path |
         if before.size == after.size:
             problems += text_problems(before, after, claims.container == "copied")
             problems += colour_problems(sidecar_content.get("regions", ()), after.read, mask)
+            problems += graft_problems(before, after, mask, sidecar_content, geojson_content, report.grafted)
             problems += shown_problems(before, after, mask, sidecar_content["written"], patches)
     report.output_sha256 = output_hash.result()
     if (source_hash.result() if source_hash else source_sha256) != claims.source_sha256:
-        problems.insert(0, f"{source.name} is not the file that was restored: its SHA-256 is another one")
+        problems.insert(0, f"{before.path.name} is not the file that was restored: its SHA-256 is another one")
     if claims.output_sha256 and report.output_sha256 != claims.output_sha256:
         problems.append(f"{restored.name} was changed after it was written: its SHA-256 is not the sidecar's")
     report.problems = tuple(problems)
@@ -117,7 +130,7 @@ class Claims:
     output_sha256: str | None
     has_regions: bool
     painted_px: int
-    given_mpp: float | None            # um per level-0 pixel, where the caller of restore gave it
+    given_mpp: tuple[float, float] | None     # um per level-0 pixel, where the caller of restore gave it
     same_size: bool
     by_block: bool                     # False for sidecars from before JPEG blocks were kept
 
@@ -138,7 +151,7 @@ def _claims(sidecar: Mapping[str, Any], restored: Path, whole: bool) -> Claims:
             source_sha256=sidecar["source"]["sha256"], output_sha256=sidecar["output"].get("sha256"),
             has_regions=bool(sidecar.get("regions")),
             painted_px=sum(int(region["area_px"]) for region in sidecar.get("regions", ())),
-            given_mpp=float(sidecar["mpp"]) if sidecar.get("mpp_from") == "argument" else None,
+            given_mpp=(float(sidecar["mpp"]),) * 2 if sidecar.get("mpp_from") == "argument" else None,
             same_size=sidecar.get("same_size") is True,
             by_block=all("encoded_whole" in level for level in written.get("levels", ())))
         incomplete = whole and not (claims.output_sha256 and claims.painted_px)
@@ -160,7 +173,7 @@ def _slide_problems(before: Slide, after: Slide, mask: Mask, claims: Claims, com
         problems = compare_generic(before, after, mask, comparison)
     else:
         problems = _pixel_problems(before, after, mask, claims.lossless, comparison.outside)
-    return problems + _scale_problems(before, after, claims.given_mpp or before.mpp)
+    return problems + _scale_problems(before, after, claims.given_mpp or before.mpp_xy)
 
 
 def _content(restored: Path, given: str | Path | Mapping[str, Any] | None, suffix: str) -> Mapping[str, Any]:
@@ -210,11 +223,11 @@ def _associated(path: Path, name: str) -> np.ndarray | None:
             return None
 
 
-def _scale_problems(before: Slide, after: Slide, mpp: float | None) -> list[str]:
-    """Return differences of the scale, which must be `mpp`, and of the ICC profile."""
+def _scale_problems(before: Slide, after: Slide, mpp_xy: tuple[float, float] | None) -> list[str]:
+    """Return differences of the scale, which must be `mpp_xy` if that can be read, and of the ICC profile."""
     problems = []
-    if mpp is not None and (after.mpp is None or abs(after.mpp / mpp - 1) > 0.001):
-        problems.append(f"mpp is {after.mpp} instead of {mpp}")
+    if mpp_xy and is_plausible(mpp_xy) and not np.allclose(after.mpp_xy or (0, 0), mpp_xy, rtol=0.0001, atol=0):
+        problems.append(f"mpp is {after.mpp_xy} instead of {mpp_xy}")
     if before.icc != after.icc:
         problems.append("the ICC profile changed")
     return problems

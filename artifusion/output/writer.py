@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from artifusion.errors import OutputError
-from artifusion.geometry import Box
+from artifusion.geometry import Point
 from artifusion.mask.mask import Mask
 from artifusion.output.codecs.segment_codecs import codec_of
 from artifusion.output.container import THUMBNAIL, container_of, generic_pyramid, restored_pages, source_levels
-from artifusion.output.description import WORD, lasting_page, texts_with_note
+from artifusion.output.description import (
+    WORD,
+    description_with_note,
+    lasting_page,
+    tags_with_note,
+    texts_with_note,
+)
 from artifusion.output.lookover import why_stale
 from artifusion.output.patches import Patches
 from artifusion.output.pyramid import write_generic
@@ -24,7 +30,7 @@ from artifusion.output.segments import Change, restored_segments
 from artifusion.output.stored import StoredPage
 from artifusion.output.tiffwriter import copy_tiff
 from artifusion.slide import tiff
-from artifusion.slide.reader import ImageSlide, Slide
+from artifusion.slide.reader import ImageSlide, Slide, open_slide
 
 Progress = Callable[[int, int], None]
 
@@ -52,6 +58,12 @@ class WriteReport:
     reason: str
     lossless: bool                    # every pixel outside the mask is exact
     levels: tuple[LevelReport, ...]
+
+    @property
+    def bounds_offset(self) -> Point:
+        """Level-0 Point at which QuPath starts counting in the written file, which may not be the source's."""
+        with open_slide(self.path) as written:
+            return written.bounds_offset
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report for JSON, without the path."""
@@ -129,7 +141,7 @@ def _write_copy(slide: Slide, mask: Mask, patches: Patches, path: Path, note: st
         stored = StoredPage(file, source.pages[number], names[number], same_size)
         return generators.enter_context(closing(restored_segments(stored, mask, patches, changes[number])))
 
-    texts = texts_with_note(source.pages[0], note, slide.vendor)
+    texts = tags_with_note(source.pages[0], note, slide.vendor)
     with slide.path.open("rb") as file, ExitStack() as generators:    # closed: no thread reads on
         try:
             copy_tiff(source, path, replaced, texts, source.big, _counted(progress, slide.path.stat().st_size))
@@ -168,11 +180,14 @@ def _write_generic(slide: Slide, mask: Mask, patches: Patches, path: Path, note:
 
 
 def _generic_metadata(slide: Slide, note: str) -> Metadata:
-    """Return a generic file's metadata, with the source's description where it still holds."""
+    """Return a generic file's metadata, with the source's description where it still holds, or an image's texts."""
     kept = lasting_page(slide)
+    said = kept.text(tiff.DESCRIPTION)
+    if isinstance(slide, ImageSlide) and slide.text:
+        said = "\n".join(f"{key}: {text}" for key, text in slide.text.items())
     texts = {code: text.decode(errors="surrogateescape")
-             for code, text in texts_with_note(kept, note, "generic-tiff").items()}
-    return Metadata(slide.size, slide.mpp, slide.icc, texts.get(tiff.DESCRIPTION, kept.text(tiff.DESCRIPTION)),
+             for code, text in texts_with_note(said, kept.text(tiff.SOFTWARE), note, "generic-tiff").items()}
+    return Metadata(slide.size, slide.mpp_xy, slide.icc, texts.get(tiff.DESCRIPTION, said),
                     texts.get(tiff.SOFTWARE, WORD))
 
 
@@ -224,7 +239,10 @@ def _write_reencoded(slide: Slide, patches: Patches, path: Path, note: str, reas
 
 def _write_image(slide: Slide, patches: Patches, path: Path, note: str, reason: str) -> WriteReport:
     exact = path.suffix == ".png"
-    write_image(path, patches.read(Box(0, 0, *slide.size)), mpp=slide.mpp, icc=slide.icc, note=note)
+    text = dict(slide.text) if isinstance(slide, ImageSlide) else {}
+    told = text.pop("Description", "")
+    text["Description"] = description_with_note(told, note, slide.vendor) or f"{told}\n{WORD}: {note}"    # comes last
+    write_image(path, patches.read, slide.size, mpp_xy=slide.mpp_xy, icc=slide.icc, text=text)
     how = "PNG, exact" if exact else "JPEG quality 95, 4:4:4: kept pixels change a little; choose .png to keep them"
     level = LevelReport("level 0", "re-encoded", how, 1, 1, *_changes_of_reencoding(exact))
     return WriteReport(path, "image", reason, exact, (level,))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import numpy as np
 from shapely import from_wkb
 from shapely.affinity import translate
 
+from artifusion.errors import BROKEN_FILE
 from artifusion.evidence.donors import Hole
 from artifusion.evidence.filling import Filling, fill, region_hole
 from artifusion.evidence.index import DonorIndex
@@ -46,8 +48,10 @@ class Grafts:
         self._load = lru_cache(maxsize=HELD)(self._read)
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob("*.npz")):
-            with np.load(path) as held:
-                self._remember(int(path.stem), Box(*held["l0_box"].tolist()), from_text(str(held["filled"])))
+            with suppress(*BROKEN_FILE), np.load(path) as held:                  # what cannot be read is found again
+                box, filled = Box(*held["l0_box"].tolist()), from_text(str(held["filled"]))
+                if held["pixels"].shape[:2] == held["levels"].shape == (box.height, box.width):
+                    self._remember(int(path.stem), box, filled)
 
     def add(self, region: Region, hole: Hole, filling: Filling) -> None:
         """Keep what was found for a region's hole."""
@@ -59,6 +63,14 @@ class Grafts:
                          filled=np.array(as_text(filled)))
             sync(part)
         self._remember(region.id, hole.l0_box, filled)
+
+    def without_doubtful(self) -> dict[int, Filled]:
+        """Forget the grafts of regions that are not filled well; returns the verdicts, by the region's id."""
+        doubtful = {number: filled for number, filled in self.filled.items() if filled.verdict != "good"}
+        for number in doubtful:
+            del self.filled[number]
+            self._boxes.pop(number, None)
+        return {number: Filled(score=filled.score, verdict=filled.verdict) for number, filled in doubtful.items()}
 
     def lay(self, pixels: np.ndarray, hole: np.ndarray, l0_box: Box) -> np.ndarray:
         """Lay the grafts over a box's pixels, uint8 (H, W, 3), where hole, bool (H, W), is set; returns the levels.
@@ -107,7 +119,8 @@ def filled_by(filling: Filling, l0_box: Box) -> Filled:
     grafts = []
     for piece in filling.pieces:
         kept = tuple(translate(polygon, l0_box.x, l0_box.y) for polygon in rectilinear(piece.kept))
-        grafts.append(Grafted(kept, piece.donor.l0_box, piece.donor.orientation, round(piece.score, 3)))
+        donor = piece.donor
+        grafts.append(Grafted(kept, donor.hole_box, donor.l0_box, donor.orientation, donor.tone, round(piece.score, 3)))
     score = None if filling.score is None else round(filling.score, 3)
     return Filled(tuple(grafts), sum(int(piece.kept.sum()) for piece in filling.pieces), score, filling.verdict)
 
@@ -121,6 +134,6 @@ def as_text(filled: Filled) -> str:
 def from_text(text: str) -> Filled:
     """The inverse of `as_text`."""
     held = json.loads(text)
-    grafts = tuple(Grafted(tuple(map(from_wkb, kept)), Box(*graft["donor"]), graft["orientation"], graft["score"])
+    grafts = tuple(Grafted.from_dict(graft, list(map(from_wkb, kept)))
                    for graft, kept in zip(held["grafts"], held["kept"], strict=True))
     return Filled(grafts, held["grafted_px"], held["score"], held["verdict"])

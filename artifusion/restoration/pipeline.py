@@ -6,7 +6,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,22 +22,23 @@ from artifusion.files import file_state, sha256, write_json
 from artifusion.mask.classes import CLASSES, named_counts
 from artifusion.mask.mask import Mask
 from artifusion.mask.reading import fingerprint, read_selection
-from artifusion.mask.regions import Canvas, Region, find_regions, plan_canvases
+from artifusion.mask.regions import Canvas, Region, find_regions, plan_canvases, without_regions
 from artifusion.mask.selection import NEEDS_A_MASK, MaskFormat, MaskSelection, Polarity
 from artifusion.mask.writer import write_class_png
-from artifusion.output.container import check_same_size, container_of, default_output
+from artifusion.output.container import check_same_size, container_of, default_output, say_left_out
 from artifusion.output.forecast import Forecast, forecast
 from artifusion.output.lookover import look_over, scanned
 from artifusion.output.output import Output, beside
 from artifusion.output.patches import Patches
 from artifusion.output.preview import check_picture_name, draw_comparison
 from artifusion.output.progress_bar import byte_bar
-from artifusion.output.provenance import geojson, note, sidecar
+from artifusion.output.provenance import declared, geojson, note, sidecar
 from artifusion.output.region_colours import with_colours
 from artifusion.output.verify import verify_slide
 from artifusion.output.writer import sync_in_background, write_slide
 from artifusion.restoration.grafting import Grafts, graft_regions
 from artifusion.restoration.painting import paint
+from artifusion.restoration.unmasked import unmasked
 from artifusion.slide.reader import Slide, open_slide
 
 if TYPE_CHECKING:
@@ -60,6 +61,12 @@ class Plan:
     @property
     def area_px(self) -> int:
         return sum(region.area_px for region in self.regions)
+
+    def without(self, ids: Collection[int]) -> Plan:
+        """The plan without the regions of these ids."""
+        away = [region for region in self.regions if region.id in ids]
+        return Plan(without_regions(self.mask, away), tuple(region for region in self.regions if region not in away),
+                    tuple(canvas for canvas in self.canvases if canvas.region not in ids), self.spacing_um)
 
 
 def plan_restoration(slide: Slide, selection: MaskSelection, config: RestoreConfig, multiple: int) -> Plan:
@@ -116,11 +123,11 @@ def restore_slide(
 ) -> dict[str, Any] | None:
     """Restore the masked part of a slide or image into a new file; returns the sidecar's content.
 
-    Without a mask what `detect` finds is restored, and OUT.mask.png keeps it; where that is nothing, nothing is
-    written and None is returned. Only pixels under the mask are painted; the source is never touched. Beside OUT lie
-    OUT.json (what was done) and OUT.geojson (the painted regions, for QuPath). Work in progress lies in OUT.partial:
-    the same call after a crash goes on with the canvases already painted. OUT appears last, verified and whole.
-    Memory is bounded by a batch of canvases and the mask, not by the slide.
+    Without a mask what `detect` finds is restored, and OUT.mask.png keeps it. Where that is nothing, or all of it is
+    doubtful and kept, nothing is written and None is returned. Only pixels under the mask are painted; the source is
+    never touched. Beside OUT lie OUT.json (what was done) and OUT.geojson (the painted regions, for QuPath). Work in
+    progress lies in OUT.partial: the same call after a crash goes on with the canvases already painted. OUT appears
+    last, verified and whole. Memory is bounded by a batch of canvases and the mask, not by the slide.
 
     Args:
         source: anything OpenSlide opens, or a PNG, JPEG or TIFF image.
@@ -179,10 +186,11 @@ def restore_slide(
             plan = plan_restoration(slide, selection, restorer.config, restorer.multiple)
             state = file_state(source)
             job = {**describe(slide, selection, plan, restorer, seed), "lossless": lossless, "same_size": same_size}
-            avoid = avoided(slide, selection, plan) if learns else plan.mask
+            avoid = avoided(slide, selection, plan)
             foresee(slide, plan, output, lossless)
         if not quiet:
             print(plan.mask.summary, file=sys.stderr)
+            say_left_out(slide, output.target)
         if learns:
             job["adaptation"] = learning
         if left is not None:
@@ -192,21 +200,28 @@ def restore_slide(
             if work is None:                                          # an interrupted run had published everything
                 return json.loads(beside(output.target, ".json").read_text())
             restorer, facts = learn_slide(restorer, slide, avoid, job, work, quiet)
-            grafts = graft_plan(slide, plan, restorer, seed, work, quiet)
-            patches = paint_plan(slide, plan, grafts, restorer, seed, work, quiet)
+            grafts = graft_plan(slide, plan, avoid, found, restorer, seed, work, quiet)
+            verdicts = grafts.without_doubtful() if restorer.config.doubtful == "keep" else {}
+            whole, plan = plan, plan.without(verdicts)
+            if not plan.regions:
+                return None
+            facts["kept"] = declared([region for region in whole.regions if region.id in verdicts], verdicts)
+            paint_plan(slide, whole.mask, plan, grafts, restorer, seed, work, quiet)
+            patches = Patches(work / "patches", slide, plan.mask)
             report = write_slide(patches, output.target, note=note_of(plan, slide, grafts, restorer, seed),
                                  work=work, lossless=lossless, same_size=same_size, progress=byte_bar("writing", quiet))
             content = sidecar(job | facts | {"canvases": len(plan.canvases)}, plan.regions, report.to_dict(),
                               {"name": output.target.name}, time.monotonic() - started, grafts.filled)
             content["regions"] = with_colours(content["regions"], patches.read, plan.mask)
-            polygons = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset, grafts.filled)
+            polygons = geojson(plan.mask, plan.regions, job["source"]["sha256"], report.bounds_offset, grafts.filled)
             unchanged = file_state(source) == state                   # else the source's SHA-256 is taken again
             content |= verify_written(patches, report.path, output.target, content, polygons, unchanged)
             output.publish({
                 beside(output.target, ".json"): write_json(work / "declaration.json", content),
                 beside(output.target, ".geojson"): write_json(work / "polygons.json", polygons),
                 **({} if found is None else {beside(output.target, ".mask.png"): detected_png(found, work)}),
-                **({Path(preview): draw_preview(slide, plan, report.path, work, Path(preview))} if preview else {}),
+                **({Path(preview): draw_preview(slide, plan, grafts, report.path, work, Path(preview))}
+                   if preview else {}),
                 output.target: report.path,
             })
     return content
@@ -283,10 +298,10 @@ def describe(slide: Slide, selection: MaskSelection, plan: Plan, restorer: Resto
 
 
 def avoided(slide: Slide, selection: MaskSelection, plan: Plan) -> Mask:
-    """What is nothing to learn from: the mask, and the artifacts in its file that are not restored."""
+    """What is nothing to learn from and no donor: the mask, and the artifacts in its file that are not restored."""
     if selection.classes is None:
         return plan.mask
-    return read_selection(replace(selection, classes=CLASSES), slide, any_share=True)
+    return read_selection(replace(selection, classes=CLASSES), slide, to_avoid=True)
 
 
 def learn_slide(restorer: Restorer, slide: Slide, avoid: Mask, job: Mapping[str, Any], work: Path, quiet: bool
@@ -299,25 +314,33 @@ def learn_slide(restorer: Restorer, slide: Slide, avoid: Mask, job: Mapping[str,
     return adapt(restorer, slide, avoid, work / "adaptation", **job["adaptation"], quiet=quiet)
 
 
-def graft_plan(slide: Slide, plan: Plan, restorer: Restorer, seed: int, work: Path, quiet: bool) -> Grafts:
-    """The grafts of all regions of a plan; those that an interrupted run found are taken as they are."""
+def graft_plan(slide: Slide, plan: Plan, avoid: Mask, found: Detection | None, restorer: Restorer, seed: int,
+               work: Path, quiet: bool) -> Grafts:
+    """The grafts of all regions of a plan; those that an interrupted run found are taken as they are.
+
+    Donors lie outside `avoid` and outside what detection finds, which `avoid` holds where it was asked before.
+    """
     grafts = Grafts(work / "grafts")
-    if restorer.config.graft == "auto":
-        index = DonorIndex.of(slide, plan.spacing_um, [plan.mask])
+    if restorer.config.graft == "auto" and not all(region.id in grafts.filled for region in plan.regions):
+        index = DonorIndex.of(slide, plan.spacing_um, [avoid])
+        if found is None:
+            index = index.without(unmasked(index))
         for _ in tqdm(graft_regions(slide, plan.mask, plan.regions, index, restorer, grafts, seed), desc="finding",
                       unit="region", total=len(plan.regions), disable=quiet or None):
             pass
     return grafts
 
 
-def paint_plan(slide: Slide, plan: Plan, grafts: Grafts, restorer: Restorer, seed: int, work: Path, quiet: bool
-               ) -> Patches:
-    """The painted patches of all canvases of a plan; those that an interrupted run painted are taken as they are."""
-    patches = Patches(work / "patches", slide, plan.mask)
+def paint_plan(slide: Slide, hidden: Mask, plan: Plan, grafts: Grafts, restorer: Restorer, seed: int, work: Path,
+               quiet: bool) -> None:
+    """Paint the patches of all canvases of a plan; those that an interrupted run painted are taken as they are.
+
+    `hidden`: what no canvas may take for tissue: the plan's mask, and the regions that are kept as scanned.
+    """
+    patches = Patches(work / "patches", slide, hidden)
     with closing(paint(plan.canvases, patches, restorer, plan.spacing_um, seed, grafts)) as painting:
         for _ in tqdm(painting, desc="painting", unit="canvas", total=len(plan.canvases), disable=quiet or None):
             pass
-    return patches
 
 
 def note_of(plan: Plan, slide: Slide, grafts: Grafts, restorer: Restorer, seed: int) -> str:
@@ -341,17 +364,19 @@ def verify_written(patches: Patches, written: Path, target: Path, content: dict[
     """
     known = content["source"]["sha256"] if unchanged else None
     with sync_in_background(written):
-        verified = verify_slide(patches.slide.path, written, content, polygons, source_sha256=known, patches=patches)
+        verified = verify_slide(patches.slide, written, content, polygons, source_sha256=known, patches=patches)
     if not verified.ok:
         raise OutputError(f"{target}: not written, verification failed: {'; '.join(verified.problems)}")
     return {"output": content["output"] | {"sha256": verified.output_sha256}, "verified": verified.to_dict()}
 
 
-def draw_preview(slide: Slide, plan: Plan, written: Path, work: Path, preview: Path) -> Path:
+def draw_preview(slide: Slide, plan: Plan, grafts: Grafts, written: Path, work: Path, preview: Path) -> Path:
     """The picture of a restoration, in the work folder."""
     picture = work / f"preview{preview.suffix}"
+    kept = [polygon for filled in grafts.filled.values() for graft in filled.grafts for polygon in graft.kept]
     with open_slide(written) as restored:
-        draw_comparison(slide, plan.mask, restored, [region.l0_box for region in plan.regions], picture)
+        draw_comparison(slide, plan.mask, Mask(tuple(kept), slide.size), restored,
+                        [region.l0_box for region in plan.regions], picture)
     return picture
 
 

@@ -14,6 +14,7 @@ from artifusion.geometry import Size
 from artifusion.slide import tiff
 
 UNCOMPRESSED, JPEG, YCBCR = 1, 7, 6
+LARGEST_TILE_PX = 1 << 26
 
 
 def check_whole(path: Path) -> None:
@@ -30,6 +31,22 @@ def check_whole(path: Path) -> None:
                              "of it")
         if page.tiled and (reason := lacking(page)):
             raise SlideError(f"{path}: is incomplete, directory {number} {reason}; get a whole copy of it")
+
+
+def check_tiles(path: Path) -> None:
+    """Raise SlideError where a tile tells a size that no tile has: OpenSlide would end the process over its memory.
+
+    What is no TIFF file, or one whose directories cannot be read, is left to OpenSlide.
+    """
+    try:
+        pages = tiff.read_tiff(path).pages
+    except (SlideError, OSError):
+        return
+    for page in pages:
+        width, height = page.segment_size
+        if page.tiled and width * height > LARGEST_TILE_PX:
+            raise SlideError(f"{path}: tells tiles of {width} x {height} px, the file is damaged; get a whole copy "
+                             "of it")
 
 
 def lacking(page: tiff.Page) -> str:

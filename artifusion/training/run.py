@@ -22,7 +22,7 @@ from artifusion.files import remove_parts
 from artifusion.pretrained import MODEL
 from artifusion.training.batches import batches
 from artifusion.training.corpus import Corpus, is_validation
-from artifusion.training.curves import draw_curves
+from artifusion.training.curves import draw_curves, read_log
 from artifusion.training.distributed import process_group
 from artifusion.training.held_out import HeldOut, held_out_crops, level_errors, preview
 from artifusion.training.interrupts import postponed
@@ -101,6 +101,8 @@ def train(
                 remove_parts(file)
         begun = load_weights(init) if isinstance(init, str | Path) else init
         trainer = Trainer(config, run_dir, group, begun)
+        if (run_dir / LOG).is_file() and (run_dir / LOG).stat().st_size:
+            read_log(run_dir / LOG)                             # a broken one is told before hours of work
         corpus, held_out = read_data(data, config, quiet or group.rank > 0)
         digest = corpus.digest()
         if trainer.record.data not in ("", digest):

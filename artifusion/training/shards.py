@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import ValidationError
 from tqdm import tqdm
 
 from artifusion.config import Frozen, SpacingUm, describe
-from artifusion.errors import DataError, OutputError
+from artifusion.errors import BROKEN_FILE, DataError, OutputError, shortened
 from artifusion.files import whole_file
 from artifusion.mask.reading import read_mask
 from artifusion.slide.reader import open_slide
@@ -118,8 +118,8 @@ def read_shard(path: Path) -> Iterator[Tile]:
                 elif suffix == "json" and file:
                     about = About.model_validate_json(file.read())
                     yield Tile(np.asarray(pictures.pop(key)), about.image, about.um_per_px)
-    except (tarfile.TarError, OSError, KeyError, ValueError, UnidentifiedImageError) as error:
-        reason = describe(error, About) if isinstance(error, ValidationError) else str(error).splitlines()[0]
+    except BROKEN_FILE as error:
+        reason = describe(error, About) if isinstance(error, ValidationError) else shortened(error)
         raise DataError(f"{path}: no shard of `artifusion tiles`, or a broken one ({reason}); write it again") from None
 
 

@@ -150,7 +150,8 @@ def test_the_second_description_that_tifffile_writes_is_kept(tmp_path):
     out, _ = repaired(source, tmp_path)
     with tifffile.TiffFile(out) as file:
         page = file.pages[0]
-        assert page.description.startswith("of the user\nartifusion") and json.loads(page.description1)["axes"] == "YXS"
+        assert page.description.startswith("of the user\nartifusion")
+        assert {"axes", "artifusion"} <= set(json.loads(page.description1))
 
 
 def test_only_one_insertion_that_tells_of_us_counts_as_a_note():

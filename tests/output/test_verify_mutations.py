@@ -161,10 +161,12 @@ def test_a_stale_thumbnail(kind, restored, monkeypatch):
 
 
 def test_a_missing_note(kind, restored, monkeypatch):
-    def without(page, note, vendor):
-        return {code: page.text(code).encode() or b"nothing" for code in (tiff.DESCRIPTION, tiff.SOFTWARE)}
+    def without(description, software, note, vendor):
+        return {tiff.DESCRIPTION: description.encode() or b"nothing", tiff.SOFTWARE: software.encode() or b"nothing"}
 
     monkeypatch.setattr(writer, "texts_with_note", without)
+    monkeypatch.setattr(writer, "tags_with_note", lambda page, *_: without(
+        page.text(tiff.DESCRIPTION), page.text(tiff.SOFTWARE), "", ""))
     check_found(restored, monkeypatch, "no note")
 
 
