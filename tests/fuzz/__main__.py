@@ -14,6 +14,7 @@ import faulthandler
 import json
 import os
 import resource
+import select
 import shutil
 import signal
 import sys
@@ -80,14 +81,14 @@ def attempt(kind, folder: Path, seeds: Path, seed: int, number: int) -> tuple[li
     with os.fdopen(heard, "rb") as pipe:
         os.set_blocking(heard, False)
         while not ended:
-            ended, status = os.waitpid(child, os.WNOHANG)
+            heard_of = select.select([heard], [], [], 1)[0]         # what it found, or its end
+            ended, status = os.waitpid(child, 0 if heard_of else os.WNOHANG)
             if not ended and (used := cpu_time(child)) != worked:   # a loaded machine may let it wait for its turn
                 worked, since = used, time.monotonic()
             elif not ended and time.monotonic() - since > WAITING_S:
                 os.killpg(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 return [f"hang: waits for over {WAITING_S} s"], []
-            time.sleep(0 if ended else 0.01)
         said = pipe.read() or b""
     code = os.waitstatus_to_exitcode(status)
     if code:
