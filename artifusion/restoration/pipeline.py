@@ -229,7 +229,7 @@ def restore_slide(
             content |= verify_written(patches, report.path, output.target, content, polygons, unchanged)
             output.publish({
                 beside(output.target, ".json"): write_json(work / "declaration.json", content),
-                beside(output.target, ".geojson"): write_json(work / "polygons.json", polygons),
+                beside(output.target, ".geojson"): write_json(work / "polygons.json", polygons, indent=None),
                 **({} if found is None else {beside(output.target, ".mask.png"): detected_png(found, work)}),
                 **({Path(preview): draw_preview(slide, plan, grafts, report.path, work, Path(preview))}
                    if preview else {}),
