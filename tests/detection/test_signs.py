@@ -8,7 +8,7 @@ from made_slides import doubled, he_like
 
 from artifusion.damage.spots import paint
 from artifusion.detection.findings import UNIT, find
-from artifusion.detection.folds import folds
+from artifusion.detection.folds import folds, network
 from artifusion.detection.signs import evidence, look_of
 from artifusion.detection.survey import COARSE_PX, Survey
 from artifusion.errors import SlideError
