@@ -99,7 +99,7 @@ def train(
         check_same_config(config, run_dir)
         if group.rank == 0:
             stack.enter_context(lock(run_dir))
-            for file in (STATE, CONFIG, LOG, CURVES, PREVIEW, *(f"weights/{name}" for name in WEIGHTS)):
+            for file in (STATE, CONFIG, LOG, CURVES, PREVIEW, *(f"weights/{file}" for file in WEIGHTS)):
                 remove_parts(run_dir / file)
         begun = load_weights(init) if isinstance(init, str | Path) else init
         trainer = Trainer(config, run_dir, group, begun, name)

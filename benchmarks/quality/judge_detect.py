@@ -10,7 +10,7 @@ where regions of any class but blur cover at least half of it, and found in part
 
 - unasked: what `restore` without a mask would paint, at the default threshold.
 - offered: everything but blur, at the default threshold; "false per cm2" is of tissue.
-- folds: regions of class fold, and all folds that both readers saw, at each threshold.
+- over thresholds: regions of class fold, all but blur, and how many of the folds that both readers saw are found.
 """
 
 from __future__ import annotations
@@ -130,12 +130,13 @@ def rounded(value: float | None) -> float | None:
 def figures(slides: Sequence[JudgedSlide]) -> dict[str, Any]:
     """All figures of some slides, as the module's docstring says."""
     all_but_blur = [kind for kind in CLASSES if kind != "blur"]
-    curve = [{"threshold": t, **shares(slides, ["fold"], t), **folds_found(slides, t)} for t in THRESHOLDS]
+    curve = [{"threshold": t, "regions of class fold": shares(slides, ["fold"], t),
+              "all but blur": shares(slides, all_but_blur, t), **folds_found(slides, t)} for t in THRESHOLDS]
     by_class = {kind: shares(slides, [kind], THRESHOLD) for kind in CLASSES}
     return {"tissue cm2": rounded(sum(s.tissue_cm2 for s in slides)),
             "unasked": shares(slides, UNASKED, THRESHOLD), "offered": shares(slides, all_but_blur, THRESHOLD),
             "by class": {kind: share for kind, share in by_class.items() if any(share["regions"].values())},
-            "folds at the default": folds_found(slides, THRESHOLD), "folds": curve}
+            "folds at the default": folds_found(slides, THRESHOLD), "over thresholds": curve}
 
 
 def show_unlabelled(slide: Slide, regions: Sequence[Judged], labels: LabelledSlide, folder: Path) -> None:
