@@ -16,6 +16,7 @@ from artifusion.mask.selection import NEEDS_A_MASK, POLARITIES, MaskSelection
 
 if TYPE_CHECKING:
     from artifusion.config import RestoreConfig
+    from artifusion.restoration.pipeline import Plan
     from artifusion.slide.reader import Slide
 
 
@@ -96,18 +97,17 @@ def restore(
         if opened.mpp is None and not quiet:
             say_scale(opened, settings.default_spacing_um)
         if mask is not None and dry_run:
-            from artifusion.output.forecast import forecast
             from artifusion.output.history import earlier_passes
-            from artifusion.restoration.pipeline import plan_output
+            from artifusion.restoration.pipeline import foresee, plan_output
 
-            target = plan_output(opened, output, mask, preview, overwrite=overwrite, same_size=same_size).target
+            planned = plan_output(opened, output, mask, preview, overwrite=overwrite, same_size=same_size)
             earlier_passes(opened, undeclared)
             if adapt_minutes or adapt_crops:
                 length = f"about {adapt_minutes:g} minutes" if adapt_minutes else f"{adapt_crops:,} crops"
                 click.echo(f"first {weights} learns from this slide's clean tissue: {length}")
-            output_line = f"{target.name}: {forecast(opened, target, lossless)}"
-            say_plan(opened, MaskSelection(mask, polarity, grow_um, classes, mask_format), settings, weights, quiet)
-            click.echo(output_line)
+            selection = MaskSelection(mask, polarity, grow_um, classes, mask_format)
+            plan = say_plan(opened, selection, settings, weights, quiet)
+            click.echo(f"{planned.target.name}: {foresee(opened, plan, planned, lossless)}")
             return
 
     from artifusion.restoration.pipeline import restore_slide
@@ -146,8 +146,8 @@ def counted_regions(regions: Sequence[Any]) -> str:
     return f"{len(regions):,} region{'s' if len(regions) != 1 else ''}"
 
 
-def say_plan(slide: Slide, selection: MaskSelection, settings: RestoreConfig, weights: str, quiet: bool) -> None:
-    """What a restoration will paint: regions, canvases, evaluations."""
+def say_plan(slide: Slide, selection: MaskSelection, settings: RestoreConfig, weights: str, quiet: bool) -> Plan:
+    """Print what a restoration will paint, regions, canvases, evaluations, and return it."""
     from artifusion.pretrained import canvas_multiple
     from artifusion.restoration.pipeline import plan_restoration
 
@@ -158,3 +158,4 @@ def say_plan(slide: Slide, selection: MaskSelection, settings: RestoreConfig, we
     click.echo(f"{counted_regions(plan.regions)}, {plan.area_px:,} px ({share:.2f} % of the slide)")
     click.echo(f"{len(plan.canvases)} canvases, {settings.evaluations:,} evaluations each"
                + ("; fewer where regions turn out doubtful and are kept" if settings.doubtful == "keep" else ""))
+    return plan

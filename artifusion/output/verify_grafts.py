@@ -19,7 +19,8 @@ from artifusion.output.codecs.block_arrays import zeroed
 from artifusion.output.codecs.segment_codecs import Codec, JpegCodec, codec_of
 from artifusion.output.container import level_pages
 from artifusion.output.provenance import GRAFT, Grafted
-from artifusion.output.segments import Grid, PixelChange
+from artifusion.output.segments import PixelChange
+from artifusion.output.stored import Grid
 from artifusion.slide import tiff
 from artifusion.slide.placed import placed, unoriented
 from artifusion.slide.reader import Slide

@@ -116,6 +116,8 @@ def prepare(seeds: Path) -> None:
         slide, out = shutil.copyfile(seeds / "slides" / "ycbcr.tif", restored / "slide.tif"), restored / "out.tif"
         for plan in (["--dry-run"], []):                     # every command once, so that its modules are imported
             run("restore", slide, "--mask", trial.box(), "-o", out, "-q", *plan)
+        with trials.grafting():
+            run("restore", slide, "--mask", trial.box(), "-o", trial.outputs / "grafted.tif", "-q")
         (seeds / "begun").mkdir()
         assert attempt(partial(trials.restore_two, fail_after=1), seeds / "begun", seeds, 0, 0)[1] == [130]
         (seeds / "begun" / "out" / "kept.tif.partial").rename(seeds / "interrupted")

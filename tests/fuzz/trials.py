@@ -13,7 +13,8 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -373,12 +374,18 @@ def interrupted(trial: Trial) -> None:
 def restore_two(trial: Trial, fail_after: int | None = None) -> int:
     """Restore two regions, with grafts; interrupted after so many canvases."""
     slide = trial.whole("slide.tif", "slides/raw.tif")
+    with grafting(fail_after):
+        return trial.run("restore", slide, "--mask", trial.box(BOX, FAR), "-o", trial.outputs / "kept.tif", "-q")
+
+
+@contextmanager
+def grafting(fail_after: int | None = None) -> Iterator[None]:
+    """A stand-in that lets regions be grafted, and is interrupted after so many canvases."""
     seam = import_module("artifusion.restorer")
     usual, seam.Restorer = seam.Restorer, SimpleNamespace(
         from_pretrained=lambda *_: Green(fail_after, batch_size=1, graft="auto"))
-    code = trial.run("restore", slide, "--mask", trial.box(BOX, FAR), "-o", trial.outputs / "kept.tif", "-q")
+    yield
     seam.Restorer = usual
-    return code
 
 
 def evaluation_table(trial: Trial) -> None:

@@ -173,7 +173,7 @@ def test_a_slide_that_was_damaged_first_declares_that_too(aperio_slide, tmp_path
 def test_invented_pixels_are_no_donors(three, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("artifusion.restoration.pipeline.graft_plan",
-                        lambda slide, plan, invented, *rest: seen.extend(invented) or 1 / 0)
+                        lambda slide, plan, avoid, *rest: seen.append(avoid) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         restore_slide(three[1], mask_of(tmp_path, three[1], (700, 20, 40)), tmp_path / "out.svs", restorer=Flat())
     x, y, side = SPOTS[1]
