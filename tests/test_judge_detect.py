@@ -11,7 +11,7 @@ from artifusion.mask.classes import CLASSES
 from artifusion.mask.mask import Mask
 from artifusion.mask.writer import mask_geojson
 from artifusion.slide.reader import in_memory
-from benchmarks.quality.judge_detect import figures, folds_found, judged, shares, show_unlabelled
+from benchmarks.quality.judge_detect import folds_found, judged, shares, show_unlabelled, summary
 from benchmarks.quality.labelled import LabelledSlide, Place, agreement, labelled_slides
 
 SIZE = Size(1000, 800)
@@ -75,7 +75,7 @@ def test_labels_fit_a_slide_of_another_size(judge):
     half = LabelledSlide("made", "none", "judge", Size(500, 400), 1.0, tuple(
         Place(shapely.affinity.scale(p.outline, 0.5, 0.5, origin=(0, 0)), p.first, p.second) for p in PLACES))
     found = (110, 110, 190, 290, "fold", 0.9), (600, 600, 700, 700, "fold", 0.9)
-    assert figures([judge(*found, labels=half)]) == figures([judge(*found)])
+    assert summary([judge(*found, labels=half)]) == summary([judge(*found)])
 
 
 def test_kappa_is_one_for_equal_readings_and_zero_for_chance():
