@@ -69,6 +69,21 @@ def known_kinds(ctx: click.Context, param: click.Parameter, value: str) -> tuple
     return kinds
 
 
+def known_ink(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    """COLOUR:DENSITY[:STREAKS] as a `PenInk`."""
+    from artifusion.damage.artifacts import PenInk
+
+    if value is None:
+        return None
+    colour, *numbers = value.split(":")
+    try:
+        if len(numbers) not in (1, 2):
+            raise ValueError("write COLOUR:DENSITY or COLOUR:DENSITY:STREAKS, such as blue:1.2")
+        return PenInk(colour, *map(float, numbers))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 def known_classes(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     if value is None:
         return None
