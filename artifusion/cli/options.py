@@ -94,6 +94,10 @@ def known_classes(ctx: click.Context, param: click.Parameter, value: str | None)
         raise click.BadParameter(str(error)) from None
 
 
+def known_recovered(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return () if value == "none" else known_classes(ctx, param, value)
+
+
 def say_scale(slide: Any, assumed_um: float) -> None:
     """One line on stderr for a slide whose scale is unknown."""
     why = slide.mpp_doubt or "does not tell its scale"

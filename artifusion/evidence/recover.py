@@ -56,14 +56,16 @@ class Recovery:
     ink: dict[str, Any]
 
 
-def recover(image: np.ndarray, mask: np.ndarray, reference: np.ndarray | None = None, mpp: float = 0.5) -> Recovery:
+def recover(image: np.ndarray, mask: np.ndarray, reference: np.ndarray | None = None, mpp: float = 0.5, *,
+            known: np.ndarray | None = None) -> Recovery:
     """Recover the tissue under ink. Recovered colours are measured through the ink, and estimated; nothing is invented.
 
     Args:
         image: uint8 (H, W, 3) RGB.
-        mask: bool (H, W), True = under ink. What lies around it is clean.
-        reference: uint8 (h, w, 3), more clean tissue of the same slide (default: the image outside the mask).
+        mask: bool (H, W), True = under ink.
+        reference: uint8 (h, w, 3), more clean tissue of the same slide (default: none but the image's own).
         mpp: um per pixel.
+        known: bool (H, W), what is clean (default: all outside the mask).
 
     Every pixel outside the mask equals the input. A function of the arguments: the number of threads changes nothing.
     Memory: about 20 bytes a pixel, and 150 MB for each thread.
@@ -72,7 +74,7 @@ def recover(image: np.ndarray, mask: np.ndarray, reference: np.ndarray | None = 
         ValueError: an argument has a wrong shape, dtype or value.
     """
     check_arguments(image, mask, reference, mpp)
-    known = ~mask
+    known = ~mask if known is None else known & ~mask
     clean, patch = image[known], clean_patch(image, known)
     if reference is not None:
         clean, patch = np.concatenate([clean, reference.reshape(-1, 3)]), reference[:PATCH_PX, :PATCH_PX]
@@ -83,7 +85,7 @@ def recover(image: np.ndarray, mask: np.ndarray, reference: np.ndarray | None = 
     sample = Sample.of(image, mask, places, max(1, int((mask.sum() / SAMPLE) ** 0.5)))
     fit = fit_ink(image, mask, sample, colours, patch, mpp)
     if fit.odd > MOST_ODD:
-        return unrecovered(image, mask, f"{fit.odd:.0%} of the colours below no ink are those of tissue", fit)
+        return unrecovered(image, mask, f"{fit.odd:.0%} of the colours below the ink are those of no clean tissue", fit)
     recovered, level, thickness = image.copy(), np.zeros(mask.shape, np.float32), []
     work = partial(recover_tile, image, mask, colours, places, fit, tissue_scale(clean), mpp)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "recover") as threads:
@@ -137,12 +139,17 @@ def recover_tile(image: np.ndarray, mask: np.ndarray, colours: Colours, places: 
         left = left + (left / noise * CORRELATED * density) ** 2
         grey = transmitted_light(mean)
         recovered[at] = np.clip(np.rint(grey), 0, 255).T
-        variance[at] = (left * (LN10 * (grey + 1)) ** 2).mean(axis=0)
+        variance[at] = grey_variance(left, grey)
         densities.append(density[:, ::64].max(axis=0))
     inner = tuple(slice(side.start - whole.start, side.stop - whole.start)
                   for side, whole in zip(tile, wide, strict=True))
     level = level_of(variance / scale**2, masked)
     return tile, recovered[inner], level[inner], np.concatenate(densities)
+
+
+def grey_variance(variance: np.ndarray, grey: np.ndarray) -> np.ndarray:
+    """The variance (P,) of grey levels (3, P), mean of the channels, by that of their optical densities (3, P)."""
+    return (variance * (LN10 * (grey + 1)) ** 2).mean(axis=0)
 
 
 def around(side: slice) -> slice:

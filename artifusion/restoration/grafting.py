@@ -25,6 +25,7 @@ from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import rectilinear
 from artifusion.mask.regions import Region
 from artifusion.output.provenance import Filled, Grafted
+from artifusion.restoration.recovering import Recoveries
 from artifusion.slide.reader import Slide
 
 if TYPE_CHECKING:
@@ -89,14 +90,21 @@ class Grafts:
 
 
 def graft_regions(slide: Slide, mask: Mask, regions: Sequence[Region], index: DonorIndex, restorer: Restorer,
-                  grafts: Grafts, seed: int) -> Iterator[Region]:
-    """Graft every region that is not grafted yet; yields each when it is on disk. A function of the arguments."""
+                  grafts: Grafts, seed: int, recoveries: Recoveries) -> Iterator[Region]:
+    """Graft every region that is not grafted yet; yields each when it is on disk. A function of the arguments.
+
+    What was recovered of a region is known, and no part of its hole.
+    """
     for region in regions:
         if region.id not in grafts.filled:
             if region.l0_box.area > LARGEST_PX:
                 grafts.filled[region.id] = Filled(score=0.0, verdict="unrestorable")
             else:
-                hole = region_hole(slide, mask, region, index.mpp)
+                hole = recoveries.known(region_hole(slide, mask, region, index.mpp))
+                if hole is None:
+                    grafts.filled[region.id] = Filled()
+                    yield region
+                    continue
                 filling = fill(hole, [index], lambda part: restorer.imagine(part, index.mpp, seed), seed)
                 grafts.add(region, hole, filling)
         yield region

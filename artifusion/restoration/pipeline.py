@@ -30,11 +30,12 @@ from artifusion.output.output import Output, beside
 from artifusion.output.patches import Patches
 from artifusion.output.preview import check_picture_name, draw_comparison
 from artifusion.output.progress_bar import byte_bar
-from artifusion.output.provenance import geojson, note, sidecar
+from artifusion.output.provenance import Filled, geojson, note, sidecar
 from artifusion.output.verify import verify_slide
 from artifusion.output.writer import sync_in_background, write_slide
 from artifusion.restoration.grafting import Grafts, graft_regions
 from artifusion.restoration.painting import paint
+from artifusion.restoration.recovering import Recoveries, recover_regions
 from artifusion.slide.reader import Slide, open_slide
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from artifusion.restorer import Restorer  # torch, which planning does without
 
 UNASKED = tuple(name for name in CLASSES if name not in ("fold", "blur"))   # are restored where they are detected
+RECOVERED = ("pen",)                                                        # the same of what was detected
 # Most of what is found as folds on large slides is normal tissue (docs/detection.md), and blur carries information.
 
 
@@ -89,6 +91,7 @@ def restore_slide(
     grow_um: float = 0.0,
     classes: Sequence[str] | None = None,
     mask_format: MaskFormat = "auto",
+    recover: Sequence[str] | None = None,
     lossless: bool = False,
     same_size: bool = False,
     preview: str | Path | None = None,
@@ -118,6 +121,8 @@ def restore_slide(
         classes: restore only these of fold, bubble, pen, blur, dark, dust, other; of what is detected by default all
             but folds and blur, which the sidecar counts as left.
         mask_format: what the mask image is, where its content and name leave it open.
+        recover: classes under which tissue still shows: what can be measured through them is, and only the rest is
+            invented; by default pen where it was detected; () for none.
         any_stain: detect even on what is not H&E.
         lossless: re-encoded containers only: no lossy compression.
         same_size: touched tiles of copied JPEG 2000 keep about their size, by lossy compression, instead of being exact
@@ -162,7 +167,8 @@ def restore_slide(
         with mask_to_read(selection, found, output.target) as selection:
             plan = plan_restoration(slide, selection, restorer.config, restorer.multiple)
             state = file_state(source)
-            job = {**describe(slide, selection, plan, restorer, seed), "lossless": lossless, "same_size": same_size}
+            job = {**describe(slide, selection, plan, restorer, seed), "lossless": lossless, "same_size": same_size,
+                   "recover": list(RECOVERED if recover is None and mask is None else recover or ())}
             avoid = avoided(slide, selection, plan) if learns else plan.mask
         if not quiet:
             print(plan.mask.summary, file=sys.stderr)
@@ -175,13 +181,15 @@ def restore_slide(
             if work is None:                                          # an interrupted run had published everything
                 return json.loads(beside(output.target, ".json").read_text())
             restorer, facts = learn_slide(restorer, slide, avoid, job, work, quiet)
-            grafts = graft_plan(slide, plan, restorer, seed, work, quiet)
-            patches = paint_plan(slide, plan, grafts, restorer, seed, work, quiet)
-            report = write_slide(patches, output.target, note=note_of(plan, slide, grafts, restorer, seed),
+            recoveries = recover_plan(slide, plan, job["recover"], work, quiet)
+            grafts = graft_plan(slide, plan, recoveries, restorer, seed, work, quiet)
+            patches = paint_plan(slide, plan, recoveries, grafts, restorer, seed, work, quiet)
+            filled = declared(plan, recoveries, grafts)
+            report = write_slide(patches, output.target, note=note_of(plan, slide, filled, restorer, seed),
                                  work=work, lossless=lossless, same_size=same_size, progress=byte_bar("writing", quiet))
             content = sidecar(job | facts | {"canvases": len(plan.canvases)}, plan.regions, report.to_dict(),
-                              {"name": output.target.name}, time.monotonic() - started, grafts.filled)
-            polygons = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset, grafts.filled)
+                              {"name": output.target.name}, time.monotonic() - started, filled)
+            polygons = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset, filled)
             unchanged = file_state(source) == state                   # else the source's SHA-256 is taken again
             content |= verify_written(slide, report.path, output.target, content, polygons, unchanged)
             output.publish({
@@ -281,34 +289,54 @@ def learn_slide(restorer: Restorer, slide: Slide, avoid: Mask, job: Mapping[str,
     return adapt(restorer, slide, avoid, work / "adaptation", **job["adaptation"], quiet=quiet)
 
 
-def graft_plan(slide: Slide, plan: Plan, restorer: Restorer, seed: int, work: Path, quiet: bool) -> Grafts:
+def recover_plan(slide: Slide, plan: Plan, classes: Sequence[str], work: Path, quiet: bool) -> Recoveries:
+    """What is recovered of all regions of a plan; what an interrupted run recovered is taken as it is."""
+    recoveries = Recoveries(work / "recovered")
+    regions = [region for region in plan.regions if classes]
+    for _ in tqdm(recover_regions(slide, plan.mask, regions, classes, plan.spacing_um, recoveries), desc="recovering",
+                  unit="region", total=len(regions), disable=quiet or not regions or None):
+        pass
+    return recoveries
+
+
+def declared(plan: Plan, recoveries: Recoveries, grafts: Grafts) -> dict[int, Filled]:
+    """How each region was restored; nothing where all was painted without looking for anything else."""
+    seen = {region.id: recoveries.of(region) for region in plan.regions}
+    if not any(seen.values()):
+        return grafts.filled
+    return {number: replace(grafts.filled.get(number, Filled()), recovered=found) for number, found in seen.items()}
+
+
+def graft_plan(slide: Slide, plan: Plan, recoveries: Recoveries, restorer: Restorer, seed: int, work: Path, quiet: bool
+               ) -> Grafts:
     """The grafts of all regions of a plan; those that an interrupted run found are taken as they are."""
     grafts = Grafts(work / "grafts")
     if restorer.config.graft == "auto":
         index = DonorIndex.of(slide, plan.spacing_um, [plan.mask])
-        for _ in tqdm(graft_regions(slide, plan.mask, plan.regions, index, restorer, grafts, seed), desc="finding",
-                      unit="region", total=len(plan.regions), disable=quiet or None):
+        for _ in tqdm(graft_regions(slide, plan.mask, plan.regions, index, restorer, grafts, seed, recoveries),
+                      desc="finding", unit="region", total=len(plan.regions), disable=quiet or None):
             pass
     return grafts
 
 
-def paint_plan(slide: Slide, plan: Plan, grafts: Grafts, restorer: Restorer, seed: int, work: Path, quiet: bool
-               ) -> Patches:
+def paint_plan(slide: Slide, plan: Plan, recoveries: Recoveries, grafts: Grafts, restorer: Restorer, seed: int,
+               work: Path, quiet: bool) -> Patches:
     """The painted patches of all canvases of a plan; those that an interrupted run painted are taken as they are."""
     patches = Patches(work / "patches", slide, plan.mask)
-    with closing(paint(plan.canvases, patches, restorer, plan.spacing_um, seed, grafts)) as painting:
+    with closing(paint(plan.canvases, patches, restorer, plan.spacing_um, seed, grafts, recoveries)) as painting:
         for _ in tqdm(painting, desc="painting", unit="canvas", total=len(plan.canvases), disable=quiet or None):
             pass
     return patches
 
 
-def note_of(plan: Plan, slide: Slide, grafts: Grafts, restorer: Restorer, seed: int) -> str:
+def note_of(plan: Plan, slide: Slide, filled: Mapping[int, Filled], restorer: Restorer, seed: int) -> str:
     """The line about a restoration in the slide's description."""
     config, slide_px = restorer.config, slide.size.width * slide.size.height
-    grafted_px = sum(filled.grafted_px for filled in grafts.filled.values())
+    grafted_px = sum(how.grafted_px for how in filled.values())
+    seen_px = sum(sum(how.recovered.px.values()) for how in filled.values() if how.recovered)
     return note(regions=len(plan.regions), share=plan.area_px / slide_px, grafted=grafted_px / slide_px,
-                weights=restorer.weights.name, weights_sha256=restorer.weights.sha256,
-                sampler=f"{config.sampler} {config.evaluations} evaluations", seed=seed, version=__version__)
+                recovered=seen_px / slide_px, weights=restorer.weights.name, weights_sha256=restorer.weights.sha256,
+                sampler=f"{config.sampler} {config.evaluations} evaluations", seed=seed)
 
 
 def verify_written(slide: Slide, written: Path, target: Path, content: dict[str, Any], polygons: dict[str, Any],

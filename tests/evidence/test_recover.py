@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from inked import error, tissue, under
 
 from artifusion.damage.artifacts import PenInk
 from artifusion.evidence.colours import Colours, Places, posterior
@@ -9,35 +10,12 @@ from artifusion.evidence.ink import KNOTS, Ink, Noise, layers
 from artifusion.evidence.ink_fit import Objective, spectrum
 from artifusion.evidence.ink_map import Cells, Sample
 from artifusion.evidence.recover import FAINT, FAINT_ID, KEPT_ID, PAINTED, PAINTED_ID, RECOVERED_ID, level_of, recover
-from artifusion.slide.tissue import optical_density, transmitted_light
 
 SIDE = 256
 
 
-def tissue(side=SIDE, seed=0):
-    """Pink stroma with violet nuclei: uint8 (side, side, 3)."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:side, :side]
-    nuclei = np.zeros((side, side), np.float32)
-    for row, column in rng.integers(0, side, (side**2 // 500, 2)):
-        nuclei = np.maximum(nuclei, np.clip(8 - np.hypot(y - row, x - column), 0, 1))
-    density = 0.12 * np.array([0.4, 1.0, 0.6]) + nuclei[..., None] * np.array([0.35, 0.4, 0.2])
-    density = density + 0.012 * rng.standard_normal((side, side, 1)) * np.array([0.6, 1, 0.8])
-    return np.clip(np.rint(transmitted_light(density) + rng.normal(0, 1, density.shape)), 0, 255).astype(np.uint8)
-
-
-def under(ink, clean, mask, thickness=0.9):
-    added = ink.added(np.where(mask, np.float32(thickness), 0))
-    light = transmitted_light(optical_density(clean) + added)
-    return np.where(mask[..., None], np.clip(np.rint(light), 0, 255), clean).astype(np.uint8)
-
-
 def band(side=SIDE):
     return np.tile(np.abs(np.arange(side) - side // 2) < side // 5, (side, 1))
-
-
-def error(image, clean, mask):
-    return float(np.abs(image[mask].astype(int) - clean[mask]).mean())
 
 
 @pytest.mark.parametrize("colour", ["blue", "green", "red", "black"])
