@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from artifusion.cli.options import PATH, SCALE, Number, known_ink, known_kinds, say_scale
+from artifusion.cli.options import PATH, SCALE, Number, known_inks, known_kinds, say_scale
 
 
 @click.command()
@@ -17,7 +17,7 @@ from artifusion.cli.options import PATH, SCALE, Number, known_ink, known_kinds, 
               help="Any of fold, bubble, pen, blur, dark, dust, thread, with commas.")
 @click.option("--strength", type=click.Choice(["mild", "strong"]), default="strong", show_default=True,
               help="How much of the tissue still shows.")
-@click.option("--ink", callback=known_ink, metavar="COLOUR:DENSITY[:STREAKS]",
+@click.option("--ink", callback=lambda *given: next(iter(known_inks(*given)), None), metavar="COLOUR:DENSITY[:STREAKS]",
               help="Of pen strokes: black, blue, green or red; optical density where it darkens most; 0 for "
                    "smooth to 1 for streaky.  [default: a random colour, as dense as --strength says, 1]")
 @click.option("--share", type=Number(0.0001, 0.3), default=0.03, show_default=True,

@@ -69,19 +69,20 @@ def known_kinds(ctx: click.Context, param: click.Parameter, value: str) -> tuple
     return kinds
 
 
-def known_ink(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
-    """COLOUR:DENSITY[:STREAKS] as a `PenInk`."""
+def known_inks(ctx: click.Context, param: click.Parameter, value: str | tuple[str, ...] | None) -> tuple[Any, ...]:
+    """COLOUR:DENSITY[:STREAKS], one or several, as `PenInk`."""
     from artifusion.damage.artifacts import PenInk
 
-    if value is None:
-        return None
-    colour, *numbers = value.split(":")
-    try:
-        if len(numbers) not in (1, 2):
-            raise ValueError("write COLOUR:DENSITY or COLOUR:DENSITY:STREAKS, such as blue:1.2")
-        return PenInk(colour, *map(float, numbers))
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+    found = []
+    for text in (value,) if isinstance(value, str) else value or ():
+        colour, *numbers = text.split(":")
+        try:
+            if len(numbers) not in (1, 2):
+                raise ValueError("write COLOUR:DENSITY or COLOUR:DENSITY:STREAKS, such as blue:1.2")
+            found.append(PenInk(colour, *map(float, numbers)))
+        except ValueError as error:
+            raise click.BadParameter(f"{text}: {error}") from None
+    return tuple(found)
 
 
 def known_classes(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:

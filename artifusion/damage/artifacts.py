@@ -57,6 +57,9 @@ class PenInk:
             raise ValueError(f"ink has a density in (0, 4] and streaks in 0 to 2, not {self.density} and "
                              f"{self.streaks}")
 
+    def __str__(self) -> str:
+        return f"{self.colour} {self.density:g}{' streaky' if self.streaks >= 0.5 else ''}"
+
     def added(self, thickness: np.ndarray) -> np.ndarray:
         """Optical density (..., 3) of that much ink (...).
 

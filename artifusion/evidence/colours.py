@@ -68,6 +68,20 @@ class Colours:
         inverse = np.stack([aa, bb, cc, a * f - c * c, b * c - a * e, a * d - b * b])
         return inverse / determinant, -0.5 * np.log(determinant)
 
+    def shares_of(self, pixels: np.ndarray) -> np.ndarray:
+        """The share of each Gaussian in scanned pixels, uint8 (P, 3): (K, P)."""
+        density = np.ascontiguousarray(optical_density(pixels).T)
+        found = np.empty((len(self.shares), len(pixels)), np.float32)
+        for at in range(0, len(pixels), AT_ONCE):
+            part = density[:, at : at + AT_ONCE]
+            precision = self.precision(np.full_like(part, SCAN_OD**2))
+            found[:, at : at + AT_ONCE] = self.compare(part, precision, np.log(self.shares)[:, None])[1]
+        return found
+
+    def oddness(self, pixels: np.ndarray) -> np.ndarray:
+        """How likely each of some pixels, uint8 (P, 3), has a colour that clean tissue lacks: (P,) in 0 to 1."""
+        return self.shares_of(pixels)[-1]
+
     def compare(self, density: np.ndarray, precision: Precision, log_shares: np.ndarray
                 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Log likelihood (P,), the share of each Gaussian in it (K, P), and its precision times the offset (3, K, P).
@@ -110,12 +124,8 @@ class Places:
     def __init__(self, colours: Colours, pixels: np.ndarray, known: np.ndarray, step: int, mpp: float) -> None:
         self.step = step
         seen = known[::step, ::step]
-        density = np.ascontiguousarray(optical_density(pixels[::step, ::step][seen]).T)
-        found = np.empty((len(colours.shares), density.shape[1]), np.float32)
-        for at in range(0, density.shape[1], AT_ONCE):
-            part = density[:, at : at + AT_ONCE]
-            precision = colours.precision(np.full_like(part, SCAN_OD**2))
-            found[:, at : at + AT_ONCE] = colours.compare(part, precision, np.log(colours.shares)[:, None])[1]
+        found = colours.shares_of(pixels[::step, ::step][seen])
+        found[-1] = 0                                       # what no tissue looks like tells nothing of a place
         sigma = PLACE_UM / (step * mpp)
         weight = cv2.GaussianBlur(seen.astype(np.float32), (0, 0), sigma)
         base = SLIDE_SHARE * np.maximum(weight, 0.02)

@@ -34,6 +34,7 @@ LEAST_SCALE = 25.5          # grey levels: spread of tissue below which levels a
 LEAST_CLEAN_PX = 2_000      # without so much clean tissue nothing is recovered
 MOST_ODD = 0.3              # share of colours that no clean tissue has, above which the fit failed
 PATCH_PX = 256              # side of the clean piece on which noise is measured
+LOOKED_AT = 200_000         # pixels of those around the ink
 PLACE_PX = 4                # at least, of the squares by which colours of places are counted
 
 
@@ -77,7 +78,7 @@ def recover(image: np.ndarray, mask: np.ndarray, reference: np.ndarray | None = 
     known = ~mask if known is None else known & ~mask
     clean, patch = image[known], clean_patch(image, known)
     if reference is not None:
-        clean, patch = np.concatenate([clean, reference.reshape(-1, 3)]), reference[:PATCH_PX, :PATCH_PX]
+        clean, patch = with_natural(clean, reference.reshape(-1, 3)), reference[:PATCH_PX, :PATCH_PX]
     if not mask.any() or (clean.min(axis=1) < GLASS).sum() < LEAST_CLEAN_PX:
         return unrecovered(image, mask, "too little clean tissue around it")
     colours = Colours.of(clean)
@@ -166,6 +167,13 @@ def level_of(variance: np.ndarray, mask: np.ndarray) -> np.ndarray:
     smooth = cv2.GaussianBlur(variance, (0, 0), LEVEL_PX) / np.maximum(weight, 1e-3)
     smooth = np.clip(smooth, 0, 0.999)
     return np.where(mask, 2 / np.pi * np.arctan(np.sqrt(smooth / (1 - smooth))), 0).astype(np.float32)
+
+
+def with_natural(pixels: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    """Clean pixels (N, 3), and those of some others whose colours are among theirs: beside a mask lies ink at times."""
+    some = pixels[:: max(1, len(pixels) // LOOKED_AT)]
+    odd = Colours.of(clean).oddness(some)
+    return np.concatenate([clean, some[odd < 0.5]])
 
 
 def clean_patch(image: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ and 4 are optical densities of 0.65 and 1.74. --repaint: the same strokes painte
 memory of a stroke of so many million pixels.
 
 psnr, h, f1: peak signal-to-noise ratio, correlation of haematoxylin, and F1 of nuclei (centres within 3 um), inside the
-    mask, of what is recovered with what is to be painted left as the ink's mean colour
+    mask, what is to be painted having the mean colour of the tissue around
 seen: psnr where the level is below 0.6; recovered, faint, painted: shares of the masked pixels
 rank: Spearman's correlation of level and error (mean of the channels, both under the levels' blur) over all pixels
 """
@@ -142,21 +142,25 @@ def figures(image: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> dict[str,
             "f1": 2 * matched / max(1, len(centres) + len(true_centres))}
 
 
+def filled(recovery: Recovery, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The recovered image, with the mean clean colour where something is to be painted."""
+    colour = np.rint(truth[~mask].mean(axis=0)).astype(np.uint8)
+    return np.where((recovery.classes == PAINTED_ID)[..., None], colour, recovery.image)
+
+
 def row_of(recovery: Recovery, image: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     """The figures of a recovery, and those of the image as it was, raw."""
     seen = (recovery.classes == RECOVERED_ID) | (recovery.classes == FAINT_ID)
     shares = {name: float((recovery.classes[mask] == number).mean())
               for name, number in (("recovered", RECOVERED_ID), ("faint", FAINT_ID), ("painted", PAINTED_ID))}
-    shown = recovery.image.copy()
-    painted = recovery.classes == PAINTED_ID
-    shown[painted] = truth[~mask].mean(axis=0)
+    shown = filled(recovery, truth, mask)
     return figures(shown, truth, mask) | {"seen": psnr(shown, truth, seen) if seen.any() else np.nan} | shares | {
         f"raw {name}": value for name, value in figures(image, truth, mask).items()}
 
 
 def errors(recovery: Recovery, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Level and error of some masked pixels: (2, N)."""
-    error = np.abs(recovery.image.astype(np.float32) - truth).mean(axis=2) * mask
+    error = (np.abs(filled(recovery, truth, mask).astype(np.float32) - truth).mean(axis=2) * mask).astype(np.float32)
     weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), LEVEL_PX)
     error = cv2.GaussianBlur(error, (0, 0), LEVEL_PX) / np.maximum(weight, 1e-3)
     return np.stack([recovery.level[mask][::97], error[mask][::97]])
