@@ -13,7 +13,6 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -29,6 +28,8 @@ Prediction = Literal["velocity", "noise"]
 Sampler = Literal["ddim", "ancestral", "dpm++"]
 SpacingUm = Annotated[float, Field(ge=0.01, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Dim = Annotated[int, Field(ge=1, le=4096)]              # bounds that no network comes near: a slip ends at once
+Count = Annotated[int, Field(ge=1, le=64)]
 HoleKind = Literal["band", "stroke", "blobs", "map", "large", "islands", "whole"]
 
 
@@ -41,14 +42,14 @@ class DenoiserConfig(Frozen):
 
     schedule: ScheduleKind = "cosine"
     prediction: Prediction = "velocity"
-    pixel_dim: NonNegativeInt = 40                      # channels of the convolutions at half resolution; 0: none
-    dims: tuple[PositiveInt, ...] = Field((64, 160, 320), min_length=1)
+    pixel_dim: int = Field(40, ge=0, le=1024)           # channels of the convolutions at half resolution; 0: none
+    dims: tuple[Dim, ...] = Field((64, 160, 320), min_length=1, max_length=8)
     heads: tuple[PositiveInt, ...] = (2, 5, 10)
-    depths: tuple[PositiveInt, ...] = (2, 2, 4)         # blocks on the way down; the last is the bottom
-    window_sizes: tuple[PositiveInt, ...] = (8, 8, 4)   # tokens; 4 at the bottom lets a side be any multiple of 64
-    mlp_ratio: float = Field(2.0, ge=0.25)
+    depths: tuple[Count, ...] = (2, 2, 4)               # blocks on the way down; the last is the bottom
+    window_sizes: tuple[Count, ...] = (8, 8, 4)         # tokens; 4 at the bottom lets a side be any multiple of 64
+    mlp_ratio: float = Field(2.0, ge=0.25, le=16)
     mlp_conv: bool = True
-    time_dim: int = Field(128, ge=4, multiple_of=2)
+    time_dim: int = Field(128, ge=4, le=4096, multiple_of=2)
 
     @model_validator(mode="after")
     def _levels_agree(self) -> DenoiserConfig:
@@ -183,7 +184,8 @@ class RestoreConfig(Frozen):
     jump_samples: PositiveInt = 1                       # ... are taken this many times
     end_half_log_snr: float = Field(1.5, ge=0, le=5)    # log(alpha / sigma) of the last level before clean
     graft: Literal["auto", "off"] = "auto"              # large holes get tissue from elsewhere on the slide, or paint
-    match_bands: bool = True                            # painted pixels become as sharp and noisy as those around them
+    doubtful: Literal["paint", "keep"] = "paint"        # regions that grafts fill ill are restored, or stay as scanned
+    match_bands: bool = True                            # painted pixels get the fine bands and steps of those around
     context_px: int = Field(64, ge=1)                   # known tissue around a region that the denoiser sees
     max_canvas_px: PositiveInt = 1536                   # larger regions are painted cell by cell
     batch_size: PositiveInt = 4                         # canvases of up to 512 px that are denoised together
@@ -194,6 +196,12 @@ class RestoreConfig(Frozen):
     def _jumps_fit(self) -> RestoreConfig:
         if self.jump_samples > 1 and self.jump_length >= self.steps:
             raise ValueError(f"jump_length {self.jump_length} must be below steps {self.steps}, to be taken again")
+        return self
+
+    @model_validator(mode="after")
+    def _grafts_tell_what_is_doubtful(self) -> RestoreConfig:
+        if self.doubtful == "keep" and self.graft == "off":
+            raise ValueError("doubtful = \"keep\" needs graft = \"auto\": grafts tell how well a region is filled")
         return self
 
     @property

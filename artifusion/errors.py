@@ -1,5 +1,23 @@
 """Errors of the user's world. The command line prints each as one line; the text says what to do about it."""
 
+import struct
+import tarfile
+import zipfile
+import zlib
+
+# What libraries raise on files that are not what they seem: over years, any of these, whatever they document.
+BROKEN_FILE = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError,
+               SyntaxError, TypeError, ValueError, struct.error, tarfile.TarError, zipfile.BadZipFile,
+               zlib.error)
+
+
+def shortened(error: Exception | str) -> str:
+    """Return an exception's message as one printable line of at most 120 characters, without its leading path."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split()) or type(error).__name__
+    if text.startswith("Reading ") and ": " in text:
+        text = text.split(": ", 1)[1]
+    return text if len(text) <= 120 else text[:117] + "..."
+
 
 class ArtifusionError(Exception):
     """Something outside the program is wrong: a file, a mask, a setting, a machine."""

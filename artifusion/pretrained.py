@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from artifusion.config import DenoiserConfig, describe
-from artifusion.errors import WeightsError
+from artifusion.errors import BROKEN_FILE, WeightsError, shortened
 
 CONFIG, MODEL = "config.json", "model.safetensors"
 DEFAULT_WEIGHTS = "he-small"
@@ -67,8 +67,8 @@ def read_config(folder: Path) -> tuple[DenoiserConfig, dict[str, Any]]:
         return DenoiserConfig.model_validate(config["denoiser"]), config
     except ValidationError as error:
         raise WeightsError(f"{folder}: broken or foreign weights: {describe(error, DenoiserConfig)}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{folder}: broken weights: {str(error).splitlines()[0]}") from None
+    except BROKEN_FILE as error:
+        raise WeightsError(f"{folder}: broken weights: {shortened(error)}") from None
 
 
 def canvas_multiple(source: str | Path) -> int:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import RestoreConfig
-from artifusion.device import autocast, keep_freed_memory, resolve_devices
-from artifusion.diffusion.finish import match_fine_bands
+from artifusion.device import autocast, keep_freed_memory, machine, resolve_devices
+from artifusion.diffusion.finish import match_fine_bands, match_steps
 from artifusion.diffusion.frame import Frame, colour_range
 from artifusion.diffusion.inpainting import Evidence, NoisedKnown, to_stops
 from artifusion.diffusion.reuse import EverySecondStep
@@ -32,6 +34,7 @@ from artifusion.errors import DeviceError, WeightsError
 from artifusion.evidence.donors import Hole
 from artifusion.evidence.filling import fill, region_hole
 from artifusion.evidence.index import DonorIndex
+from artifusion.evidence.likeness import reduced
 from artifusion.evidence.recover import Recovery, recover
 from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import rectilinear
@@ -41,6 +44,7 @@ from artifusion.pretrained import DEFAULT_WEIGHTS
 from artifusion.slide.reader import in_memory
 
 VIEW_PX, OVERLAP_PX = 1024, 128     # a larger canvas is denoised in views that overlap
+IMAGINED_UM = 1.0                   # per pixel of a canvas whose expectation is asked for, where it is finer
 TINY = 1e-6                         # levels that differ by less are the same
 CACHED_PX = 4 * 256**2              # that a CPU evaluates at once: more fall out of its caches
 
@@ -107,6 +111,18 @@ class Restorer:
         return cls(load_weights(source), device, config)
 
     @property
+    def machine(self) -> dict[str, Any]:
+        """What decides how pixels are rounded here; in float32 on a CPU the number of threads is part of it."""
+        facts: dict[str, Any] = machine(self.device)
+        alike = self.device.type != "cpu" or facts["dtype"] == "bfloat16"
+        return facts if alike else facts | self.threads
+
+    @property
+    def threads(self) -> dict[str, int]:
+        """How many threads a CPU paints with here."""
+        return {"threads": torch.get_num_threads()}
+
+    @property
     def multiple(self) -> int:
         """Canvas sides are padded to multiples of this many pixels."""
         return self.denoiser.multiple
@@ -118,8 +134,8 @@ class Restorer:
         """The image with its masked pixels restored; every other pixel equals the input.
 
         Large holes are filled with tissue from elsewhere in the image or in the donors, joined by a painted band;
-        small and thin ones are painted, as all are with `graft = "off"` in the configuration. Work is done on canvases
-        around the holes, as on a slide.
+        small and thin ones are painted, as all are with `graft = "off"` in the configuration. With `doubtful = "keep"`
+        regions that grafts fill ill equal the input too. Work is done on canvases around the holes, as on a slide.
 
         Args:
             image: uint8 (H, W, 3) RGB.
@@ -139,11 +155,15 @@ class Restorer:
         regions = find_regions(holes, self.config.merge_px)
         if self.config.graft == "auto" and regions:
             indices = [DonorIndex.of(slide, spacing_um, [holes]), *DonorIndex.of_images(donors, spacing_um)]
+            good = []
             for region in regions:
                 hole = region_hole(slide, holes, region, spacing_um)
                 found = fill(hole, indices, lambda part: self.imagine(part, spacing_um, seed), seed)
                 at = hole.l0_box.slices()
-                restored[at][hole.hole], levels[at][hole.hole] = found.pixels[hole.hole], found.levels[hole.hole]
+                if found.verdict == "good" or self.config.doubtful == "paint":
+                    restored[at][hole.hole], levels[at][hole.hole] = found.pixels[hole.hole], found.levels[hole.hole]
+                    good.append(region)
+            regions = tuple(good)
         canvases = plan_canvases(regions, slide.size, self.multiple, self.config.context_px, self.config.max_canvas_px,
                                  holes)
         for batch in batches(canvases, self.config.batch_size):
@@ -163,12 +183,20 @@ class Restorer:
         return recover(image, mask, reference, self._checked(None, 0, mpp))
 
     def imagine(self, part: Hole, spacing_um: float, seed: int) -> np.ndarray:
-        """What a hole may look like by one evaluation of the denoiser: its expectation, uint8 (H, W, 3)."""
-        unknown = ~part.known
-        if unknown.all():
+        """What a hole may look like by one evaluation of the denoiser: its expectation, uint8 (H, W, 3).
+
+        An expectation has no detail, and donors are judged at about IMAGINED_UM per pixel: finer canvases are reduced.
+        """
+        step = max(1, min(round(IMAGINED_UM / spacing_um), min(part.known.shape) // self.multiple))
+        pixels = reduced(part.pixels, step).round().astype(np.uint8)
+        known = reduced(part.known.astype(np.float32), step) > 1 - TINY
+        if not known.any():
             return part.pixels
-        return self.restore_batch([part.pixels], [unknown], steps=1, mpp=spacing_um, seed=seed,
-                                  keys=[part.l0_box[:2]])[0]
+        found = self.restore_batch([pixels], [~known], steps=1, mpp=spacing_um * step, seed=seed,
+                                   keys=[part.l0_box[:2]])[0]
+        pad = [(0, max(0, whole - step * small)) for whole, small in zip(part.known.shape, known.shape, strict=True)]
+        found = cv2.resize(found, (found.shape[1] * step, found.shape[0] * step), interpolation=cv2.INTER_LINEAR)
+        return np.pad(found, (*pad, (0, 0)), mode="edge")
 
     def restore_batch(
         self,
@@ -276,8 +304,10 @@ class Restorer:
         if not torch.isfinite(x).all():
             raise WeightsError(f"{self.weights.name}: these weights paint no finite numbers; use others")
         height, width = batch[0].mask.shape
-        if self.config.match_bands and len(times) > 2:               # one evaluation gives an expectation: as it is
+        expectation = len(times) == 2 and times[0] == 1             # what one evaluation makes of noise stays as it is
+        if self.config.match_bands and not expectation:
             x = match_fine_bands(torch.where(hole > 0, x, estimate), hole).clamp(darkest, lightest)
+            x = match_steps(torch.where(hole > 0, x, estimate), hole)
         return images_from_tensor(frame.leave(x))[:, :height, :width]
 
     def _canvases(self, images: Sequence[np.ndarray]) -> Tensor:

@@ -64,6 +64,52 @@ def write_pyramid_tiff(path: Path, sizes: list[tuple[int, int]], tile: int = 128
     return path
 
 
+LEICA = """<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="urn:uuid:1">
+<collection name="c" uuid="urn:uuid:2" sizeX="{whole[0]}" sizeY="{whole[1]}">
+<image name="macro" uuid="urn:uuid:3"><device model="Leica SCN400;Leica SCN" version="1"/><pixels sizeX="64" sizeY="64">
+<dimension sizeX="64" sizeY="64" r="0" ifd="0"/></pixels>
+<view sizeX="{whole[0]}" sizeY="{whole[1]}" offsetX="0" offsetY="0" spacingZ="0"/>{settings}</image>
+<image name="i" uuid="urn:uuid:4"><device model="Leica SCN400;Leica SCN" version="1"/>
+<pixels sizeX="{size[0]}" sizeY="{size[1]}">{dimensions}</pixels>
+<view sizeX="{view[0]}" sizeY="{view[1]}" offsetX="{offset[0]}" offsetY="{offset[1]}" spacingZ="0"/>{settings}</image>
+</collection></scn>"""
+LEICA_SETTINGS = """<scanSettings><objectiveSettings><objective>20</objective></objectiveSettings><illuminationSettings>
+<numericalAperture>0.4</numericalAperture><illuminationSource>brightfield</illuminationSource></illuminationSettings>
+</scanSettings>"""
+
+
+def write_leica(path: Path, whole: tuple[int, int], offset: tuple[int, int], size: tuple[int, int] = (448, 384),
+                planes: int = 1) -> Path:
+    """A Leica SCN of 0.5 um/px: one area of a whole slide, where OpenSlide's bounds lie, with its macro."""
+    nm = [tuple(500 * number for number in pair) for pair in (whole, size, offset)]
+    dimensions = "".join(f'<dimension sizeX="{size[0]}" sizeY="{size[1]}" r="0" z="{z}" ifd="{1 + z}"/>'
+                         for z in range(planes))
+    text = LEICA.format(whole=nm[0], view=nm[1], offset=nm[2], size=size, dimensions=dimensions,
+                        settings=LEICA_SETTINGS)
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        for number, pixels in enumerate([tissue(64, 64), *(tissue(*size, seed) for seed in range(planes))]):
+            writer.write(pixels, tile=(64, 64), photometric="rgb", metadata=None, resolution=(20000, 20000),
+                         resolutionunit="CENTIMETER", description=None if number else text, **YCBCR)
+    return path
+
+
+def without_tiles(path: Path, box: tuple[int, int, int, int]) -> Path:
+    """The file, its first page left sparse: nothing but the tiles from column, row to column, row is there."""
+    with tifffile.TiffFile(path) as file:
+        page, order = file.pages[0], {"<": "little", ">": "big"}[file.byteorder]
+        columns = -(-page.imagewidth // page.tilewidth)
+        places = [(tag.valueoffset, {3: 2, 4: 4, 16: 8}[int(tag.dtype)]) for tag in (page.tags[324], page.tags[325])]
+        count = page.tags[324].count
+    with path.open("r+b") as file:
+        for index in range(count):
+            row, column = divmod(index, columns)
+            if not (box[0] <= column < box[2] and box[1] <= row < box[3]):
+                for at, length in places:
+                    file.seek(at + index * length)
+                    file.write((0).to_bytes(length, order))
+    return path
+
+
 def tiles_of(pixels: np.ndarray, side: int):
     """Square tiles, row by row, padded at the right and lower edge."""
     height, width = pixels.shape[:2]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import signal
+import sys
+import warnings
 from typing import Any
 
 import click
@@ -19,19 +24,42 @@ from artifusion.cli.verify import verify
 from artifusion.errors import ArtifusionError
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the end of a job of a cluster, or of a machine; nothing half-written is left, as after Ctrl-C."""
+
+
+def terminated(*_: object) -> None:
+    raise Terminated
+
+
 class OneLineErrors(click.Group):
     """Prints an `ArtifusionError` as one line and exits with 1; anything else keeps its traceback."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")    # names may hold what its encoding does not
+        return super().main(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
+        signal.signal(signal.SIGTERM, terminated)
+        for library in ("tifffile", "PIL"):                     # what is wrong with a file we say ourselves
+            logging.getLogger(library).addHandler(logging.NullHandler())
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
             return super().invoke(ctx)
         except ArtifusionError as error:
             click.echo(f"artifusion: {error}", err=True)
             ctx.exit(1)
-        except KeyboardInterrupt:
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):    # torch's words for it
+                raise
+            click.echo("artifusion: not enough memory; free some, or give a smaller image, mask, batch or network",
+                       err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt as interrupt:
             click.echo("artifusion: interrupted; what was begun goes on when the same command is given again",
                        err=True)
-            ctx.exit(130)
+            ctx.exit(143 if isinstance(interrupt, Terminated) else 130)
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -26,19 +26,20 @@ def info(thing: str, as_json: bool) -> None:
 
 def slide_facts(path: Path) -> dict[str, Any]:
     from artifusion.output.container import container_of, default_output
-    from artifusion.slide.reader import open_slide
+    from artifusion.slide.reader import open_slide, per_axis
 
     with open_slide(path) as slide:
         out = default_output(path, slide)
         container, reason = container_of(slide, out)
         doubt = f": the file {slide.mpp_doubt}" if slide.mpp_doubt else ""
+        um_per_px = per_axis(slide.mpp_xy) if slide.mpp_xy and slide.mpp not in slide.mpp_xy else slide.mpp
         return {
             "file": path.name,
             "kind": slide.kind,
             "vendor": slide.vendor,
             "size": f"{slide.size.width} x {slide.size.height} px",
             **{f"level_{n}": f"{w} x {h} px, {container}: {reason}" for n, (w, h) in enumerate(slide.level_sizes)},
-            "um_per_px": slide.mpp if slide.mpp is not None else f"unknown (give --mpp){doubt}",
+            "um_per_px": um_per_px if um_per_px is not None else f"unknown (give --mpp){doubt}",
             "icc_profile": f"{len(slide.icc)} bytes" if slide.icc else "none",
             "associated_images": ", ".join(slide.associated) or "none",
             "restored_as": out.name,
@@ -53,6 +54,7 @@ def weights_facts(name: str) -> dict[str, Any]:
         "weights": weights.name,
         "parameters": f"{sum(p.numel() for p in weights.denoiser.parameters()):,}",
         "sha256": weights.sha256,
+        "began_from": f"{weights.parent['name']}, sha256 {weights.parent['sha256']}" if weights.parent else "nothing",
         "canvas_multiple_px": weights.denoiser.multiple,
         **{f"training_{key}": value for key, value in weights.training.items()},
     }

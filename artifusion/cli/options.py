@@ -13,16 +13,14 @@ import click
 from artifusion.mask.classes import vocabulary
 from artifusion.mask.selection import FORMATS
 
-LONGEST_SUFFIX = ".mask.png.1234567.part"    # of the files that lie beside an output while it gets its name
-
 
 class FilePath(click.Path):
-    """A path short enough for the files beside it."""
+    """A path that the system can look up."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         path = Path(str(super().convert(value, param, ctx)))
         try:
-            os.lstat(f"{path}{LONGEST_SUFFIX}")
+            os.lstat(path)
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
                 self.fail("the name is too long", param, ctx)

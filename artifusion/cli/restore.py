@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 @click.option("--steps", cls=RestoreSetting, type=click.IntRange(1, 1000), help="Evaluations per canvas.")
 @click.option("--graft", cls=RestoreSetting, type=click.Choice(["auto", "off"]),
               help="Fill large holes with tissue from elsewhere on the slide, or paint everything.")
+@click.option("--doubtful", cls=RestoreSetting, type=click.Choice(["paint", "keep"]),
+              help="Regions that grafts fill ill: restore them and say so, or leave them as scanned and say so.")
 @click.option("--recover", callback=known_recovered, metavar="A,B|none",
               help="Classes under which tissue still shows: what can be measured through them is, and only the rest is "
                    "invented.  [default: pen where it was detected, none of a --mask]")
@@ -62,6 +65,8 @@ if TYPE_CHECKING:
 @click.option("--adapt-crops", type=click.IntRange(1), metavar="N",
               help="The same for N crops: what OUTPUT.json of a run with --adapt names gives the same bytes.")
 @click.option("--preview", type=PATH, help="Also draw before / mask / after into this .png or .jpg.")
+@click.option("--undeclared", is_flag=True,
+              help="Restore a restored slide although what declares its earlier passes is lost.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True,
               help="Print regions, canvases, evaluations and the bytes to be written; paint nothing.")
@@ -69,10 +74,9 @@ if TYPE_CHECKING:
 def restore(
     slide: Path, mask: Path | None, output: Path | None, classes: tuple[str, ...] | None, any_stain: bool,
     mask_format: Any, weights: str, config: str | None, device: str, steps: int | None, graft: str | None,
-    recover: tuple[str, ...] | None, seed: int,
-    mpp: float | None, grow_um: float, polarity: Any, lossless: bool, same_size: bool, batch_size: int | None,
-    adapt_minutes: float | None, adapt_crops: int | None, preview: Path | None, overwrite: bool, dry_run: bool,
-    quiet: bool,
+    doubtful: str | None, recover: tuple[str, ...] | None, seed: int, mpp: float | None, grow_um: float, polarity: Any,
+    lossless: bool, same_size: bool, batch_size: int | None, adapt_minutes: float | None, adapt_crops: int | None,
+    preview: Path | None, undeclared: bool, overwrite: bool, dry_run: bool, quiet: bool,
 ) -> None:
     """Restore the masked part of SLIDE: tissue from elsewhere on it, joined by what a diffusion model paints.
 
@@ -81,7 +85,8 @@ def restore(
     tissue. Only masked pixels change. SVS and tiled TIFF keep their container, and what the mask does not touch is
     copied byte for byte; other formats become a pyramidal BigTIFF. Beside the output lie OUTPUT.json (what was done,
     with which weights) and OUTPUT.geojson (the invented regions, for QuPath). An interrupted run goes on when the same
-    command is given again.
+    command is given again; a finished one is done. Of a slide that was restored before, both hold the earlier passes
+    too, as the files beside SLIDE declare them.
     """
     from artifusion.config import RestoreConfig, load_config
 
@@ -89,9 +94,11 @@ def restore(
         raise click.UsageError("--adapt and --adapt-crops say the same thing twice; give one")
     if mask is None and (polarity == "keep" or mask_format != "auto"):
         raise click.UsageError(NEEDS_A_MASK)
+    if graft == "off" and doubtful == "keep":
+        raise click.UsageError("--doubtful keep needs grafts, which tell how well a region is filled")
     if mask is None and dry_run:
         raise click.UsageError("a dry run needs a --mask; `artifusion detect SLIDE -o MASK.png` makes one")
-    asked = {"steps": steps, "batch_size": batch_size, "graft": graft}
+    asked = {"steps": steps, "batch_size": batch_size, "graft": graft, "doubtful": doubtful}
     given = {key: value for key, value in asked.items() if value is not None}
     settings = load_config(RestoreConfig, "restore", config, **given) if config else RestoreConfig(**given)
 
@@ -102,9 +109,11 @@ def restore(
             say_scale(opened, settings.default_spacing_um)
         if mask is not None and dry_run:
             from artifusion.output.forecast import forecast
+            from artifusion.output.history import earlier_passes
             from artifusion.restoration.pipeline import plan_output
 
             target = plan_output(opened, output, mask, preview, overwrite=overwrite, same_size=same_size).target
+            earlier_passes(opened, undeclared)
             if adapt_minutes or adapt_crops:
                 length = f"about {adapt_minutes:g} minutes" if adapt_minutes else f"{adapt_crops:,} crops"
                 click.echo(f"first {weights} learns from this slide's clean tissue: {length}")
@@ -120,17 +129,28 @@ def restore(
     content = restore_slide(
         slide, mask, output, restorer=restorer, seed=seed, mpp=mpp, polarity=polarity, grow_um=grow_um,
         classes=classes, mask_format=mask_format, recover=recover, lossless=lossless, same_size=same_size,
-        preview=preview, any_stain=any_stain, adapt_minutes=adapt_minutes, adapt_crops=adapt_crops, overwrite=overwrite,
-        quiet=quiet,
+        preview=preview, any_stain=any_stain, adapt_minutes=adapt_minutes, adapt_crops=adapt_crops,
+        undeclared=undeclared, overwrite=overwrite, quiet=quiet,
     )
     if content is None:
-        unasked = "" if classes else " unasked"
-        click.echo(f"{slide}: found nothing to restore{unasked}; nothing written")
+        unasked = "" if classes or mask else " unasked"
+        well = " that can be restored well" if settings.doubtful == "keep" else ""
+        click.echo(f"{slide}: found nothing to restore{unasked}{well}; nothing written")
         return
     written = (output or slide).with_name(content["output"]["name"])
     left = named_counts(content["mask"].get("left", {}))
-    click.echo(f"{written}: {counted_regions(content['regions'])} repainted and verified in {content['seconds']:.0f} s"
-               + (f"; left as they are: {left}" if left else ""))
+    done = "is done already: " if content.get("done_before") else ""
+    click.echo(f"{written}: {done}{counted_regions(content['regions'])} repainted and verified in "
+               f"{content['seconds']:.0f} s"
+               + "".join(f"; {what}: {which}" for what, which in (
+                   ("of these", doubtful_counts(content["regions"])),
+                   ("kept as scanned", doubtful_counts(content.get("kept", []))), ("left as they are", left)) if which))
+
+
+def doubtful_counts(regions: Sequence[Mapping[str, Any]]) -> str:
+    """How many regions are filled ill, by their verdicts, in words; empty where none is."""
+    counts = Counter(region.get("verdict", "good") for region in regions)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("doubtful", "unrestorable") if counts[verdict])
 
 
 def counted_regions(regions: Sequence[Any]) -> str:
@@ -148,4 +168,5 @@ def say_plan(slide: Slide, selection: MaskSelection, settings: RestoreConfig, we
         click.echo(plan.mask.summary, err=True)
     share = 100 * plan.area_px / (slide.size.width * slide.size.height)
     click.echo(f"{counted_regions(plan.regions)}, {plan.area_px:,} px ({share:.2f} % of the slide)")
-    click.echo(f"{len(plan.canvases)} canvases, {settings.evaluations:,} evaluations each")
+    click.echo(f"{len(plan.canvases)} canvases, {settings.evaluations:,} evaluations each"
+               + ("; fewer where regions turn out doubtful and are kept" if settings.doubtful == "keep" else ""))

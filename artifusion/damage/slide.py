@@ -23,11 +23,13 @@ from artifusion.geometry import Box, fitted
 from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import rectilinear
 from artifusion.mask.regions import Canvas, find_regions
-from artifusion.output.output import Output, beside
+from artifusion.output.container import container_of, say_left_out
+from artifusion.output.history import earlier_passes
+from artifusion.output.output import Output, beside, digest
 from artifusion.output.patches import Patches
 from artifusion.output.progress_bar import byte_bar
 from artifusion.output.provenance import geojson, sidecar
-from artifusion.output.writer import container_of, write_slide
+from artifusion.output.writer import write_slide
 from artifusion.slide.reader import Slide, open_slide
 from artifusion.slide.tissue import tissue_mask
 
@@ -61,6 +63,9 @@ def damage_slide(
         output = Output(Path(out), [slide.path], suffixes=(".json", ".geojson", ".mask.png"), overwrite=overwrite)
         output.check()
         container_of(slide, output.target)
+        earlier = earlier_passes(slide, undeclared=True)
+        if not quiet:
+            say_left_out(slide, output.target)
         spacing_um = slide.mpp or DEFAULT_SPACING_UM
         spots = plan_damage(slide.size, tissue_mask(overview(slide)), kinds, share, spacing_um, seed, strength)
         spots = tuple(replace(spot, ink=ink) if spot.kind == "pen" else spot for spot in spots)
@@ -75,9 +80,11 @@ def damage_slide(
             "mpp_from": slide.mpp_origin,
             "mpp_doubt": slide.mpp_doubt,
         }
+        if earlier.passes:
+            job["history"] = list(earlier.passes)
         output.check(job)
         with output.work_on(job) as work:
-            if work is None:                                          # an interrupted run had published everything
+            if work is None:                                          # an earlier run had published everything
                 return spots
             line = tqdm(spots, desc="damaging", unit="artifact", disable=quiet or None)
             mask = paint_spots(line, slide, work / "patches")
@@ -85,9 +92,9 @@ def damage_slide(
                                  note=f"{len(spots)} synthetic artifacts painted", work=work,
                                  progress=byte_bar("writing", quiet))
             regions = find_regions(mask, 0)
-            content = sidecar(job | {"canvases": len(spots)}, regions, report.to_dict(),
+            content = sidecar(job | {"canvases": len(spots), "job_sha256": digest(job)}, regions, report.to_dict(),
                               {"name": output.target.name, "sha256": sha256(report.path)}, time.monotonic() - started)
-            polygons = geojson(mask, regions, job["source"]["sha256"], slide.bounds_offset)
+            polygons = earlier.joined(geojson(mask, regions, job["source"]["sha256"], report.bounds_offset))
             mask_image(mask).save(work / "mask.png")
             output.publish({
                 beside(output.target, ".json"): write_json(work / "declaration.json", content),

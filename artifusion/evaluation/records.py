@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from artifusion.errors import OutputError, SlideError
+from artifusion.errors import BROKEN_FILE, OutputError, SlideError, shortened
 from artifusion.evaluation.measures import MEASURED
 from artifusion.evaluation.methods import Cost
 from artifusion.evaluation.trials import Trial
@@ -44,15 +44,27 @@ class Records:
                              "folder") from None
 
     def rows(self) -> dict[tuple[str, int], dict[str, str]]:
-        """All rows by (method, tile). An incomplete last row, left by a kill, is removed from the file."""
+        """All rows by (method, tile). An incomplete last row, left by a kill, is removed from the file.
+
+        Raises:
+            OutputError: the table is broken.
+        """
         table = self.folder / TABLE
         if not table.is_file():
             return {}
-        text = table.read_text()
-        whole = text[: text.rfind("\n") + 1]
+        try:
+            text = table.read_text()
+            whole = text[: text.rfind("\n") + 1]
+            rows = {(row["method"], int(row["tile"])): row for row in csv.DictReader(whole.splitlines(), strict=True)}
+            for row in rows.values():
+                if None in row or None in row.values():
+                    raise ValueError("a row has other columns")
+                [float(row[name]) for name in MEASURED if name in row]
+        except (*BROKEN_FILE, csv.Error) as error:
+            raise OutputError(f"{table}: is broken ({shortened(error)}); begin again in an empty folder") from None
         if whole != text:
             os.truncate(table, len(whole.encode()))
-        return {(row["method"], int(row["tile"])): row for row in csv.DictReader(whole.splitlines())}
+        return rows
 
     def add(
         self, trial: Trial, method: str, painted: np.ndarray | None, cost: Cost, gflop: float,

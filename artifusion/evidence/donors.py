@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from artifusion.evidence.index import DonorIndex
-from artifusion.evidence.likeness import unoriented
 from artifusion.geometry import Box, Size
+from artifusion.slide.placed import Tone, placed
 
 
 class Fit(NamedTuple):
@@ -40,10 +40,10 @@ class Fit(NamedTuple):
 
 @dataclass(frozen=True)
 class Weights:
-    """What counts how much in a donor's cost (benchmarks/quality/donors.py chose them)."""
+    """What counts how much in a donor's cost (benchmarks/quality/donors.py chose them, seams.py that of the edge)."""
 
     ring: float = 1.0
-    edge: float = 0.3
+    edge: float = 1.0
     inside: float = 1.5
     grain: float = 3.0
     tone: float = 3.0
@@ -65,6 +65,7 @@ class Donor:
     orientation: how they lie there: `unoriented` by it they lie as the hole does.
     source: which of the indices they come from.
     score: how well they fit, 0 to 1 (`score_of`).
+    tone: how their colours are moved, where they are.
     """
 
     hole_box: Box
@@ -74,6 +75,7 @@ class Donor:
     cost: float
     fit: Fit
     score: float = 0.0
+    tone: Tone | None = None
 
 
 @dataclass(frozen=True)
@@ -128,4 +130,4 @@ class Place(NamedTuple):
 
 def donor_pixels(donor: Donor, indices: Sequence[DonorIndex]) -> np.ndarray:
     """A donor's pixels as they come to lie on `donor.hole_box`: uint8 (H, W, 3)."""
-    return unoriented(indices[donor.source].slide.read(donor.l0_box), donor.orientation)
+    return placed(indices[donor.source].slide, donor.l0_box, donor.orientation, donor.tone)

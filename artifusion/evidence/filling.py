@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from artifusion.evidence.donors import Donor, Hole
 from artifusion.evidence.fitting import reach_px
-from artifusion.evidence.graft import Imagine, graft
+from artifusion.evidence.graft import Imagine, band_px, graft
 from artifusion.evidence.index import DonorIndex
 from artifusion.evidence.score import Verdict
 from artifusion.geometry import Box
@@ -19,9 +19,8 @@ from artifusion.mask.mask import Mask
 from artifusion.mask.regions import Region
 from artifusion.slide.reader import Slide
 
-BAND_UM = 1.5               # wide is the band along the seams that is painted
-OUTER, INNER = 1.0, 0.5     # noise levels at which a donor's pixels enter at the hole's outline and where the band ends
-JOINT = 0.75                # ... and where two pieces meet
+OUTER, INNER = 0.5, 0.3     # noise levels at which a donor's pixels enter at the hole's outline and where the band ends
+JOINT = 0.5                 # ... and where two pieces meet
 THIN = 2.0                  # bands: a hole that is nowhere deeper is painted whole
 
 
@@ -58,17 +57,17 @@ def fill(hole: Hole, indices: Sequence[DonorIndex], imagine: Imagine | None = No
 
     Memory: some 40 bytes for each pixel of the hole's box.
     """
-    band_px = max(2, round(BAND_UM / indices[0].mpp))
+    band = band_px(indices[0].mpp)
     depth = cv2.distanceTransform(hole.hole.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    deep = deep_parts(hole.hole, depth, THIN * band_px)
+    deep = deep_parts(hole.hole, depth, THIN * band)
     levels = hole.hole.astype(np.float32)
     if not deep.any():
         return Filling(hole.pixels, levels, (), None, "good")
     if not hole.known.any():
         return Filling(hole.pixels, levels, (), 0.0, "unrestorable")
     found = graft(Hole(hole.l0_box, hole.pixels, deep, hole.known), indices, imagine=imagine, seed=seed)
-    seams = (depth <= band_px) | joints(found.pieces, band_px)
-    entering = np.where(depth <= band_px, OUTER + (INNER - OUTER) * depth / band_px, JOINT).astype(np.float32)
+    seams = (depth <= band) | joints(found.pieces, band)
+    entering = np.where(depth <= band, OUTER + (INNER - OUTER) * depth / band, JOINT).astype(np.float32)
     pieces = []
     for number, (donor, score) in enumerate(zip(found.donors, found.scores, strict=True), 1):
         if donor is not None:
@@ -93,12 +92,12 @@ def deep_parts(hole: np.ndarray, depth: np.ndarray, least: float) -> np.ndarray:
     return (ndimage.maximum(depth, parts, np.arange(count)) > least)[parts] & hole
 
 
-def joints(pieces: np.ndarray, band_px: int) -> np.ndarray:
+def joints(pieces: np.ndarray, band: int) -> np.ndarray:
     """Where two pieces of a graft meet, half a band to either side: bool (H, W)."""
     meets = np.zeros(pieces.shape, np.uint8)
     for one, other in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
         apart = (pieces[one] != pieces[other]) & (pieces[one] > 0) & (pieces[other] > 0)
         meets[one] |= apart
         meets[other] |= apart
-    side = band_px | 1
+    side = band | 1
     return cv2.dilate(meets, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))) > 0

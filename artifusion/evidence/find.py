@@ -14,11 +14,12 @@ import numpy as np
 from artifusion.evidence.donors import Donor, Hole, Place, Weights
 from artifusion.evidence.fitting import FORBIDDEN, Sought
 from artifusion.evidence.index import DonorIndex
-from artifusion.evidence.likeness import ORIENTATIONS, Picture, best_shift, features, opponent, oriented
+from artifusion.evidence.likeness import ORIENTATIONS, Picture, best_shift, features, opponent
 from artifusion.geometry import Box
+from artifusion.slide.placed import oriented
 
-PER_ORIENTATION = 6         # places that each orientation enters
-JUDGED, FINISHED = 24, 8    # donors that are read, and that are fitted pixel by pixel
+PER_ORIENTATION = 3         # places that each orientation enters
+JUDGED, FINISHED = 12, 4    # donors that are read, and that are fitted pixel by pixel
 NEARLY = 0.05               # donors whose costs differ by no more than this share are as good
 REUSED = 0.4                # share of its box that a donor may have in common with one that was taken
 SAME = 0.8                  # ... with one that was judged, of its orientation

@@ -19,10 +19,10 @@ from artifusion.evidence.likeness import (
     grain,
     opponent,
     reduced,
-    unoriented,
 )
 from artifusion.evidence.score import score_of
 from artifusion.geometry import Box, Point, Size
+from artifusion.slide.placed import turned, unoriented
 from artifusion.slide.tissue import TISSUE_BLOCK_PX, spoiled_blocks
 
 RING_UM = 12.0              # weight of known pixels in the coarse search falls to 1/e over so many um from the hole
@@ -231,13 +231,6 @@ class Sought:
                           for part in (self.hole.hole, self.hole.known))
         share = float((spoiled_blocks(rgb) * inside).sum() / max(float(inside.sum()), 1e-9))
         return max(0.0, share - float((spoiled_blocks(self.guess) * around).sum() / max(float(around.sum()), 1e-9)))
-
-
-def turned(down: int, right: int, orientation: int) -> Point:
-    """A shift in the hole's frame as one on the slide, of a donor that lies there in an orientation."""
-    for _ in range(orientation % 4):
-        down, right = -right, down
-    return Point(-right if orientation >= 4 else right, down)
 
 
 def moved(l0_box: Box, down: int, right: int, orientation: int) -> Box:

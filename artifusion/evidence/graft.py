@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -12,11 +12,13 @@ from artifusion.evidence.donors import Donor, Hole, Weights, donor_pixels
 from artifusion.evidence.find import find_donors
 from artifusion.evidence.fitting import reach_px
 from artifusion.evidence.index import DonorIndex
-from artifusion.evidence.likeness import opponent, unoriented
+from artifusion.evidence.likeness import opponent
 from artifusion.evidence.pieces import PIECE_UM, pieces
 from artifusion.evidence.score import Verdict, verdict_of
-from artifusion.evidence.tone import toned
+from artifusion.evidence.tone import met, tone_of
+from artifusion.slide.placed import unoriented
 
+BAND_UM = 1.5               # wide is the band along the seams that is painted
 OVERLAP_UM = 15.0           # by which a piece may reach into those before it, to join where they are alike
 SEAM_UM = 1.0               # blur under which that is seen
 
@@ -63,18 +65,34 @@ def graft(hole: Hole, indices: Sequence[DonorIndex], *, imagine: Imagine | None 
         part, at = part.cut(box), box.slices(hole.l0_box)
         found = find_donors(part, indices, imagined=None if imagine is None else imagine(part), seed=seed,
                             weights=weights, taken=[donor for donor in donors if donor is not None])
-        donors.append(found[0] if found else None)
+        donors.append(None)
         areas.append(int(part.hole.sum()))
         scores.append(found[0].score if found else 0.0)
         if found:
-            real = toned(donor_pixels(found[0], indices), part.pixels, np.ones_like(part.hole), part.known, mpp)
-            allowed = unoriented(indices[found[0].source].allowed(found[0].l0_box), found[0].orientation)
+            real = donor_pixels(found[0], indices)
+            tone = tone_of(real, part.pixels, part.known, mpp, indices[0].lightest)
+            donor = donors[-1] = replace(found[0], tone=tone)
+            real = real if tone is None else tone.applied(real)
+            allowed = unoriented(indices[donor.source].allowed(donor.l0_box), donor.orientation)
             before = hole.hole[at] & part.known & allowed
             new = part.hole | eaten(real, part.pixels, part.hole, before, mpp)
-            pixels[at][new] = real[new]
+            band = seams(hole.hole[at], new, band_px(mpp))
+            pixels[at][new] = met(real, part.pixels, part.known & ~new, band, band_px(mpp))[new]
             known[at][new], numbers[at][new] = True, number
     score, verdict = verdict_of(scores, areas)
     return Graft(pixels, numbers, tuple(donors), tuple(scores), score, verdict)
+
+
+def band_px(mpp: float) -> int:
+    """How wide the band along the seams is that is painted; half of it along joints of pieces."""
+    return max(2, round(BAND_UM / mpp))
+
+
+def seams(hole: np.ndarray, piece: np.ndarray, band: int) -> np.ndarray:
+    """Where a piece of a hole, bool (H, W) each, may differ from its donor: within the bands that will be painted."""
+    outline, joint = (cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+                      for inside in (hole, piece))
+    return piece & ((outline <= band) | (joint <= band // 2))
 
 
 def eaten(real: np.ndarray, pixels: np.ndarray, hole: np.ndarray, before: np.ndarray, mpp: float) -> np.ndarray:

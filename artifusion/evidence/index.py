@@ -20,6 +20,8 @@ SMALL_PX = 1_000_000                 # up to so many pixels, finer than 4 um per
 FULL_PX = 40_000_000                 # of a picture: 160 MB with what is usable
 NEAR_PX = 720                        # side of the part around a hole that is searched as it is
 MARGIN_UM = 4.0                      # around what is masked, that is no donor either
+LEAST_GLASS, MOST_GLASS = 200, 235   # darkest channel from which on a pixel may be, and is, glass
+GLASS_SPREAD = 8                     # grey levels below the lightest pixels that glass may be dark
 BINS = 16                            # per channel, of the histogram that tells rare colours
 
 
@@ -111,6 +113,12 @@ class DonorIndex:
                            for values in (self.picture, self.usable.view(np.uint8) * np.uint8(255)))
         um = self.step * self.far_step * self.mpp
         return Picture(features(opponent(picture), usable == 255, um), usable == 255)
+
+    @cached_property
+    def lightest(self) -> int:
+        """The darkest channel from which on a pixel is bare glass; on a slide without glass, among its lightest."""
+        seen = self.picture.reshape(-1, 3)[:: max(1, self.picture.size // 6_000_000)].min(axis=1)
+        return int(np.clip(np.percentile(seen, 99) - GLASS_SPREAD, LEAST_GLASS, MOST_GLASS))
 
     @cached_property
     def rarity(self) -> np.ndarray:

@@ -15,18 +15,6 @@ COLOUR = 3.0                # a squared difference of colour counts so often aga
 LEAST_SHARE = 1e-3          # of known pixels under a blur, below which nothing is known there
 
 
-def oriented(values: np.ndarray, orientation: int) -> np.ndarray:
-    """An array (H, W, ...) turned by `orientation` % 4 quarters, and mirrored for 4 to 7."""
-    values = np.rot90(values, orientation % 4)
-    return np.ascontiguousarray(values[:, ::-1] if orientation >= 4 else values)
-
-
-def unoriented(values: np.ndarray, orientation: int) -> np.ndarray:
-    """The inverse of `oriented`."""
-    values = values[:, ::-1] if orientation >= 4 else values
-    return np.ascontiguousarray(np.rot90(values, -(orientation % 4)))
-
-
 def opponent(rgb: np.ndarray) -> np.ndarray:
     """RGB (..., 3) as brightness and two differences of colour, float32 (..., 3), in grey levels.
 

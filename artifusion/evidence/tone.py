@@ -6,31 +6,50 @@ import cv2
 import numpy as np
 
 from artifusion.evidence.likeness import blurred, carried, reduced
+from artifusion.slide.placed import UNIT, Tone
 
 TONE_UM = 12.0              # blur under which colours are compared
 STEP_UM = 2.0               # um per pixel at which this is done
-MOST, MOST_GLASS = 24.0, 2.0    # grey levels by which a colour is moved at most: that of tissue, and that of glass
-GLASS, TISSUE = 235.0, 200.0    # the darkest channel of a pixel that is glass alone, and of one that is tissue alone
+CELL_UM = 12.0              # side of the cells of the field that comes of it
+MOST = 24.0                 # grey levels by which a colour is moved at most
+FEWEST_PX = 50              # of glass, by which glass is moved
+BESIDE = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32) / 4       # the mean of the pixels beside one
 
 
-def toned(donor: np.ndarray, pixels: np.ndarray, hole: np.ndarray, known: np.ndarray, mpp: float) -> np.ndarray:
-    """A donor, uint8 (H, W, 3), with the low-frequency difference of the surroundings carried in: uint8 (H, W, 3).
+def tone_of(donor: np.ndarray, pixels: np.ndarray, known: np.ndarray, mpp: float, lightest: int) -> Tone | None:
+    """The tone that carries the low-frequency difference of the surroundings into a donor; None where none are known.
 
-    pixels: uint8 (H, W, 3), what is there where known, bool (H, W). Only the hole, bool (H, W), changes.
+    Glass is moved by the mean difference of what is glass on both sides: a tint that tissue asks for would show there.
+
+    donor, pixels: uint8 (H, W, 3), the donor and what is there where known, bool (H, W). lightest: as in `Tone`.
     """
     if not known.any():
-        return donor
+        return None
     step = max(1, min(round(STEP_UM / mpp), *(length // 4 or 1 for length in known.shape)))
     pad = [(0, -length % step) for length in known.shape]
     share = reduced(np.pad(known, pad).astype(np.float32), step)
     difference = np.where(known[..., None], pixels.astype(np.float32) - donor, 0)
+    glass = known & (pixels.min(axis=2) >= lightest) & (donor.min(axis=2) >= lightest)
+    shift = difference[glass].mean(axis=0) if np.count_nonzero(glass) >= FEWEST_PX else np.zeros(3)
     difference = reduced(np.pad(difference, (*pad, (0, 0))), step) / np.maximum(share, 1e-3)[..., None]
     sigma_px = max(0.8, TONE_UM / (step * mpp))
     seen = share > 0.5 if (share > 0.5).any() else share > 0
     low = carried(blurred(difference, seen, sigma_px), seen)
-    low = cv2.GaussianBlur(low, (0, 0), sigma_px / 2).clip(-MOST, MOST)
-    size = (low.shape[1] * step, low.shape[0] * step)
-    low = cv2.resize(low, size, interpolation=cv2.INTER_LINEAR)[: known.shape[0], : known.shape[1]]
-    tissue = ((GLASS - donor.min(axis=2, keepdims=True)) / (GLASS - TISSUE)).clip(0, 1)         # (H, W, 1)
-    most = MOST_GLASS + (MOST - MOST_GLASS) * tissue              # a tint that tissue asks for would show on glass
-    return np.where(hole[..., None], (donor + low.clip(-most, most)).clip(0, 255).round().astype(np.uint8), donor)
+    low = cv2.GaussianBlur(low, (0, 0), sigma_px / 2)
+    cell = max(1, round(CELL_UM / (step * mpp)))
+    low = reduced(np.pad(low, [*((0, -length % cell) for length in low.shape[:2]), (0, 0)], mode="edge"), cell)
+    field, (red, green, blue) = (np.rint(np.clip(each, -MOST, MOST) / UNIT).astype(np.int8) for each in (low, shift))
+    return Tone(step * cell, len(field), field.tobytes(), (int(red), int(green), int(blue)), lightest)
+
+
+def met(donor: np.ndarray, pixels: np.ndarray, known: np.ndarray, band: np.ndarray, band_px: int) -> np.ndarray:
+    """A donor, uint8 (H, W, 3), that goes over into the known pixels around it without a step: uint8 (H, W, 3).
+
+    What it differs by at the outline of what is known, bool (H, W), diffuses through a band along it, bool (H, W), of
+    so many pixels: fine differences fade at once, coarse ones at its other side. Elsewhere the donor stays as it is.
+    """
+    left = np.where(known[..., None], pixels.astype(np.float32) - donor, np.float32(0))
+    still, carried = (known | ~band).astype(np.uint8), left
+    for _ in range(2 * band_px**2):
+        carried = cv2.copyTo(left, still, cv2.filter2D(carried, -1, BESIDE, borderType=cv2.BORDER_REPLICATE))
+    return (donor + carried).clip(0, 255).round().astype(np.uint8)

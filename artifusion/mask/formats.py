@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from artifusion.errors import MaskError
+from artifusion.files import is_left_by_macos
 from artifusion.mask.classes import CLASSES, WORD, class_of, is_tissue, picked, words_of
 from artifusion.mask.geojson import GEOJSON_SUFFIXES, GeoJson
 from artifusion.mask.mask import Mask
@@ -32,7 +33,7 @@ HISTOQC_TRAPS = {
     "bright": "is background that HistoQC found", "fatlike": "is fat that HistoQC found",
     "spur": "is shape clean-up of HistoQC", "areathresh": "is shape clean-up of HistoQC",
 }
-HISTOQC_NAME = re.compile(rf"(?P<slide>.+)_(?P<member>{'|'.join([*HISTOQC, *HISTOQC_TRAPS])})\.png")
+HISTOQC_NAME = re.compile(rf"(?P<slide>.+)_(?P<member>{'|'.join([*HISTOQC, *HISTOQC_TRAPS])})")
 SLIDE_SUFFIX = re.compile(r"\.(svs|tiff?|ndpi|mrxs|scn|bif|dcm|vms|vmu|svslide|czi|png|jpe?g)", re.IGNORECASE)
 RESTORE_WORDS = words_of("mask binary artifact artefact restore")
 
@@ -43,7 +44,7 @@ class Reader(Protocol):
     @property
     def knows_classes(self) -> bool: ...
 
-    def read(self, slide: Slide, wanted: Collection[str] | None) -> Mask: ...
+    def read(self, slide: Slide, wanted: Collection[str] | None, to_avoid: bool = False) -> Mask: ...
 
 
 def reader_of(path: Path, slide: Slide, mask_format: MaskFormat) -> Reader:
@@ -57,8 +58,10 @@ def reader_of(path: Path, slide: Slide, mask_format: MaskFormat) -> Reader:
         raise MaskError(f"{path}: no such mask; check the path")
     if path.is_dir():
         return HistoQc(path, members=histoqc_members(path, slide, check_name=mask_format == "auto"))
+    if not path.is_file():
+        raise MaskError(f"{path}: is a pipe or a device, no file; save the mask first and name the file")
     if path.suffix.lower() in GEOJSON_SUFFIXES:
-        return GeoJson(path)
+        return annotations_of(path, slide, mask_format)
     if mask_format in ("auto", "histoqc"):
         for reader in IMAGE_READERS.values():
             reader.refuse_name(path, slide)
@@ -73,6 +76,25 @@ def reader_of(path: Path, slide: Slide, mask_format: MaskFormat) -> Reader:
     raise MaskError(f"{path}: holds only {', '.join(map(str, sorted(labels)))}, which can mean two things: as a plain "
                     f"mask or with our class ids it covers {plain} of the slide, with GrandQC's {grandqc}; say which "
                     "with --mask-format binary, classes or grandqc")
+
+
+def annotations_of(path: Path, slide: Slide, mask_format: MaskFormat) -> GeoJson:
+    """The reader of GeoJSON. The file's name tells whether HistoQC wrote it, and what annotations without a class are.
+
+    Raises:
+        MaskError: as `reader_of`.
+    """
+    annotations, match = GeoJson(path), HISTOQC_NAME.fullmatch(bare_name(path))
+    if mask_format == "auto" and not annotations.has_classes:
+        for reader in IMAGE_READERS.values():
+            reader.refuse_name(path, slide)
+    if mask_format == "auto" and match:
+        check_slide(path, match["slide"], slide, "histoqc")
+    # The member's name is free in HistoQC's configuration; it writes no classes.
+    own_member = path.name.startswith(f"{slide.path.name}_") and not annotations.has_classes
+    if annotations.tool == "QuPath" and (match or own_member):
+        annotations.tool, annotations.class_of_unnamed = "HistoQC", HISTOQC.get(match["member"], "") if match else ""
+    return annotations
 
 
 class ImageReader:
@@ -96,7 +118,7 @@ class ImageReader:
         """What the mask is, in words, and our class ids: uint8 (H, W), 0 = keep."""
         raise NotImplementedError
 
-    def read(self, slide: Slide, wanted: Collection[str] | None) -> Mask:
+    def read(self, slide: Slide, wanted: Collection[str] | None, to_avoid: bool = False) -> Mask:
         """The mask, of the wanted classes (None: all). Raises MaskError where it has none of them."""
         origin, ids = self.class_ids(slide, wanted)
         polygons, names = class_outlines(self.path, ids, slide.size)
@@ -129,7 +151,7 @@ class HistoQc(ImageReader):
 
     @staticmethod
     def refuse_name(path: Path, slide: Slide) -> None:
-        match = HISTOQC_NAME.fullmatch(path.name)
+        match = HISTOQC_NAME.fullmatch(bare_name(path))
         if match and match["member"] in HISTOQC_TRAPS:
             raise MaskError(f"{path}: {HISTOQC_TRAPS[match['member']]}, so it cannot tell what to restore; name the "
                             "folder that HistoQC wrote for this slide (or pass --mask-format binary if it is a mask of "
@@ -137,14 +159,14 @@ class HistoQc(ImageReader):
 
     @staticmethod
     def recognises(raster: Raster, slide: Slide) -> bool:
-        match = HISTOQC_NAME.fullmatch(raster.path.name)
+        match = HISTOQC_NAME.fullmatch(bare_name(raster.path))
         if not match or raster.labels - {0}:
             return False
         check_slide(raster.path, match["slide"], slide, "histoqc")
         return True
 
     def class_ids(self, slide: Slide, wanted: Collection[str] | None) -> tuple[str, np.ndarray]:
-        names = {path: match["member"] for path in self.members if (match := HISTOQC_NAME.fullmatch(path.name))}
+        names = {path: match["member"] for path in self.members if (match := HISTOQC_NAME.fullmatch(bare_name(path)))}
         if not names:
             known = ", ".join(f"*_{name}.png" for name in HISTOQC)
             raise MaskError(f"{self.path}: is not named as HistoQC names its masks of artifacts ({known}); choose "
@@ -174,7 +196,8 @@ def histoqc_members(folder: Path, slide: Slide, check_name: bool) -> list[Path]:
     if (folder / "results.tsv").is_file():
         raise MaskError(f"{folder}: HistoQC wrote no folder for {slide.path.name}; it may have failed there, which its "
                         "exit code does not tell: see error.log, or name the folder of the slide")
-    written = [match for path in sorted(folder.iterdir()) if (match := HISTOQC_NAME.fullmatch(path.name))]
+    written = [match for path in sorted(folder.glob("*.png")) if path.is_file() and not is_left_by_macos(path.name)
+               and (match := HISTOQC_NAME.fullmatch(path.stem))]
     slides = {match["slide"] for match in written}
     if not written:
         raise MaskError(f"{folder}: is a folder, and not one that HistoQC wrote for a slide; name the mask file itself "
@@ -189,7 +212,7 @@ def histoqc_members(folder: Path, slide: Slide, check_name: bool) -> list[Path]:
         known = ", ".join(f"*_{name}.png" for name in HISTOQC)
         raise MaskError(f"{folder}: holds none of HistoQC's masks of artifacts ({known}); run HistoQC with the "
                         "modules that find them")
-    return [folder / match.string for match in members]
+    return [folder / f"{match.string}.png" for match in members]
 
 
 class GrandQc(ImageReader):
@@ -197,7 +220,7 @@ class GrandQc(ImageReader):
 
     @staticmethod
     def refuse_name(path: Path, slide: Slide) -> None:
-        if path.name.endswith("_MASK.png") or path.parent.name == "tis_det_mask":
+        if bare_name(path).endswith("_MASK") or path.parent.name == "tis_det_mask":
             raise MaskError(f"{path}: is GrandQC's tissue mask (0 = tissue), not one of artifacts; name the one in "
                             "mask_qc/ (or pass --mask-format binary if it is a mask of your own)")
 
@@ -260,4 +283,12 @@ def check_slide(path: Path, named: str, slide: Slide, mask_format: MaskFormat) -
 def own_words(path: Path, slide: Slide) -> str:
     """The words of a file's name without those of the slide's."""
     known = words_of(slide.path.stem)
-    return " ".join(word for word in WORD.findall(path.stem) if not words_of(word) <= known)
+    return " ".join(word for word in WORD.findall(bare_name(path)) if not words_of(word) <= known)
+
+
+def bare_name(path: Path) -> str:
+    """A mask's name without its suffix, for GeoJSON without all of them: "mask.geojson.gz" is "mask"."""
+    name = path.stem
+    while path.suffix.lower() in GEOJSON_SUFFIXES and Path(name).suffix.lower() in GEOJSON_SUFFIXES:
+        name = Path(name).stem
+    return name

@@ -1,4 +1,4 @@
-"""The reader of annotations: GeoJSON of QuPath and of GrandQC as polygons in level-0 pixels, with their classes."""
+"""The reader of annotations: GeoJSON of QuPath, GrandQC and HistoQC as polygons in level-0 pixels, with classes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gzip
 import json
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,24 @@ from typing import Any
 import numpy as np
 import shapely
 import shapely.affinity
-from shapely import LinearRing, Polygon
+from shapely import Polygon
 from shapely.errors import ShapelyError
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
-from artifusion.errors import MaskError
-from artifusion.geometry import Point
+from artifusion.errors import MaskError, shortened
+from artifusion.files import is_left_by_macos
+from artifusion.geometry import ORIGIN, Point
 from artifusion.mask.classes import class_of, is_tissue, picked
 from artifusion.mask.mask import Mask
 from artifusion.mask.polygons import MOST_CORNERS, polygons_of
-from artifusion.slide.reader import Slide, shortened
+from artifusion.slide.reader import Slide
 
 GEOJSON_SUFFIXES = (".geojson", ".json", ".gz", ".zip")
 MOST_BYTES = 1 << 28                 # of text, unpacked
 DONOR_OF = "donor_of"                # in the metadata of our own annotations: the region that got its tissue here
 LONGEST_NAME = 100                   # of a class
+CLASS_KEYS = ("classification", "type", "label", "class", "name")    # of properties, in which a class may stand
 LARGEST_OUTSIDE = 0.5                # share of the area that may lie outside the slide
 MOST_NAMED = 3                       # unknown classes that are named in the origin
 NOT_READ = (OSError, EOFError, ValueError, RecursionError, RuntimeError, zlib.error, zipfile.BadZipFile)
@@ -44,7 +46,12 @@ class GeoJson:
         """Raises MaskError: no JSON, so much of it that it is no mask, or outlines of tissue and not of artifacts."""
         self.path = path
         self.content = load_geojson(path)
-        self.knows_classes = self._tool() == "GrandQC"
+        self.tool = self._tool()
+        self.class_of_unnamed = ""       # of annotations without a class, where the name of the file tells it
+
+    @property
+    def knows_classes(self) -> bool:
+        return self.tool == "GrandQC"
 
     def _tool(self) -> str:
         properties = [feature["properties"] for feature in features_of(self.content)
@@ -54,23 +61,33 @@ class GeoJson:
                             "restoring them would repaint the slide: name a mask of artifacts")
         return "GrandQC" if any("class_id" in names for names in properties) else "QuPath"
 
-    def read(self, slide: Slide, wanted: Collection[str] | None) -> Mask:
+    @property
+    def has_classes(self) -> bool:
+        """Whether any annotation has a class."""
+        return any(class_name(feature) for feature in features_of(self.content))
+
+    def read(self, slide: Slide, wanted: Collection[str] | None, to_avoid: bool = False) -> Mask:
         """The mask, of the wanted classes (None: all).
+
+        Args:
+            to_avoid: nothing will be repainted: points, lines and areas of nothing count nowhere.
 
         Raises:
             MaskError: no GeoJSON of artifacts, for the greater part outside the slide, without a wanted class, or,
                 where all are wanted, with annotations of what a slide consists of, which nobody wants repainted.
         """
-        path, origin = self.path, f"{'GrandQC' if self.knows_classes else 'QuPath'} GeoJSON"
-        polygons, names = geojson_polygons(self.content, path, slide.bounds_offset)
-        tissue = sorted({" ".join(name.split()) for name in names if is_tissue(name)})
+        path, origin = self.path, f"{self.tool} GeoJSON"
+        found = [(number, geometry, name or self.class_of_unnamed)
+                 for number, geometry, name in geometries(self.content, path)]
+        tissue = sorted({" ".join(name.split()) for *_, name in found if is_tissue(name)})
         if tissue and wanted is None:
             raise MaskError(f"{path}: holds annotations of the class {tissue[0]}, which is no artifact; remove them, "
                             "or pick with --classes what to restore")
         # Before overlaps are settled: what is not wanted, tissue above all, must not take pixels from what is.
-        artifacts = [(polygon, name) for polygon, name in zip(polygons, names, strict=True) if not is_tissue(name)]
-        kept = picked([name for _, name in artifacts], wanted, f"{path}: this {origin}")
-        polygons, names = [artifacts[i][0] for i in kept], [artifacts[i][1] for i in kept]
+        artifacts = [entry for entry in found if not is_tissue(entry[2])]
+        kept = picked([name for *_, name in artifacts], wanted, f"{path}: this {origin}")
+        start = slide.bounds_offset if self.tool == "QuPath" else ORIGIN
+        polygons, names = outlined([artifacts[i] for i in kept], path, start, _grandqc_half_px(self.content), to_avoid)
         mask = Mask.of(polygons, slide.size, [class_of(name) for name in names])
         check_place(mask, polygons, path)
         others = sorted({" ".join(name.split()) for name in names if class_of(name) == "other"} - {"", "other"})
@@ -117,7 +134,8 @@ def _unpacked(path: Path) -> bytes:
     elif start == b"PK\3\4":
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist()
-                     if name.lower().endswith(GEOJSON_SUFFIXES[:2]) and not name.startswith("__MACOSX")]
+                     if name.lower().endswith(GEOJSON_SUFFIXES[:2])
+                     and not name.startswith("__MACOSX") and not is_left_by_macos(name)]
             if len(names) != 1:
                 raise MaskError(f"{path}: holds {len(names)} GeoJSON files; unpack it and name the one of this slide")
             with archive.open(names[0]) as entry:
@@ -132,27 +150,53 @@ def _unpacked(path: Path) -> bytes:
 
 
 def geojson_polygons(content: Any, path: Path, bounds_offset: Point) -> tuple[list[Polygon], list[str]]:
-    """The polygons of GeoJSON in level-0 pixels and the class name of each; invalid rings are mended.
+    """The polygons of QuPath's GeoJSON in level-0 pixels and the class name of each; invalid rings are mended.
 
     QuPath counts from `bounds_offset`; `path` is for messages.
 
     Raises:
         MaskError: no GeoJSON, no polygon, or geometry that has no area.
     """
-    spread = _grandqc_half_px(content)
-    polygons: list[Polygon] = []
-    classes: list[str] = []
+    return outlined(geometries(content, path), path, bounds_offset)
+
+
+def geometries(content: Any, path: Path) -> list[tuple[int, Any, str]]:
+    """Number, geometry and class name of what GeoJSON annotates, without donors. Raises MaskError: no GeoJSON, none."""
+    found = []
     for number, feature in enumerate(features_of(content), 1):
         if is_donor(feature):
             continue
         if not isinstance(feature, dict):
             raise MaskError(f"{path}: entry {number} is no GeoJSON Feature; export annotations from QuPath as GeoJSON")
         geometry = feature.get("geometry") if feature.get("type") == "Feature" else feature
-        for polygon in _mended(path, number, geometry, spread):
-            polygons.append(shapely.affinity.translate(polygon, *bounds_offset) if any(bounds_offset) else polygon)
-            classes.append(_class_name(feature))
-    if not polygons:
+        found.append((number, geometry, class_name(feature)))
+    if not found:
         raise MaskError(f"{path}: holds no polygon; draw what to restore as areas and export them as GeoJSON")
+    return found
+
+
+def outlined(found: Iterable[tuple[int, Any, str]], path: Path, start: Point, spread: float = 0,
+             areas_alone: bool = False) -> tuple[list[Polygon], list[str]]:
+    """The polygons of geometries that count from `start`, and the class name of each; invalid rings are mended.
+
+    Args:
+        spread: by how much outlines run inside of what they mean.
+        areas_alone: pass over what has no area.
+
+    Raises:
+        MaskError: geometry that has no area.
+    """
+    polygons: list[Polygon] = []
+    classes: list[str] = []
+    for number, geometry, name in found:
+        try:
+            parts = _mended(path, number, geometry, spread)
+        except MaskError:
+            if not areas_alone:
+                raise
+            continue
+        polygons += [shapely.affinity.translate(part, *start) if any(start) else part for part in parts]
+        classes += [name] * len(parts)
     return polygons, classes
 
 
@@ -192,9 +236,14 @@ def _mended(path: Path, number: int, geometry: Any, spread: float) -> list[Polyg
             form = shapely.force_2d(shape(geometry))
         if not np.isfinite(shapely.get_coordinates(form)).all():
             raise ValueError("a coordinate is no number")
-        # "structure" keeps what a hand-drawn outline runs around twice; even-odd would leave it out as a hole.
-        valid = form if form.is_valid else shapely.make_valid(form, method="structure")
-        mended = polygons_of(_spread(form, valid, spread) if spread else valid)
+        # "structure" keeps what a hand-drawn outline runs around twice; even-odd would leave it out as a hole. It makes
+        # an area of a hole that lies beside its shell, too: nothing counts but what a shell runs around.
+        shells = [Polygon(part.exterior) for part in shapely.get_parts(form)]
+        valid = form
+        if not form.is_valid:
+            within = shapely.union_all(shapely.make_valid(shells, method="structure"))
+            valid = shapely.make_valid(form, method="structure").intersection(within)
+        mended = polygons_of(_spread(shells, valid, spread) if spread else valid)
     except (ShapelyError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise MaskError(f"{path}: entry {number} is no valid polygon ({shortened(error)}); redraw it") from None
     if not mended:
@@ -202,19 +251,28 @@ def _mended(path: Path, number: int, geometry: Any, spread: float) -> list[Polyg
     return mended
 
 
-def _spread(form: BaseGeometry, valid: BaseGeometry, px: float) -> BaseGeometry:
-    """The outline around the pixels through whose centres an outline runs; a line becomes a row of pixels."""
-    rings = shapely.get_rings(np.asarray([form], dtype=object))
-    whole = shapely.union_all([valid, *(LinearRing(ring) for ring in rings)])
+def _spread(shells: Collection[Polygon], valid: BaseGeometry, px: float) -> BaseGeometry:
+    """The outline around the pixels through whose centres shells run; a line becomes a row of pixels."""
+    whole = shapely.union_all([valid, *(shell.exterior for shell in shells)])
     # Right angles stay right (their mitre is 1.41 px long), and no tip grows by more than a mask pixel.
     wide = whole.buffer(px, cap_style="square", join_style="mitre", mitre_limit=1.5)
     return shapely.affinity.translate(wide, px, px)
 
 
-def _class_name(feature: dict[str, Any]) -> str:
-    """The name of an annotation's class, fit to be printed: all parts of a derived class, "" where it has none."""
-    properties = feature.get("properties")
-    found = properties.get("classification") if isinstance(properties, dict) else None
+def class_name(feature: Any) -> str:
+    """The name of an annotation's class, fit to be printed; "" where it has none.
+
+    What stands under another key than "classification" is a class where it names an artifact or tissue.
+    """
+    properties = feature.get("properties") if isinstance(feature, dict) else None
+    if not isinstance(properties, dict):
+        return ""
+    classification, *others = (_printable(properties.get(key)) for key in CLASS_KEYS)
+    return classification or next((name for name in others if class_of(name) != "other" or is_tissue(name)), "")
+
+
+def _printable(found: Any) -> str:
+    """A class as text: all parts of a derived one."""
     name = (found.get("name") or found.get("names")) if isinstance(found, dict) else found
     if isinstance(name, list):
         name = ": ".join(part for part in name if isinstance(part, str))

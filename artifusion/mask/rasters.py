@@ -15,10 +15,9 @@ import tifffile
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from artifusion.errors import MaskError
+from artifusion.errors import BROKEN_FILE, MaskError, shortened
 from artifusion.geometry import Size, strips
 from artifusion.mask.classes import CLASSES_KEY
-from artifusion.slide.reader import shortened
 
 ASPECT_TOLERANCE = 0.003             # beside one mask pixel of rounding per side; more would misplace edges unnoticed
 MOST_CLASS_IDS = 7                   # the largest class id of any tool, ours included
@@ -165,10 +164,10 @@ def _load(path: Path) -> Raster:
     except Image.DecompressionBombError:
         raise MaskError(f"{path}: too many pixels for a raster mask; save it at a smaller scale, any scale will do, "
                         "or use GeoJSON") from None
-    except (OSError, ValueError, SyntaxError, RuntimeError) as error:
+    except BROKEN_FILE as error:
         try:
             pixels = tifffile.imread(path)
-        except (OSError, ValueError, RuntimeError, KeyError, IndexError, tifffile.TiffFileError):
+        except BROKEN_FILE:
             raise MaskError(f"{path}: not a mask image that can be read ({shortened(error)}); use PNG, TIFF, JPEG or "
                             "QuPath GeoJSON") from None
     if pixels.dtype.kind == "c":

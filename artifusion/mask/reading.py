@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import shapely
+from shapely.affinity import scale
 
 from artifusion.errors import MaskError
 from artifusion.files import sha256
@@ -42,18 +43,19 @@ def read_mask(
     return read_selection(MaskSelection(Path(path), polarity, grow_um, classes, form), slide)
 
 
-def read_selection(selection: MaskSelection, slide: Slide, any_share: bool = False) -> Mask:
+def read_selection(selection: MaskSelection, slide: Slide, to_avoid: bool = False) -> Mask:
     """Return the mask that a selection describes. Raises MaskError as `read_mask`.
 
-    With `any_share` it may cover whatever share of the slide it does.
+    Args:
+        to_avoid: nothing will be repainted: it may cover any share of the slide, and what has no area is passed over.
     """
     reader = reader_of(selection.path, slide, selection.format)
-    mask = reader.read(slide, selection.classes)
+    mask = reader.read(slide, selection.classes, to_avoid)
     if selection.polarity == "keep":
         mask = inverted(mask, selection.path)
     if selection.grow_um:
         mask = widened(mask, selection, slide)
-    if not any_share:
+    if not to_avoid:
         check_share(mask, selection, reader.knows_classes)
     return mask
 
@@ -78,10 +80,13 @@ def inverted(mask: Mask, path: Path) -> Mask:
 
 def widened(mask: Mask, selection: MaskSelection, slide: Slide) -> Mask:
     """The mask grown by grow_um on every side. Raises MaskError where the slide's mpp is unknown."""
-    if slide.mpp is None:
+    if slide.mpp_xy is None:
         raise MaskError(f"{selection.path}: cannot be grown by {selection.grow_um:g} um, {slide.path.name} "
                         f"{slide.mpp_doubt or 'does not tell its um per pixel'}; pass --mpp")
-    wide = [polygon.buffer(selection.grow_um / slide.mpp, quad_segs=4) for polygon in mask.polygons]
+    x_um, y_um = slide.mpp_xy
+    even = [scale(polygon, 1, y_um / x_um, origin=(0, 0)) for polygon in mask.polygons]      # pixels as high as wide
+    wide = [scale(polygon.buffer(selection.grow_um / x_um, quad_segs=4), 1, x_um / y_um, origin=(0, 0))
+            for polygon in even]
     return replace(Mask.of(wide, mask.l0_size, mask.classes), origin=mask.origin)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -65,6 +65,17 @@ def find_regions(mask: Mask, merge_px: int) -> tuple[Region, ...]:
         areas[at][mask.classes[i]] = areas[at].get(mask.classes[i], 0) + mask.areas_px[i]
     return tuple(Region(number, box, sum(by_class.values()), max(by_class, key=by_class.__getitem__))
                  for number, (box, by_class) in enumerate(zip(merged, areas, strict=True), 1))
+
+
+def without_regions(mask: Mask, regions: Sequence[Region]) -> Mask:
+    """The mask without what lies in some of its regions."""
+    if not regions:
+        return mask
+    boxes = [pixel_box(polygon) for polygon in mask.polygons]
+    centres = shapely.points([(box.x + box.width / 2, box.y + box.height / 2) for box in boxes])
+    away = set(shapely.STRtree(_shapes([region.l0_box for region in regions])).query(centres, predicate="within")[0])
+    kept = [index for index in range(len(boxes)) if index not in away]
+    return replace(mask, polygons=tuple(mask.polygons[i] for i in kept), classes=tuple(mask.classes[i] for i in kept))
 
 
 def plan_canvases(regions: Iterable[Region], l0_size: Size, multiple: int = 64, context_px: int = 64,

@@ -76,7 +76,8 @@ def write_mask(mask: Mask, path: Path, slide: Slide, *, binary: bool = False, do
     ids = class_ids(mask, size)
     pixels = ids > 0 if binary else ids
     if path.suffix.lower() != ".png":
-        write_pyramid(path, pixels, slide.mpp and slide.mpp * slide.size.width / size.width)
+        x, y = (l0_px / px for l0_px, px in zip(slide.size, size, strict=True))
+        write_pyramid(path, pixels, (x * slide.mpp_xy[0], y * slide.mpp_xy[1]) if slide.mpp_xy else None)
     elif binary:
         write_binary_png(path, pixels)
     else:
@@ -134,11 +135,12 @@ def write_binary_png(path: str | Path, masked: np.ndarray) -> None:
         Image.fromarray(np.asarray(masked, bool).astype(np.uint8) * np.uint8(255)).save(part, "PNG")
 
 
-def write_pyramid(path: str | Path, ids: np.ndarray, mpp: float | None) -> None:
+def write_pyramid(path: str | Path, ids: np.ndarray, mpp_xy: tuple[float, float] | None) -> None:
     """Write class ids, uint8 (H, W), or bool (H, W) as 0 and 255, as a pyramidal TIFF; whole or not at all.
 
     Levels lie in sequence, since OpenSlide ignores SubIFDs; each is half of the one before, and a pixel of it the
-    largest of its four. Class ids go with a palette, in which viewers show our colours. `mpp`: um per pixel of `ids`.
+    largest of its four. Class ids go with a palette, in which viewers show our colours. `mpp_xy`: um per pixel of `ids`
+    along x and y.
 
     Raises:
         OutputError: it cannot be written there.
@@ -151,17 +153,16 @@ def write_pyramid(path: str | Path, ids: np.ndarray, mpp: float | None) -> None:
     colours: dict[str, Any] = {"photometric": "minisblack"} if binary else {"photometric": "palette",
                                                                             "colormap": palette}
     with whole_file(Path(path)) as part, tifffile.TiffWriter(part, bigtiff=True) as writer:
-        level, scale = pixels, mpp
+        level, per_cm = pixels, (1e4 / mpp_xy[0], 1e4 / mpp_xy[1]) if mpp_xy else None
         while True:
             first = level is pixels
             writer.write(level, tile=(TILE_PX, TILE_PX), compression="adobe_deflate", metadata=None,
                          subfiletype=0 if first else 1,
                          description=json.dumps({CLASSES_KEY: CLASSES}) if first and not binary else None,
-                         resolution=(1e4 / scale, 1e4 / scale) if scale else None,
-                         resolutionunit="CENTIMETER" if scale else None, **colours)
+                         resolution=per_cm, resolutionunit="CENTIMETER" if per_cm else None, **colours)
             if max(level.shape) <= TILE_PX:
                 break
-            level, scale = _halved(level), scale and 2 * scale
+            level, per_cm = _halved(level), per_cm and (per_cm[0] / 2, per_cm[1] / 2)
 
 
 def mask_geojson(mask: Mask, bounds_offset: Point = ORIGIN, scores: Sequence[float] | None = None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from artifusion.output.codecs.segment_codecs import Jpeg2000Codec, codec_of
 from artifusion.output.reencode import SMALLEST_PX, half_size
 from artifusion.output.segments import Grid
 from artifusion.slide import tiff
+from artifusion.slide.pages import left_out
 from artifusion.slide.reader import TIFF_VENDORS, ImageSlide, Slide
 
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -164,11 +166,24 @@ def generic_reason(slide: Slide, page: tiff.Page) -> str:
 
 
 def container_of(slide: Slide, out: Path) -> tuple[str, str]:
-    """Return how `out` will be written ("copied", "pyramid", "re-encoded" or "image") and why.
+    """Return how `out` will be written ("copied", "pyramid", "re-encoded" or "image"), why, and what is left out.
 
     Raises:
         OutputError: the suffix does not fit the source; the message names those that do.
     """
+    container, reason = _container(slide, out)
+    lost = "" if container == "copied" else left_out(slide)
+    return container, f"{reason}; {lost}" if lost else reason
+
+
+def say_left_out(slide: Slide, out: Path) -> None:
+    """Print one line on stderr where `out` will not hold all pages of the slide."""
+    lost = "" if _container(slide, out)[0] == "copied" else left_out(slide)
+    if lost:
+        print(f"{slide.path.name}: {lost}", file=sys.stderr)
+
+
+def _container(slide: Slide, out: Path) -> tuple[str, str]:
     suffix, own = out.suffix.lower(), own_suffix(slide).lower()
     if slide.kind == "image":
         if suffix in IMAGE_SUFFIXES:

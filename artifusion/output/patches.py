@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from artifusion.errors import OutputError
+from artifusion.errors import BROKEN_FILE, OutputError
 from artifusion.files import REMEDY, sync, whole_file
 from artifusion.geometry import Box
 from artifusion.mask.mask import Mask
@@ -22,8 +23,8 @@ CACHED = 32                          # targets kept in memory
 class Patches:
     """The painted pixels of finished canvases, each in a file of its own, so that a killed run can go on.
 
-    Every file that the folder already holds counts as finished: use one folder per slide, mask and settings. Memory:
-    CACHED targets and the pixels of one read.
+    Every whole file that the folder already holds counts as finished: use one folder per slide, mask and settings.
+    Memory: CACHED targets and the pixels of one read.
     """
 
     def __init__(self, folder: str | Path, slide: Slide, mask: Mask) -> None:
@@ -37,9 +38,11 @@ class Patches:
         self._cells: dict[tuple[int, int], list[Box]] = {}
         self._load = lru_cache(maxsize=CACHED)(np.load)
         for path in sorted(self.folder.glob("*.npy")):
-            wave, *numbers = (int(number) for number in path.stem.split("_"))
-            if path.stat().st_size > 3 * Box(*numbers).area:                # smaller: the machine died while writing
-                self._remember(Box(*numbers), wave, path)
+            with suppress(*BROKEN_FILE):                                    # what cannot be read is painted again
+                wave, *numbers = (int(number) for number in path.stem.split("_"))
+                target = Box(*numbers)
+                if np.load(path, mmap_mode="r").shape == (target.height, target.width, 3):
+                    self._remember(target, wave, path)
 
     def done(self, canvas: Canvas) -> bool:
         """Return whether this canvas was painted, in this run or an earlier one."""

@@ -18,11 +18,13 @@ from artifusion.mask.mask import Mask
 from artifusion.mask.polygons import edge_table, pixel_box, pixel_counts, polygons_of
 from artifusion.mask.regions import Region
 from artifusion.mask.writer import annotation
+from artifusion.slide.placed import Tone, origin_of
 
 WARNING = "invented pixels; not for diagnosis"
 SEEN = {"recovered": (0, 150, 255), "faint": (150, 100, 255)}      # what was measured through ink, and its colour
 ESTIMATED = "measured through ink, colours estimated; not for diagnosis"
 LEGEND = "recovered: measured through ink, colours estimated; painted: invented"
+GRAFT = "graft"                        # in the metadata of annotations: which of its region's grafts it shows
 FORMAT = 1                             # raised when a reader of the sidecar must change
 
 
@@ -30,14 +32,28 @@ FORMAT = 1                             # raised when a reader of the sidecar mus
 class Grafted:
     """What fills a part of a region: real tissue from elsewhere on the slide.
 
-    kept: level-0 polygons of the pixels that stay the donor's own; donor: its box; orientation: by how many quarters it
-    was turned, and mirrored from 4 on; score: how well it fits, 0 to 1.
+    kept: level-0 polygons of the pixels that stay the donor's own; l0_box: what they are a part of; donor: the box
+    that lies there; orientation: by how many quarters it was turned, and mirrored from 4 on; tone: how its colours
+    were moved; score: how well it fits, 0 to 1.
     """
 
     kept: tuple[Polygon, ...]
+    l0_box: Box
     donor: Box
     orientation: int
+    tone: Tone | None
     score: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the sidecar says of it; `from_dict` needs the polygons as well."""
+        return {"l0_box": list(self.l0_box), "donor": list(self.donor), "orientation": self.orientation,
+                "tone": None if self.tone is None else self.tone.to_dict(), "score": self.score}
+
+    @classmethod
+    def from_dict(cls, held: Mapping[str, Any], kept: Sequence[Polygon]) -> Grafted:
+        """The inverse of `to_dict`. Raises KeyError, TypeError, ValueError or zlib.error for anything else."""
+        tone = None if held["tone"] is None else Tone.from_dict(held["tone"])
+        return cls(tuple(kept), Box(*held["l0_box"]), Box(*held["donor"]), held["orientation"], tone, held["score"])
 
 
 @dataclass(frozen=True)
@@ -79,8 +95,7 @@ class Filled:
         """What the sidecar says of it."""
         seen = self.recovered.to_dict() if self.recovered else {}
         return {**seen, "verdict": self.verdict, "score": self.score, "grafted_px": self.grafted_px,
-                "grafts": [{"donor": list(graft.donor), "orientation": graft.orientation, "score": graft.score}
-                           for graft in self.grafts]}
+                "grafts": [graft.to_dict() for graft in self.grafts]}
 
 
 def note(
@@ -121,10 +136,15 @@ def sidecar(job: Mapping[str, Any], regions: Sequence[Region], written: Mapping[
         "seconds": round(seconds, 1),
         **job,
         "output": dict(output),
-        "regions": [{"id": region.id, "l0_box": list(region.l0_box), "area_px": region.area_px, "class": region.name,
-                     **(filled[region.id].to_dict() if filled else {})} for region in regions],
+        "regions": declared(regions, filled),
         "written": dict(written),
     }
+
+
+def declared(regions: Sequence[Region], filled: Mapping[int, Filled] | None) -> list[dict[str, Any]]:
+    """What the sidecar says of regions, and of how each was filled."""
+    return [{"id": region.id, "l0_box": list(region.l0_box), "area_px": region.area_px, "class": region.name,
+             **(filled[region.id].to_dict() if filled else {})} for region in regions]
 
 
 def geojson(mask: Mask, regions: Sequence[Region], source_sha256: str = "", bounds_offset: Point = ORIGIN,
@@ -132,8 +152,8 @@ def geojson(mask: Mask, regions: Sequence[Region], source_sha256: str = "", boun
     """Return the content of <OUT>.geojson: the mask as QuPath annotations, by how its pixels were restored.
 
     One annotation per region, class and graft, one for what is painted of it, one each for what was recovered and what
-    is faint, with classes and colours of their own, and one, of the class Donor, where each graft comes from.
-    Coordinates count from the slide's bounds, as QuPath does. Ids follow from the source and the region alone.
+    is faint, with classes and colours of their own, and one, of the class Donor, of the pixels of each graft.
+    Coordinates count from the output's bounds, as QuPath does. Ids follow from the source and the region alone.
     """
     homes = shapely.STRtree([shapely.box(r.l0_box.x, r.l0_box.y, r.l0_box.right, r.l0_box.bottom) for r in regions])
     members = [index for index, area in enumerate(mask.areas_px) if area]
@@ -147,22 +167,22 @@ def geojson(mask: Mask, regions: Sequence[Region], source_sha256: str = "", boun
         region, whole = regions[at], _joined([mask.polygons[i] for i in indices])
         grafts = filled[region.id].grafts if filled else ()
         key = f"{source_sha256}:{region.id}:{name}"
-        parts = [(f"{key}:{n}", f"restored {region.id}: grafted", _common(whole, graft.kept), _donor_facts(graft))
-                 for n, graft in enumerate(grafts, 1)]
+        parts = [(f"{key}:{n}", f"restored {region.id}: grafted", _common(whole, graft.kept), _donor_facts(graft),
+                  {GRAFT: str(n)}) for n, graft in enumerate(grafts, 1)]
         if filled and (seen := filled[region.id].recovered):
-            parts += [(f"{key}:{kind}", f"restored {region.id}: {kind}", _common(whole, areas), {})
+            parts += [(f"{key}:{kind}", f"restored {region.id}: {kind}", _common(whole, areas), {}, {})
                       for kind, areas in seen.areas.items() if areas]
-        rest = whole.difference(shapely.union_all([part for _, _, part, _ in parts])) if parts else whole
-        parts.append((key, f"restored {region.id}{': painted' if parts else ''}", rest, {}))
-        features += [_restored(part, bounds_offset, key, title, name, region.id, facts)
-                     for key, title, part, facts in parts if not part.is_empty]
+        rest = whole.difference(shapely.union_all([part for _, _, part, *_ in parts])) if parts else whole
+        parts.append((key, f"restored {region.id}{': painted' if parts else ''}", rest, {}, {}))
+        features += [_restored(part, bounds_offset, key, title, name, facts, {"region": str(region.id)} | number)
+                     for key, title, part, facts, number in parts if not part.is_empty]
     features += [_donor(graft, bounds_offset, f"{source_sha256}:donor:{region}:{n}", region)
                  for region, how in sorted((filled or {}).items()) for n, graft in enumerate(how.grafts, 1)]
     return {"type": "FeatureCollection", "features": features}
 
 
-def _restored(part: BaseGeometry, bounds_offset: Point, key: str, title: str, name: str, region: int,
-              facts: Mapping[str, float]) -> dict[str, Any]:
+def _restored(part: BaseGeometry, bounds_offset: Point, key: str, title: str, name: str, facts: Mapping[str, float],
+              metadata: Mapping[str, str]) -> dict[str, Any]:
     """The annotation of a restored part of a region."""
     area = int(pixel_counts(*edge_table(polygons_of(part))).sum())
     kind = title.rpartition(": ")[2]
@@ -170,13 +190,13 @@ def _restored(part: BaseGeometry, bounds_offset: Point, key: str, title: str, na
     if kind in SEEN:
         own = {"classification": {"name": f"{kind.capitalize()}: {name}", "color": list(SEEN[kind])}}
     return annotation(part, bounds_offset, key, title, name, {"Area px": area, **facts}, isLocked=True, **own,
-                      metadata={"region": str(region), "warning": ESTIMATED if own else WARNING})
+                      metadata={**metadata, "warning": ESTIMATED if own else WARNING})
 
 
 def _donor(graft: Grafted, bounds_offset: Point, key: str, region: int) -> dict[str, Any]:
     """The annotation of where a graft comes from."""
-    box = shapely.box(graft.donor.x, graft.donor.y, graft.donor.right, graft.donor.bottom)
-    return annotation(box, bounds_offset, key, f"donor of restored {region}", "Donor", {"Score": graft.score},
+    outline = origin_of(_joined(list(graft.kept)), graft.l0_box, graft.donor, graft.orientation)
+    return annotation(outline, bounds_offset, key, f"donor of restored {region}", "Donor", {"Score": graft.score},
                       isLocked=True, metadata={DONOR_OF: str(region)})
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import imagecodecs
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from artifusion.ahead import ahead
-from artifusion.geometry import Box, Size
+from artifusion.geometry import Box, Size, strips
 from artifusion.output.tiffwriter import TiffWriter, integers
 from artifusion.slide import tiff
 from artifusion.slide.tiff import Tag
@@ -26,6 +26,7 @@ SEGMENT_PX = 256                     # side of the tiles that are written
 QUALITY = 90                         # of JPEG segments
 SMALLEST_PX = 512                    # levels halve until both sides are at most this
 JPEG_IMAGE_QUALITY = 95
+LONGEST_COMMENT = 65_000             # bytes; a JPEG holds 65,533 in one
 ENCODED_AHEAD = 16                   # segments in work while the ones before them are written
 
 Read = Callable[[Box], np.ndarray]
@@ -36,7 +37,7 @@ class Metadata:
     """What a generic TIFF says of the slide that it holds."""
 
     l0_size: Size
-    mpp: float | None                # um per level-0 pixel
+    mpp_xy: tuple[float, float] | None     # um per level-0 pixel along x and y
     icc: bytes | None
     description: str                 # ImageDescription of level 0
 
@@ -50,10 +51,11 @@ class Metadata:
             if text is not None:
                 raw = text.encode(errors="surrogateescape") + b"\0"
                 tags[code] = Tag(code, tiff.ASCII, len(raw), raw)
-        if self.mpp:
-            mpp = self.mpp if level0 else self.mpp * self.l0_size.width / size.width
-            ratio = Fraction(1e4 / mpp).limit_denominator(10_000)
-            for code in (tiff.X_RESOLUTION, tiff.Y_RESOLUTION):
+        if self.mpp_xy:
+            for code, mpp, l0_px, px in zip((tiff.X_RESOLUTION, tiff.Y_RESOLUTION), self.mpp_xy, self.l0_size, size,
+                                            strict=True):
+                per_cm = 1e4 / (mpp if level0 else mpp * l0_px / px)
+                ratio = Fraction(per_cm).limit_denominator(min(10_000, int(0xFFFFFFFF / per_cm)))
                 tags[code] = Tag(code, tiff.RATIONAL, 1, struct.pack(order + "II", ratio.numerator, ratio.denominator))
             tags[tiff.RESOLUTION_UNIT] = integers(tiff.RESOLUTION_UNIT, [3], tiff.SHORT, order)
         if self.icc:
@@ -142,19 +144,36 @@ def encoding_tags(size: Size, lossless: bool, order: str = "<") -> dict[int, Tag
     return {code: integers(code, values, kind, order) for code, (kind, values) in numbers.items()}
 
 
-def write_image(out: Path, pixels: np.ndarray, *, mpp: float | None, icc: bytes | None, note: str) -> None:
-    """Write a plain PNG (exact) or JPEG (quality 95, 4:4:4) with the note as its description."""
-    dpi = {"dpi": (25400 / mpp, 25400 / mpp)} if mpp else {}
-    profile = {"icc_profile": icc} if icc else {}
-    image = Image.fromarray(pixels)
+def write_image(out: Path, read: Read, size: Size, *, mpp_xy: tuple[float, float] | None, icc: bytes | None,
+                text: Mapping[str, str]) -> None:
+    """Write a plain PNG (exact) or JPEG (quality 95, 4:4:4).
+
+    Args:
+        text: by keyword; a JPEG gets it as its comment, as far as that goes.
+
+    Memory: four bytes for each pixel, and a few strips of STRIP_PX.
+    """
+    dpi = tuple(25400 / mpp for mpp in mpp_xy) if mpp_xy else None
+    options: dict[str, Any] = {"icc_profile": icc} if icc else {}
+    image = Image.new("RGB", size)
+    for rows, _ in strips((size.height, size.width)):
+        image.paste(Image.fromarray(read(Box(0, rows.start, size.width, rows.stop - rows.start))), (0, rows.start))
     if out.suffix.lower() == ".png":
         info = PngImagePlugin.PngInfo()
-        info.add_text("Description", f"artifusion: {note}")
-        image.save(out, "PNG", pnginfo=info, **dpi, **profile)
-    else:
-        density = {"dpi": tuple(round(value) for value in dpi["dpi"])} if dpi and dpi["dpi"][0] < 65535 else {}
-        image.save(out, "JPEG", quality=JPEG_IMAGE_QUALITY, subsampling=0, comment=f"artifusion: {note}", **density,
-                   **profile)
+        for key, value in text.items():
+            info.add_text(key, value)
+        image.save(out, "PNG", pnginfo=info, **options, **({"dpi": dpi} if dpi else {}))
+        return
+    if dpi and min(dpi) > 6000 and max(dpi) < 65535:         # which whole numbers tell to 0.01 %
+        options["dpi"] = tuple(map(round, dpi))
+    elif dpi:
+        exif = Image.Exif()
+        exif[tiff.X_RESOLUTION], exif[tiff.Y_RESOLUTION] = (TiffImagePlugin.IFDRational(number) for number in dpi)
+        exif[tiff.RESOLUTION_UNIT] = 2
+        options["exif"] = exif
+    lines = [value if key in ("Comment", "Description") else f"{key}: {value}" for key, value in text.items()]
+    image.save(out, "JPEG", quality=JPEG_IMAGE_QUALITY, subsampling=0,
+               comment="\n".join(lines).encode()[-LONGEST_COMMENT:], **options)
 
 
 def halved(pixels: np.ndarray) -> np.ndarray:

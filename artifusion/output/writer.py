@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from artifusion.errors import OutputError
-from artifusion.geometry import Box
+from artifusion.geometry import Point
 from artifusion.mask.mask import Mask
 from artifusion.output.codecs.segment_codecs import codec_of
 from artifusion.output.container import container_of, generic_pyramid, segment_reason, source_levels, thumbnail_page
+from artifusion.output.history import notes_in
 from artifusion.output.patches import Patches
 from artifusion.output.pyramid import write_generic
 from artifusion.output.reencode import Metadata, encoding_name, pyramid_sizes, segment_count, write_image, write_pyramid
 from artifusion.output.segments import Change, Grid, restored_segments
 from artifusion.output.tiffwriter import copy_tiff
 from artifusion.slide import tiff
-from artifusion.slide.reader import ImageSlide, Slide
+from artifusion.slide.reader import ImageSlide, Slide, open_slide
 
 Progress = Callable[[int, int], None]
 
@@ -49,6 +50,12 @@ class WriteReport:
     reason: str
     lossless: bool                    # every pixel outside the mask is exact
     levels: tuple[LevelReport, ...]
+
+    @property
+    def bounds_offset(self) -> Point:
+        """Level-0 Point at which QuPath starts counting in the written file, which may not be the source's."""
+        with open_slide(self.path) as written:
+            return written.bounds_offset
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report for JSON, without the path."""
@@ -182,7 +189,9 @@ def _write_generic(slide: Slide, mask: Mask, patches: Patches, path: Path, note:
 
 def _generic_metadata(slide: Slide, note: str) -> Metadata:
     """Return a generic file's metadata, without the source's description: one that names Aperio is opened as Aperio."""
-    return Metadata(slide.size, slide.mpp, slide.icc, description_with_note("", note, "generic-tiff"))
+    said = [f"{key}: {text}" for key, text in slide.text.items()] if isinstance(slide, ImageSlide) else [
+        f"artifusion: {earlier}" for earlier in notes_in(slide)]
+    return Metadata(slide.size, slide.mpp_xy, slide.icc, description_with_note("\n".join(said), note, "generic-tiff"))
 
 
 def _copied_level(name: str, page: tiff.Page, change: Change, same_size: bool = False, stale: str = "") -> LevelReport:
@@ -242,7 +251,9 @@ def _write_reencoded(slide: Slide, patches: Patches, path: Path, note: str, reas
 
 def _write_image(slide: Slide, patches: Patches, path: Path, note: str, reason: str) -> WriteReport:
     exact = path.suffix == ".png"
-    write_image(path, patches.read(Box(0, 0, *slide.size)), mpp=slide.mpp, icc=slide.icc, note=note)
+    text = dict(slide.text) if isinstance(slide, ImageSlide) else {}
+    text["Description"] = description_with_note(text.pop("Description", ""), note, slide.vendor)    # last in a comment
+    write_image(path, patches.read, slide.size, mpp_xy=slide.mpp_xy, icc=slide.icc, text=text)
     how = "PNG, exact" if exact else "JPEG quality 95, 4:4:4: kept pixels change a little; choose .png to keep them"
     level = LevelReport("level 0", "re-encoded", how, 1, 1, *_changes_of_reencoding(exact))
     return WriteReport(path, "image", reason, exact, (level,))

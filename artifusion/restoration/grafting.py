@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import numpy as np
 from shapely import from_wkb
 from shapely.affinity import translate
 
+from artifusion.errors import BROKEN_FILE
 from artifusion.evidence.donors import Hole
 from artifusion.evidence.filling import Filling, fill, region_hole
 from artifusion.evidence.index import DonorIndex
@@ -38,17 +40,19 @@ LARGEST_PX = 36_000_000     # of a region's box; a larger one is painted, not gr
 class Grafts:
     """The grafts of finished regions, one whole file each in a folder, so that a killed run goes on from there.
 
-    `filled`: how each region was filled, by its id. Memory: HELD grafts.
+    `filled`: how each region was filled, by its id; `recoveries`: what needs no graft. Memory: HELD grafts.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.filled = folder, dict[int, Filled]()
+    def __init__(self, folder: Path, recoveries: Recoveries) -> None:
+        self.folder, self.recoveries, self.filled = folder, recoveries, dict[int, Filled]()
         self._boxes: dict[int, Box] = {}
         self._load = lru_cache(maxsize=HELD)(self._read)
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob("*.npz")):
-            with np.load(path) as held:
-                self._remember(int(path.stem), Box(*held["l0_box"].tolist()), from_text(str(held["filled"])))
+            with suppress(*BROKEN_FILE), np.load(path) as held:                  # what cannot be read is found again
+                box, filled = Box(*held["l0_box"].tolist()), from_text(str(held["filled"]))
+                if held["pixels"].shape[:2] == held["levels"].shape == (box.height, box.width):
+                    self._remember(int(path.stem), box, filled)
 
     def add(self, region: Region, hole: Hole, filling: Filling) -> None:
         """Keep what was found for a region's hole."""
@@ -61,10 +65,21 @@ class Grafts:
             sync(part)
         self._remember(region.id, hole.l0_box, filled)
 
-    def lay(self, pixels: np.ndarray, hole: np.ndarray, l0_box: Box) -> np.ndarray:
-        """Lay the grafts over a box's pixels, uint8 (H, W, 3), where hole, bool (H, W), is set; returns the levels.
+    def without_doubtful(self) -> dict[int, Filled]:
+        """Forget the grafts of regions that are not filled well; returns the verdicts, by the region's id."""
+        doubtful = {number: filled for number, filled in self.filled.items() if filled.verdict != "good"}
+        for number in doubtful:
+            del self.filled[number]
+            self._boxes.pop(number, None)
+        return {number: Filled(score=filled.score, verdict=filled.verdict) for number, filled in doubtful.items()}
 
-        Levels, float32 (H, W): 0 outside the hole and where a donor's pixel stays, 1 where nothing is known.
+    def lay(self, pixels: np.ndarray, hole: np.ndarray, l0_box: Box) -> np.ndarray:
+        """Lay grafts and what was recovered over a box's pixels, uint8 (H, W, 3), where hole, bool (H, W), is set.
+
+        Returns the levels.
+
+        Levels, float32 (H, W): 0 outside the hole, where a donor's pixel stays and where one was recovered; 1 where
+        nothing is known.
         """
         levels = hole.astype(np.float32)
         for number, box in self._boxes.items():
@@ -76,6 +91,7 @@ class Grafts:
             laid = hole[here] & (found_levels[there] < 1)
             pixels[here][laid] = found[there][laid]
             levels[here][laid] = found_levels[there][laid]
+        levels[self.recoveries.lay(pixels, hole, l0_box)] = 0
         return levels
 
     def _remember(self, number: int, l0_box: Box, filled: Filled) -> None:
@@ -90,7 +106,7 @@ class Grafts:
 
 
 def graft_regions(slide: Slide, mask: Mask, regions: Sequence[Region], index: DonorIndex, restorer: Restorer,
-                  grafts: Grafts, seed: int, recoveries: Recoveries) -> Iterator[Region]:
+                  grafts: Grafts, seed: int) -> Iterator[Region]:
     """Graft every region that is not grafted yet; yields each when it is on disk. A function of the arguments.
 
     What was recovered of a region is known, and no part of its hole.
@@ -100,7 +116,7 @@ def graft_regions(slide: Slide, mask: Mask, regions: Sequence[Region], index: Do
             if region.l0_box.area > LARGEST_PX:
                 grafts.filled[region.id] = Filled(score=0.0, verdict="unrestorable")
             else:
-                hole = recoveries.known(region_hole(slide, mask, region, index.mpp))
+                hole = grafts.recoveries.unseen(region_hole(slide, mask, region, index.mpp))
                 if hole is None:
                     grafts.filled[region.id] = Filled()
                     yield region
@@ -115,7 +131,8 @@ def filled_by(filling: Filling, l0_box: Box) -> Filled:
     grafts = []
     for piece in filling.pieces:
         kept = tuple(translate(polygon, l0_box.x, l0_box.y) for polygon in rectilinear(piece.kept))
-        grafts.append(Grafted(kept, piece.donor.l0_box, piece.donor.orientation, round(piece.score, 3)))
+        donor = piece.donor
+        grafts.append(Grafted(kept, donor.hole_box, donor.l0_box, donor.orientation, donor.tone, round(piece.score, 3)))
     score = None if filling.score is None else round(filling.score, 3)
     return Filled(tuple(grafts), sum(int(piece.kept.sum()) for piece in filling.pieces), score, filling.verdict)
 
@@ -129,6 +146,6 @@ def as_text(filled: Filled) -> str:
 def from_text(text: str) -> Filled:
     """The inverse of `as_text`."""
     held = json.loads(text)
-    grafts = tuple(Grafted(tuple(map(from_wkb, kept)), Box(*graft["donor"]), graft["orientation"], graft["score"])
+    grafts = tuple(Grafted.from_dict(graft, list(map(from_wkb, kept)))
                    for graft, kept in zip(held["grafts"], held["kept"], strict=True))
     return Filled(grafts, held["grafted_px"], held["score"], held["verdict"])

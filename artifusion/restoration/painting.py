@@ -12,7 +12,6 @@ import numpy as np
 from artifusion.mask.regions import Canvas, batches
 from artifusion.output.patches import Patches
 from artifusion.restoration.grafting import Grafts
-from artifusion.restoration.recovering import Recoveries
 from artifusion.restoration.workers import Work, painters_on
 
 if TYPE_CHECKING:
@@ -25,14 +24,14 @@ View = tuple[np.ndarray, np.ndarray]                        # uint8 (H, W, 3) an
 
 
 def paint(canvases: Sequence[Canvas], patches: Patches, restorer: Restorer, spacing_um: float, seed: int,
-          grafts: Grafts | None = None, recoveries: Recoveries | None = None) -> Generator[Canvas, None, None]:
+          grafts: Grafts | None = None) -> Generator[Canvas, None, None]:
     """Paint every canvas that is not painted yet, batch by batch; yields each canvas when it is on disk.
 
-    What earlier waves painted is known tissue to a canvas, as is what was recovered; grafts are estimates at their
-    noise levels; everything else under the mask is a hole. All canvases of a region are painted relative to the same
-    colours. The batches are those of the plan and each is painted by one device, so that the number of devices changes
-    no byte. One thread reads and writes, in turn. A batch that shows what is being painted now is read after that is
-    written. An exception ends everything; what is on disk is kept.
+    What earlier waves painted is known tissue to a canvas; grafts are estimates at their noise levels; everything else
+    under the mask is a hole. All canvases of a region are painted relative to the same colours. The batches are those
+    of the plan and each is painted by one device, so that the number of devices changes no byte. One thread reads and
+    writes, in turn. A batch that shows what is being painted now is read after that is written. An exception ends
+    everything; what is on disk is kept.
 
     Memory: three batches for each device (read, being painted, being written) and one more; and the colours around
     regions of several canvases, until the last of these canvases is read.
@@ -43,7 +42,7 @@ def paint(canvases: Sequence[Canvas], patches: Patches, restorer: Restorer, spac
             yield from batch
         else:
             todo.append(batch)
-    read = Reader(canvases, todo, patches, spacing_um, seed, grafts, recoveries)
+    read = Reader(canvases, todo, patches, spacing_um, seed, grafts)
 
     def write(batch: Batch, images: list[np.ndarray]) -> None:
         for canvas, image in zip(batch, images, strict=True):
@@ -81,9 +80,8 @@ class Reader:
     """Reads a batch: returns what the restorer needs to paint it. Batches are read in one thread."""
 
     def __init__(self, canvases: Sequence[Canvas], todo: Iterable[Batch], patches: Patches, spacing_um: float,
-                 seed: int, grafts: Grafts | None = None, recoveries: Recoveries | None = None) -> None:
-        self._patches, self._spacing_um, self._seed = patches, spacing_um, seed
-        self._grafts, self._recoveries = grafts, recoveries
+                 seed: int, grafts: Grafts | None = None) -> None:
+        self._patches, self._spacing_um, self._seed, self._grafts = patches, spacing_um, seed, grafts
         self._members: dict[int, list[Canvas]] = {}
         for canvas in canvases:
             self._members.setdefault(canvas.region, []).append(canvas)
@@ -93,7 +91,8 @@ class Reader:
     def __call__(self, batch: Batch) -> Work:
         views = {canvas: view(canvas, self._patches, canvas.wave) for canvas in batch}
         surroundings = [self._surroundings(canvas.region, views) for canvas in batch]
-        levels = [self._levels(pixels, hole, canvas) for canvas, (pixels, hole) in views.items()]
+        levels = [hole.astype(np.float32) if self._grafts is None else self._grafts.lay(pixels, hole, canvas.l0_box)
+                  for canvas, (pixels, hole) in views.items()]
         return {
             "images": [pixels for pixels, _ in views.values()],
             "masks": [level > 0 for level in levels],
@@ -103,15 +102,6 @@ class Reader:
             "mpp": self._spacing_um,
             "seed": self._seed,
         }
-
-    def _levels(self, pixels: np.ndarray, hole: np.ndarray, canvas: Canvas) -> np.ndarray:
-        """Lay over a canvas' pixels what is known of its hole; returns the noise level of each pixel."""
-        levels = hole.astype(np.float32) if self._grafts is None else self._grafts.lay(pixels, hole, canvas.l0_box)
-        if self._recoveries is not None:
-            seen = pixels.copy()
-            laid = self._recoveries.lay(seen, canvas.l0_box) & hole
-            pixels[laid], levels[laid] = seen[laid], 0
-        return levels
 
     def _surroundings(self, region: int, views: Mapping[Canvas, View]) -> np.ndarray:
         """The colours around a region; they are forgotten with its last canvas."""

@@ -6,7 +6,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,20 +22,22 @@ from artifusion.files import file_state, sha256, write_json
 from artifusion.mask.classes import CLASSES, named_counts
 from artifusion.mask.mask import Mask
 from artifusion.mask.reading import fingerprint, read_selection
-from artifusion.mask.regions import Canvas, Region, find_regions, plan_canvases
+from artifusion.mask.regions import Canvas, Region, find_regions, plan_canvases, without_regions
 from artifusion.mask.selection import NEEDS_A_MASK, MaskFormat, MaskSelection, Polarity
 from artifusion.mask.writer import write_class_png
-from artifusion.output.container import check_same_size, container_of, default_output
-from artifusion.output.output import Output, beside
+from artifusion.output.container import check_same_size, container_of, default_output, say_left_out
+from artifusion.output.history import Earlier, earlier_passes
+from artifusion.output.output import Output, beside, digest
 from artifusion.output.patches import Patches
 from artifusion.output.preview import check_picture_name, draw_comparison
 from artifusion.output.progress_bar import byte_bar
-from artifusion.output.provenance import Filled, geojson, note, sidecar
+from artifusion.output.provenance import Filled, declared, geojson, note, sidecar
 from artifusion.output.verify import verify_slide
 from artifusion.output.writer import sync_in_background, write_slide
 from artifusion.restoration.grafting import Grafts, graft_regions
 from artifusion.restoration.painting import paint
 from artifusion.restoration.recovering import Recoveries, recover_regions
+from artifusion.restoration.unmasked import unmasked
 from artifusion.slide.reader import Slide, open_slide
 
 if TYPE_CHECKING:
@@ -59,6 +61,12 @@ class Plan:
     @property
     def area_px(self) -> int:
         return sum(region.area_px for region in self.regions)
+
+    def without(self, ids: Collection[int]) -> Plan:
+        """The plan without the regions of these ids."""
+        away = [region for region in self.regions if region.id in ids]
+        return Plan(without_regions(self.mask, away), tuple(region for region in self.regions if region not in away),
+                    tuple(canvas for canvas in self.canvases if canvas.region not in ids), self.spacing_um)
 
 
 def plan_restoration(slide: Slide, selection: MaskSelection, config: RestoreConfig, multiple: int) -> Plan:
@@ -98,16 +106,19 @@ def restore_slide(
     any_stain: bool = False,
     adapt_minutes: float | None = None,
     adapt_crops: int | None = None,
+    undeclared: bool = False,
     overwrite: bool = False,
     quiet: bool = True,
 ) -> dict[str, Any] | None:
-    """Restore the masked part of a slide or image into a new file; returns the sidecar's content.
+    """Restore the masked part of a slide or image into a new file; returns the sidecar's content, with "done_before"
+    where the same call had been finished earlier and nothing was done now.
 
-    Without a mask what `detect` finds is restored, and OUT.mask.png keeps it; where that is nothing, nothing is
-    written and None is returned. Only pixels under the mask are painted; the source is never touched. Beside OUT lie
-    OUT.json (what was done) and OUT.geojson (the painted regions, for QuPath). Work in progress lies in OUT.partial:
-    the same call after a crash goes on with the canvases already painted. OUT appears last, verified and whole.
-    Memory is bounded by a batch of canvases and the mask, not by the slide.
+    Without a mask what `detect` finds is restored, and OUT.mask.png keeps it. Where that is nothing, or all of it is
+    doubtful and kept, nothing is written and None is returned. Only pixels under the mask are painted; the source is
+    never touched. Beside OUT lie OUT.json (what was done) and OUT.geojson (the painted regions, for QuPath). Work in
+    progress lies in OUT.partial: the same call after a crash goes on with the canvases already painted. OUT appears
+    last, verified and whole. What earlier passes over the slide declared beside it is declared with this one, and is
+    neither donor nor learned from. Memory is bounded by a batch of canvases and the mask, not by the slide.
 
     Args:
         source: anything OpenSlide opens, or a PNG, JPEG or TIFF image.
@@ -130,6 +141,7 @@ def restore_slide(
         preview: also draw before / mask / after into this .png or .jpg.
         adapt_minutes: first train the weights about so long on the slide's own clean tissue outside the mask.
         adapt_crops: the same for so many crops; what the sidecar of a run by minutes names gives the same bytes.
+        undeclared: restore a restored slide although what declares its earlier passes is not beside it.
 
     Raises:
         SlideError, MaskError, OutputError: with what to do about it.
@@ -153,6 +165,7 @@ def restore_slide(
     left: dict[str, int] | None = None                                # what was detected and is not restored
     with open_slide(source, mpp=mpp) as slide:
         output = plan_output(slide, out, mask, preview, overwrite=overwrite, same_size=same_size)
+        earlier = earlier_passes(slide, undeclared)
         found = None
         if mask is None:
             from artifusion.detection.detect import detect
@@ -169,34 +182,47 @@ def restore_slide(
             state = file_state(source)
             job = {**describe(slide, selection, plan, restorer, seed), "lossless": lossless, "same_size": same_size,
                    "recover": list(RECOVERED if recover is None and mask is None else recover or ())}
-            avoid = avoided(slide, selection, plan) if learns else plan.mask
+            avoid = avoided(slide, selection, plan, earlier)
         if not quiet:
             print(plan.mask.summary, file=sys.stderr)
+            say_left_out(slide, output.target)
+        if earlier.passes:
+            job["history"] = list(earlier.passes)
         if learns:
-            job["adaptation"] = learning
+            job["adaptation"] = learning | restorer.threads
         if left is not None:
             job["mask"]["left"] = left
         output.check(job)
         with output.work_on(job) as work:
-            if work is None:                                          # an interrupted run had published everything
-                return json.loads(beside(output.target, ".json").read_text())
+            if work is None:                                          # an earlier run had published everything
+                return json.loads(beside(output.target, ".json").read_text()) | {"done_before": True}
             restorer, facts = learn_slide(restorer, slide, avoid, job, work, quiet)
-            recoveries = recover_plan(slide, plan, job["recover"], work, quiet)
-            grafts = graft_plan(slide, plan, recoveries, restorer, seed, work, quiet)
-            patches = paint_plan(slide, plan, recoveries, grafts, restorer, seed, work, quiet)
-            filled = declared(plan, recoveries, grafts)
+            grafts = Grafts(work / "grafts", recover_plan(slide, plan, job["recover"], work, quiet))
+            graft_plan(slide, plan, avoid, found, grafts, restorer, seed, quiet)
+            verdicts = grafts.without_doubtful() if restorer.config.doubtful == "keep" else {}
+            whole, plan = plan, plan.without(verdicts)
+            if not plan.regions:
+                return None
+            facts["kept"] = declared([region for region in whole.regions if region.id in verdicts], verdicts)
+            paint_plan(slide, whole.mask, plan, grafts, restorer, seed, work, quiet)
+            filled = with_recovered(plan, grafts)
+            patches = Patches(work / "patches", slide, plan.mask)
             report = write_slide(patches, output.target, note=note_of(plan, slide, filled, restorer, seed),
                                  work=work, lossless=lossless, same_size=same_size, progress=byte_bar("writing", quiet))
-            content = sidecar(job | facts | {"canvases": len(plan.canvases)}, plan.regions, report.to_dict(),
+            facts |= {"canvases": len(plan.canvases), "job_sha256": digest(job),
+                      "machine": job["machine"] | restorer.threads}
+            content = sidecar(job | facts, plan.regions, report.to_dict(),
                               {"name": output.target.name}, time.monotonic() - started, filled)
-            polygons = geojson(plan.mask, plan.regions, job["source"]["sha256"], slide.bounds_offset, filled)
+            polygons = earlier.joined(geojson(plan.mask, plan.regions, job["source"]["sha256"], report.bounds_offset,
+                                              filled))
             unchanged = file_state(source) == state                   # else the source's SHA-256 is taken again
             content |= verify_written(slide, report.path, output.target, content, polygons, unchanged)
             output.publish({
                 beside(output.target, ".json"): write_json(work / "declaration.json", content),
                 beside(output.target, ".geojson"): write_json(work / "polygons.json", polygons),
                 **({} if found is None else {beside(output.target, ".mask.png"): detected_png(found, work)}),
-                **({Path(preview): draw_preview(slide, plan, report.path, work, Path(preview))} if preview else {}),
+                **({Path(preview): draw_preview(slide, plan, grafts, report.path, work, Path(preview))}
+                   if preview else {}),
                 output.target: report.path,
             })
     return content
@@ -262,9 +288,10 @@ def describe(slide: Slide, selection: MaskSelection, plan: Plan, restorer: Resto
         "mask": {"name": selection.path.name, "sha256": fingerprint(selection, slide), "origin": plan.mask.origin,
                  "classes": list(selection.classes) if selection.classes is not None else None,
                  "polarity": selection.polarity or "restore", "grow_um": selection.grow_um},
-        "weights": {"name": restorer.weights.name, "sha256": restorer.weights.sha256},
+        "weights": restorer.weights.named(),
         "sampler": {"name": config.sampler, "condition": f"{config.condition} known", "steps": config.steps,
                     "evaluations_per_canvas": config.evaluations, "seed": seed, "device": restorer.device.type},
+        "machine": restorer.machine,
         "mpp": plan.spacing_um,
         "mpp_from": slide.mpp_origin,
         "mpp_doubt": slide.mpp_doubt,
@@ -272,11 +299,13 @@ def describe(slide: Slide, selection: MaskSelection, plan: Plan, restorer: Resto
     }
 
 
-def avoided(slide: Slide, selection: MaskSelection, plan: Plan) -> Mask:
-    """What is nothing to learn from: the mask, and the artifacts in its file that are not restored."""
-    if selection.classes is None:
-        return plan.mask
-    return read_selection(replace(selection, classes=CLASSES), slide, any_share=True)
+def avoided(slide: Slide, selection: MaskSelection, plan: Plan, earlier: Earlier) -> Mask:
+    """What is nothing to learn from and no donor: the mask, the artifacts in its file that are not restored, and what
+    earlier passes made."""
+    mask = plan.mask
+    if selection.classes is not None:
+        mask = read_selection(replace(selection, classes=CLASSES), slide, to_avoid=True)
+    return Mask.of([*mask.polygons, *earlier.mask(slide).polygons], slide.size) if earlier.passes else mask
 
 
 def learn_slide(restorer: Restorer, slide: Slide, avoid: Mask, job: Mapping[str, Any], work: Path, quiet: bool
@@ -286,7 +315,8 @@ def learn_slide(restorer: Restorer, slide: Slide, avoid: Mask, job: Mapping[str,
         return restorer, {}
     from artifusion.restoration.adaptation import adapt
 
-    return adapt(restorer, slide, avoid, work / "adaptation", **job["adaptation"], quiet=quiet)
+    length = {name: job["adaptation"][name] for name in ("minutes", "crops")}
+    return adapt(restorer, slide, avoid, work / "adaptation", **length, quiet=quiet)
 
 
 def recover_plan(slide: Slide, plan: Plan, classes: Sequence[str], work: Path, quiet: bool) -> Recoveries:
@@ -299,34 +329,39 @@ def recover_plan(slide: Slide, plan: Plan, classes: Sequence[str], work: Path, q
     return recoveries
 
 
-def declared(plan: Plan, recoveries: Recoveries, grafts: Grafts) -> dict[int, Filled]:
+def with_recovered(plan: Plan, grafts: Grafts) -> dict[int, Filled]:
     """How each region was restored; nothing where all was painted without looking for anything else."""
-    seen = {region.id: recoveries.of(region) for region in plan.regions}
+    seen = {region.id: grafts.recoveries.of(region) for region in plan.regions}
     if not any(seen.values()):
         return grafts.filled
     return {number: replace(grafts.filled.get(number, Filled()), recovered=found) for number, found in seen.items()}
 
 
-def graft_plan(slide: Slide, plan: Plan, recoveries: Recoveries, restorer: Restorer, seed: int, work: Path, quiet: bool
-               ) -> Grafts:
-    """The grafts of all regions of a plan; those that an interrupted run found are taken as they are."""
-    grafts = Grafts(work / "grafts")
-    if restorer.config.graft == "auto":
-        index = DonorIndex.of(slide, plan.spacing_um, [plan.mask])
-        for _ in tqdm(graft_regions(slide, plan.mask, plan.regions, index, restorer, grafts, seed, recoveries),
-                      desc="finding", unit="region", total=len(plan.regions), disable=quiet or None):
+def graft_plan(slide: Slide, plan: Plan, avoid: Mask, found: Detection | None, grafts: Grafts, restorer: Restorer,
+               seed: int, quiet: bool) -> None:
+    """Find the grafts of all regions of a plan; those that an interrupted run found are taken as they are.
+
+    Donors lie outside `avoid` and outside what detection finds, which `avoid` holds where it was asked before.
+    """
+    if restorer.config.graft == "auto" and not all(region.id in grafts.filled for region in plan.regions):
+        index = DonorIndex.of(slide, plan.spacing_um, [avoid])
+        if found is None:
+            index = index.without(unmasked(index))
+        for _ in tqdm(graft_regions(slide, plan.mask, plan.regions, index, restorer, grafts, seed), desc="finding",
+                      unit="region", total=len(plan.regions), disable=quiet or None):
             pass
-    return grafts
 
 
-def paint_plan(slide: Slide, plan: Plan, recoveries: Recoveries, grafts: Grafts, restorer: Restorer, seed: int,
-               work: Path, quiet: bool) -> Patches:
-    """The painted patches of all canvases of a plan; those that an interrupted run painted are taken as they are."""
-    patches = Patches(work / "patches", slide, plan.mask)
-    with closing(paint(plan.canvases, patches, restorer, plan.spacing_um, seed, grafts, recoveries)) as painting:
+def paint_plan(slide: Slide, hidden: Mask, plan: Plan, grafts: Grafts, restorer: Restorer, seed: int, work: Path,
+               quiet: bool) -> None:
+    """Paint the patches of all canvases of a plan; those that an interrupted run painted are taken as they are.
+
+    `hidden`: what no canvas may take for tissue: the plan's mask, and the regions that are kept as scanned.
+    """
+    patches = Patches(work / "patches", slide, hidden)
+    with closing(paint(plan.canvases, patches, restorer, plan.spacing_um, seed, grafts)) as painting:
         for _ in tqdm(painting, desc="painting", unit="canvas", total=len(plan.canvases), disable=quiet or None):
             pass
-    return patches
 
 
 def note_of(plan: Plan, slide: Slide, filled: Mapping[int, Filled], restorer: Restorer, seed: int) -> str:
@@ -351,17 +386,20 @@ def verify_written(slide: Slide, written: Path, target: Path, content: dict[str,
     """
     known = content["source"]["sha256"] if unchanged else None
     with sync_in_background(written):
-        verified = verify_slide(slide.path, written, content, polygons, source_sha256=known)
+        verified = verify_slide(slide, written, content, polygons, source_sha256=known)
     if not verified.ok:
         raise OutputError(f"{target}: not written, verification failed: {'; '.join(verified.problems)}")
     return {"output": content["output"] | {"sha256": verified.output_sha256}, "verified": verified.to_dict()}
 
 
-def draw_preview(slide: Slide, plan: Plan, written: Path, work: Path, preview: Path) -> Path:
+def draw_preview(slide: Slide, plan: Plan, grafts: Grafts, written: Path, work: Path, preview: Path) -> Path:
     """The picture of a restoration, in the work folder."""
     picture = work / f"preview{preview.suffix}"
+    parts = grafts.recoveries.areas()
+    parts["grafted"] = [polygon for how in grafts.filled.values() for graft in how.grafts for polygon in graft.kept]
+    masks = {name: Mask(tuple(polygons), slide.size) for name, polygons in parts.items() if polygons}
     with open_slide(written) as restored:
-        draw_comparison(slide, plan.mask, restored, [region.l0_box for region in plan.regions], picture)
+        draw_comparison(slide, plan.mask, masks, restored, [region.l0_box for region in plan.regions], picture)
     return picture
 
 

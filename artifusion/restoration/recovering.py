@@ -60,8 +60,9 @@ class Recoveries:
             sync(path)
         self._remember(region.id, number, l0_box, classes, ink)
 
-    def lay(self, pixels: np.ndarray, l0_box: Box) -> np.ndarray:
-        """Lay what was recovered over a box's pixels, uint8 (H, W, 3); returns where, bool (H, W)."""
+    def lay(self, pixels: np.ndarray, hole: np.ndarray, l0_box: Box) -> np.ndarray:
+        """Lay what was recovered over a box's pixels, uint8 (H, W, 3), where hole, bool (H, W), is set; returns where.
+        """
         laid = np.zeros(pixels.shape[:2], bool)
         for key, (box, _) in self.pieces.items():
             part = box.intersection(l0_box)
@@ -69,17 +70,22 @@ class Recoveries:
                 continue
             here, there = part.slices(l0_box), part.slices(box)
             found, classes = self._load(key)
-            seen = np.isin(classes[there], list(NAMES))
+            seen = np.isin(classes[there], list(NAMES)) & hole[here]
             pixels[here][seen] = found[there][seen]
             laid[here] |= seen
         return laid
 
-    def known(self, hole: Hole) -> Hole | None:
+    def unseen(self, hole: Hole) -> Hole | None:
         """A hole without what was recovered of it, which is known; None where nothing is left of it."""
         pixels = hole.pixels.copy()
-        laid = self.lay(pixels, hole.l0_box)
+        laid = self.lay(pixels, ~hole.known, hole.l0_box)
         left = hole.hole & ~laid
         return Hole(hole.l0_box, pixels, left, hole.known | laid) if left.any() else None
+
+    def areas(self) -> dict[str, list[Polygon]]:
+        """The level-0 polygons of all that was recovered, and of all that is faint."""
+        return {name: [polygon for _, told in self.pieces.values() for polygon in told.areas[name]]
+                for name in NAMES.values()}
 
     def of(self, region: Region) -> Recovered | None:
         """What is declared of a region; None where its class is not recovered."""
@@ -87,7 +93,7 @@ class Recoveries:
         return Recovered.together(parts) if parts else None
 
     def _remember(self, region: int, number: int, l0_box: Box, classes: np.ndarray, ink: str) -> None:
-        seen = {name: tuple(translate(polygon, l0_box.x, l0_box.y) for polygon in areas(classes == at))
+        seen = {name: tuple(translate(polygon, l0_box.x, l0_box.y) for polygon in outlines_of(classes == at))
                 for at, name in NAMES.items()}
         px = {name: int((classes == at).sum()) for at, name in NAMES.items()}
         self.pieces[region, number] = l0_box, Recovered(seen, px, ({"l0_box": list(l0_box), **json.loads(ink)},))
@@ -133,7 +139,7 @@ def only(mask: Mask, classes: Collection[str]) -> Mask:
     return Mask(tuple(mask.polygons[at] for at in kept), mask.l0_size, tuple(mask.classes[at] for at in kept))
 
 
-def areas(where: np.ndarray) -> list[Polygon]:
+def outlines_of(where: np.ndarray) -> list[Polygon]:
     """The outlines of an area bool (H, W)."""
     return outlines(where.view(np.uint8))[0] if where.any() else []
 

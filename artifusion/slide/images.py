@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,18 @@ import tifffile
 from PIL import Image, ImageOps
 
 from artifusion.errors import SlideError
+from artifusion.geometry import STRIP_PX, strips
+from artifusion.slide import tiff
 from artifusion.slide.tiff import check_whole
 
 LOSSY_FORMATS = ("JPEG", "WEBP")
 LOSSY_TIFF_COMPRESSIONS = (6, 7, 34712, 33003, 33004, 33005, 50001)      # JPEG, JPEG 2000, WebP
 GRAY_OR_RGB = (1, 2, 6)                # TIFF photometric interpretations that tifffile turns into gray or RGB itself
+OTHER_COLOURS = {b"GRAY", b"CMYK", b"CMY ", b"Lab ", b"Luv ", b"XYZ ", b"Yxy ", b"YCbr", b"HSV ", b"HLS ",
+                 *(b"%XCLR" % colours for colours in range(2, 16))}      # colour spaces of ICC profiles
+LYING_ON_A_SIDE = (5, 6, 7, 8)         # EXIF orientations that turn by a quarter
+DEEP = {"JPEG2000": (b"\xff\x4f\xff\x51", 38, 0xF8), "AVIF": (b"av1C", 2, 0x40)}     # which bits say it, where behind
+HEAD_BYTES = 1 << 20                   # of a file, in which that stands
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,9 @@ class PlainImage:
     format: str                        # Pillow's name of the file format
     lossless: bool                     # stored without loss
     icc: bytes | None
-    mpp: float | None                  # um per pixel, plausible or not
+    mpp: tuple[float, float] | None    # um per pixel along x and y, plausible or not
+    text: Mapping[str, str] = field(default_factory=dict)     # what a PNG or JPEG says in words, by keyword
+    pictures: int = 1                  # in a file that is no TIFF; the first is read
 
 
 def read_image(path: Path) -> PlainImage:
@@ -41,12 +51,36 @@ def read_image(path: Path) -> PlainImage:
     return _read_tiff_image(path) if _is_tiff(path) else _read_other_image(path)
 
 
-def on_white(image: Image.Image) -> np.ndarray:
-    """Return any 8-bit Pillow image as uint8 (H, W, 3) RGB, transparent pixels over white."""
+def both_axes(x: float, y: float) -> tuple[float, float] | None:
+    """Return a scale along x and y. One that is 0, unknown, is that of the other axis; None where both are."""
+    return (x or y, y or x) if x or y else None
+
+
+def of_rgb(profile: bytes | None) -> bytes | None:
+    """Return an ICC profile, or None where it is of other colours than RGB, to which all pixels are turned here."""
+    return None if profile and profile[16:20] in OTHER_COLOURS else profile
+
+
+def on_white(image: Image.Image, out: np.ndarray | None = None) -> np.ndarray:
+    """Return any 8-bit Pillow image as uint8 (H, W, 3) RGB, transparent pixels over white.
+
+    Memory: beside the result, `out` where given, a few strips of STRIP_PX.
+    """
+    if image.width * image.height <= STRIP_PX and out is None:
+        return _strip_on_white(image, image.info)
+    pixels = np.empty((image.height, image.width, 3), np.uint8) if out is None else out
+    for rows, _ in strips(pixels.shape):
+        pixels[rows] = _strip_on_white(image.crop((0, rows.start, image.width, rows.stop)), image.info)
+    return pixels
+
+
+def _strip_on_white(image: Image.Image, info: dict[Any, Any]) -> np.ndarray:
+    """The rows of an image, uint8 (H, W, 3); `info` of the whole image tells whether one colour is transparent."""
     if image.mode == "RGB":
         return np.asarray(image)
-    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in info:
         return np.asarray(image.convert("RGB"))
+    image.info = info
     image = image.convert("RGBA")
     if image.getchannel("A").getextrema() != (255, 255):
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -62,20 +96,49 @@ def _read_other_image(path: Path) -> PlainImage:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                    # large, broken EXIF; Pillow's error at twice the size stays
         with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")) or any(";16" in str(tile[3]) for tile in image.tile):
+            if _is_deep(path, image):
                 raise SlideError(f"{path}: has over 8 bits per sample; only 8-bit images can be restored, convert it "
                                  "to 8 bit")
-            dpi = image.info.get("dpi", (0, 0))[0]
-            file_format = image.format or path.suffix.lstrip(".").upper()
+            dpi, exif = [float(number) for number in image.info.get("dpi", (0, 0))], image.getexif()
+            if image.format in ("JPEG", "MPO") and not image.info.get("jfif_unit") and exif.get(tiff.X_RESOLUTION):
+                dpi[1] *= float(exif.get(tiff.Y_RESOLUTION) or exif[tiff.X_RESOLUTION]) / float(exif[tiff.X_RESOLUTION])
+            if exif.get(tiff.ORIENTATION) in LYING_ON_A_SIDE:
+                dpi.reverse()
+            file_format, pictures = image.format or path.suffix.lstrip(".").upper(), getattr(image, "n_frames", 1)
+            # Before Pillow decodes: memory that it frees above this goes back to the system.
+            pixels = np.empty(3 * image.width * image.height, np.uint8)
+            image.load()                                   # text may stand behind the pixels
             ImageOps.exif_transpose(image, in_place=True)  # upright, as every viewer shows it and masks are drawn
-            return PlainImage(on_white(image), file_format, file_format not in LOSSY_FORMATS,
-                              image.info.get("icc_profile"), 25400 / float(dpi) if dpi else None)
+            pixels = on_white(image, pixels.reshape(image.height, image.width, 3))
+            return PlainImage(pixels, file_format, file_format not in LOSSY_FORMATS,
+                              image.info.get("icc_profile"), both_axes(*(number and 25400 / number for number in dpi)),
+                              _text(image), pictures)
+
+
+def _is_deep(path: Path, image: Image.Image) -> bool:
+    """Whether an open file has over 8 bits per sample, some of which Pillow would cut off."""
+    if image.format in DEEP:
+        marker, at, bits = DEEP[image.format]
+        with path.open("rb") as file:
+            behind = file.read(HEAD_BYTES).partition(marker)[2]
+        return len(behind) <= at or bool(behind[at] & bits)
+    return image.mode.startswith(("I", "F")) or any(
+        ";16" in str(tile[3]) or (image.format == "PPM" and isinstance(tile[3], tuple) and tile[3][-1] > 255)
+        for tile in getattr(image, "tile", ()))
+
+
+def _text(image: Image.Image) -> dict[str, str]:
+    """The texts of a PNG by keyword, and the comment of a JPEG; without a PNG's copies of binary metadata."""
+    if image.format == "JPEG" and "comment" in image.info:
+        return {"Comment": image.info["comment"].decode("utf-8", "replace").replace("\0", " ").strip()}
+    return {key: value for key, value in getattr(image, "text", {}).items()
+            if not key.startswith(("Raw profile", "XML:"))}
 
 
 def _read_tiff_image(path: Path) -> PlainImage:
     check_whole(path)
-    with tifffile.TiffFile(path) as tiff:
-        page: Any = tiff.pages[0]
+    with tifffile.TiffFile(path) as file:
+        page: Any = file.pages[0]
         if page.dtype is None or page.dtype.itemsize * 8 > 8 or page.dtype.kind not in "ub":
             raise SlideError(f"{path}: has {page.dtype} samples; only images of 8 bits (uint8) can be restored, "
                              "convert it to 8 bit")
@@ -102,9 +165,9 @@ def _read_tiff_image(path: Path) -> PlainImage:
     return PlainImage(pixels, "TIFF", lossless, icc, mpp)
 
 
-def _tiff_mpp(page: Any) -> float | None:
+def _tiff_mpp(page: Any) -> tuple[float, float] | None:
     try:
         resolution, unit = page.get_resolution("CENTIMETER"), page.resolutionunit
     except (ValueError, KeyError, ZeroDivisionError):
         return None
-    return 1e4 / resolution[0] if unit != 1 and resolution[0] else None
+    return both_axes(*(number and 1e4 / number for number in resolution)) if unit != 1 else None

@@ -8,13 +8,13 @@ from types import TracebackType
 
 import numpy as np
 import openslide
-import tifffile
 from PIL import Image, UnidentifiedImageError
 
-from artifusion.errors import SlideError
+from artifusion.errors import BROKEN_FILE, SlideError, shortened
 from artifusion.geometry import Box, Point, Size
-from artifusion.slide.images import on_white, read_image
-from artifusion.slide.tiff import check_whole
+from artifusion.slide.images import PlainImage, both_axes, of_rgb, on_white, read_image
+from artifusion.slide.pages import check_levels
+from artifusion.slide.tiff import check_tiles, check_whole
 
 PLAUSIBLE_MPP = (0.1, 4.0)
 CHUNK_PX = 4096              # OpenSlide reads squares of this side: 64 MB of RGBA at a time
@@ -28,13 +28,15 @@ class Slide:
     Attributes:
         path, kind, size: the file, what it is, and its level-0 Size.
         level_sizes, level_downsamples: per level, level 0 first.
-        mpp: um per level-0 pixel; None where the file states none, or one outside 0.1 to 4.
+        mpp: um per level-0 pixel, the mean of both axes; None where the file states none, or one outside 0.1 to 4.
+        mpp_xy: the same along x and along y; None where mpp is.
         mpp_origin: "argument", "file" or "unknown".
         mpp_doubt: why the scale that the file states counts as unknown, to follow the path; empty where it counts.
-        icc: the ICC profile's bytes, or None.
+        icc: the ICC profile's bytes, or None, also where it is of other colours than the RGB that is read.
         vendor: OpenSlide's name of the format; "image" for a plain image.
         properties: the file's own metadata, name -> text.
         associated: names of the label, macro and thumbnail images.
+        pictures: how many a file that is no TIFF holds, as animations do; the first is read.
         bounds_offset: level-0 Point at which QuPath starts counting (openslide.bounds-x, -y).
 
     Threads may share a slide; all of them must end before it is closed. After an error in one thread OpenSlide's
@@ -46,12 +48,14 @@ class Slide:
     level_sizes: tuple[Size, ...]
     level_downsamples: tuple[float, ...]
     mpp: float | None
+    mpp_xy: tuple[float, float] | None
     mpp_origin: str
     mpp_doubt: str = ""
     icc: bytes | None
     vendor: str
     properties: dict[str, str]
     associated: tuple[str, ...] = ()
+    pictures: int = 1
     bounds_offset = Point(0, 0)
 
     @property
@@ -132,19 +136,19 @@ class Slide:
     def _pixels(self, level: int, lv_box: Box) -> np.ndarray:
         raise NotImplementedError
 
-    def _set_mpp(self, override: float | None, own: float | None) -> None:
+    def _set_mpp(self, override: float | None, own: tuple[float, float] | None) -> None:
+        self.mpp_xy, self.mpp_origin = None, "unknown"
         if override is not None:
             if not 0.01 <= override <= 100:
                 raise ValueError(f"mpp must lie in 0.01 to 100 um per pixel, got {override}")
-            self.mpp, self.mpp_origin = float(override), "argument"
-        elif own is not None and PLAUSIBLE_MPP[0] <= own <= PLAUSIBLE_MPP[1]:
-            self.mpp, self.mpp_origin = own, "file"
-        else:
-            self.mpp, self.mpp_origin = None, "unknown"
-            if own is not None:
-                finest, coarsest = PLAUSIBLE_MPP
-                self.mpp_doubt = (f"tells {own:.4g} um per pixel, which is implausible ({finest:g} to {coarsest:g}) "
-                                  "and counts as unknown")
+            self.mpp_xy, self.mpp_origin = (float(override), float(override)), "argument"
+        elif own is not None and is_plausible(own):
+            self.mpp_xy, self.mpp_origin = own, "file"
+        elif own is not None:
+            finest, coarsest = PLAUSIBLE_MPP
+            self.mpp_doubt = (f"tells {per_axis(own)} um per pixel, which is implausible ({finest:g} to {coarsest:g}) "
+                              "and counts as unknown")
+        self.mpp = sum(self.mpp_xy) / 2 if self.mpp_xy else None
 
 
 class OpenSlideSlide(Slide):
@@ -159,10 +163,9 @@ class OpenSlideSlide(Slide):
         self.associated = tuple(sorted(handle.associated_images))
         self.bounds_offset = Point(*(int(self.properties.get(name, 0)) for name in
                                      (openslide.PROPERTY_NAME_BOUNDS_X, openslide.PROPERTY_NAME_BOUNDS_Y)))
-        self.icc = icc
+        self.icc = of_rgb(icc)
         scales = [self.properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
-        numbers = [float(scale) for scale in scales if scale]
-        self._set_mpp(mpp, sum(numbers) / len(numbers) if numbers else None)
+        self._set_mpp(mpp, both_axes(*(float(scale or 0) for scale in scales)))
 
     def close(self) -> None:
         self._handle.close()
@@ -186,19 +189,19 @@ class ImageSlide(Slide):
     Attributes:
         format: Pillow's name of the file format.
         lossless: whether the file stores its pixels without loss.
+        text: what a PNG or JPEG says in words, by keyword.
     """
 
     kind = "image"
     vendor = "image"
 
-    def __init__(self, path: Path, pixels: np.ndarray, file_format: str, lossless: bool,
-                 icc: bytes | None, own_mpp: float | None, mpp: float | None) -> None:
-        self.path, self._image = path, pixels
-        self.format, self.lossless, self.icc = file_format, lossless, icc
-        self.level_sizes = (Size(pixels.shape[1], pixels.shape[0]),)
+    def __init__(self, path: Path, image: PlainImage, mpp: float | None) -> None:
+        self.path, self._image, self.text, self.pictures = path, image.pixels, image.text, image.pictures
+        self.format, self.lossless, self.icc = image.format, image.lossless, of_rgb(image.icc)
+        self.level_sizes = (Size(image.pixels.shape[1], image.pixels.shape[0]),)
         self.level_downsamples = (1.0,)
-        self.properties = {"image.format": file_format}
-        self._set_mpp(mpp, own_mpp)
+        self.properties = {"image.format": image.format}
+        self._set_mpp(mpp, image.mpp)
 
     def _pixels(self, level: int, lv_box: Box) -> np.ndarray:
         if level:
@@ -210,7 +213,7 @@ def in_memory(pixels: np.ndarray, mpp: float | None = None) -> ImageSlide:
     """An image, uint8 (H, W, 3) RGB, as a slide of one level. Raises ValueError for anything else."""
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"an image must be uint8 (H, W, 3) RGB, got {pixels.dtype} {pixels.shape}")
-    return ImageSlide(Path("image"), pixels, "array", True, None, None, mpp)
+    return ImageSlide(Path("image"), PlainImage(pixels, "array", True, None, None), mpp)
 
 
 def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
@@ -226,10 +229,14 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
         raise SlideError(f"{path}: no such file; check the path")
     if path.is_dir():
         raise SlideError(f"{path}: is a folder; name the slide file itself ({FORMATS})")
+    if not path.is_file():
+        raise SlideError(f"{path}: is a pipe or a device, no file; save the slide first and name the file")
+    check_tiles(path)
     reason = "OpenSlide does not know the format"
     handle = None
     try:
         handle = openslide.OpenSlide(path)
+        check_levels(path, handle.properties.get(openslide.PROPERTY_NAME_VENDOR, ""), Size(*handle.dimensions))
         first = handle.read_region((0, 0), 0, (1, 1))    # a broken file fails here, not in the middle of the work
         if handle.properties.get(openslide.PROPERTY_NAME_VENDOR) in TIFF_VENDORS:
             check_whole(path)
@@ -243,8 +250,7 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
             raise SlideError(f"{path}: opens, but its pixels cannot be read, the file is damaged: {reason}; "
                              "get a whole copy of it") from None
     try:
-        image = read_image(path)
-        return ImageSlide(path, image.pixels, image.format, image.lossless, image.icc, image.mpp, mpp)
+        return ImageSlide(path, read_image(path), mpp)
     except Image.DecompressionBombError:
         raise SlideError(f"{path}: too many pixels for a plain image; convert it to a tiled pyramidal TIFF, "
                          "for example with vips tiffsave --tile --pyramid") from None
@@ -253,14 +259,17 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
     except UnidentifiedImageError:
         raise SlideError(f"{path}: neither a slide nor an image that can be read ({reason}); it must be "
                          f"{FORMATS}") from None
-    except (OSError, ValueError, SyntaxError, KeyError, IndexError, RuntimeError, tifffile.TiffFileError) as error:
+    except BROKEN_FILE as error:
         raise SlideError(f"{path}: neither a slide nor an image that can be read ({reason}; as an image: "
                          f"{shortened(error)}); it must be {FORMATS}") from None
 
 
-def shortened(error: Exception) -> str:
-    """Return an exception's message as one line of at most 120 characters, without its leading path."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if text.startswith("Reading ") and ": " in text:
-        text = text.split(": ", 1)[1]
-    return text if len(text) <= 120 else text[:117] + "..."
+def is_plausible(mpp_xy: tuple[float, float]) -> bool:
+    """Return whether a file that tells this scale is believed."""
+    return all(PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] for mpp in mpp_xy)
+
+
+def per_axis(mpp_xy: tuple[float, float]) -> str:
+    """Return a scale in words: one number, or two where the axes differ."""
+    x, y = (f"{mpp:.4g}" for mpp in mpp_xy)
+    return x if x == y else f"{x} x {y}"

@@ -22,9 +22,11 @@ INTEGERS = {1: "u1", SHORT: "u2", LONG: "u4", LONG8: "u8", IFD: "u4", IFD8: "u8"
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION = 256, 257, 258, 259, 262, 270
 SAMPLES, ROWS_PER_STRIP, PLANAR, TILE_WIDTH, TILE_HEIGHT, JPEG_TABLES, DEPTH = 277, 278, 284, 322, 323, 347, 32997
 FILL_ORDER, PREDICTOR, SUBSAMPLING, SUBFILE, SOFTWARE, ICC = 266, 317, 530, 254, 305, 34675
+ORIENTATION, SAMPLE_FORMAT = 274, 339
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 YCBCR_POSITIONING, REFERENCE_BLACK_WHITE = 531, 532
 OFFSETS, COUNTS = {False: 273, True: 324}, {False: 279, True: 325}         # keyed by "is tiled"
+LARGEST_TILE_PX = 1 << 26
 POINTERS = {330: "SubIFDs", 34665: "an EXIF directory", 34853: "a GPS directory", 288: "free-space lists",
             40965: "an interoperability directory", 513: "an old-style JPEG", 519: "old-style JPEG tables",
             400: "global parameters"}
@@ -125,6 +127,21 @@ def check_whole(path: Path) -> None:
         if needed > end:
             raise SlideError(f"{path}: is cut short, {needed:,} bytes are needed and {end:,} there; get a whole copy "
                              "of it")
+
+
+def check_tiles(path: Path) -> None:
+    """Raise SlideError where a tile tells a size that no tile has: OpenSlide would end the process over its memory.
+
+    What is no TIFF file, or one whose directories cannot be read, is left to OpenSlide.
+    """
+    try:
+        pages = read_tiff(path).pages
+    except (SlideError, OSError):
+        return
+    for page in pages:
+        if page.tiled and page.number(TILE_WIDTH) * page.number(TILE_HEIGHT) > LARGEST_TILE_PX:
+            raise SlideError(f"{path}: tells tiles of {page.number(TILE_WIDTH)} x {page.number(TILE_HEIGHT)} px, the "
+                             "file is damaged; get a whole copy of it")
 
 
 def read_segment(file: BinaryIO, page: Page, index: int) -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from artifusion.errors import DataError
+from artifusion.files import is_left_by_macos
 from artifusion.geometry import Box, Size
 from artifusion.mask.mask import Mask
 from artifusion.slide.reader import Slide, open_slide
@@ -50,7 +51,8 @@ def find_images(paths: Sequence[str | Path]) -> dict[Path, str]:
         files = [path] if path.is_file() else path.rglob("*")
         top = path.absolute().parent if path.is_dir() else path.absolute().parent.parent
         found.update({file: file.absolute().relative_to(top).as_posix() for file in files
-                      if file.suffix.lower() in SUFFIXES and file.is_file()})
+                      if file.suffix.lower() in SUFFIXES and file.is_file()
+                      and (file == path or not is_left_by_macos(file.name))})
     if not found:
         raise DataError(f"{', '.join(map(str, paths))}: no slides or images there ({' '.join(SUFFIXES)})")
     return dict(sorted(found.items()))

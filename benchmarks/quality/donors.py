@@ -23,10 +23,11 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby, pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -172,18 +173,14 @@ def settings() -> dict[str, Weights]:
     return found
 
 
-class Imagination:
-    """What the denoiser expects in a hole, or nothing where it is not asked."""
+def imagination(wanted: bool) -> Callable[[Hole, float], np.ndarray] | None:
+    """What the denoiser expects in a part of a hole, by one evaluation; nothing where it is not asked."""
+    if not wanted:
+        return None
+    from artifusion.restorer import Restorer
 
-    def __init__(self, wanted: bool) -> None:
-        self.restorer = None
-        if wanted:
-            from artifusion.restorer import Restorer
-
-            self.restorer = Restorer.from_pretrained(device="cpu")
-
-    def __call__(self, pixels: np.ndarray, hole: np.ndarray, mpp: float) -> np.ndarray | None:
-        return self.restorer.restore(pixels, hole, steps=1, mpp=mpp) if self.restorer else None
+    restorer = Restorer.from_pretrained(device="cpu")
+    return lambda part, mpp: restorer.imagine(part, mpp, seed=0)
 
 
 def summary(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -204,8 +201,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     Image.MAX_IMAGE_PIXELS = None
-    imagine = Imagination(given.imagine)
-    rows: dict[str, list[dict[str, float]]] = {}
+    imagine = imagination(given.imagine)
+    rows: dict[str, list[dict[str, Any]]] = {}
     if given.weights:
         find.FINISHED = find.JUDGED
     for number, (path, mpp) in enumerate(images(given.data, given.split)):
@@ -222,19 +219,19 @@ def main() -> None:
                                           "rows": rows}, indent=1) + "\n")
 
 
-def measure(trial: Trial, image: np.ndarray, index: DonorIndex, imagine: Imagination, given: argparse.Namespace,
-            rows: dict[str, list[dict[str, float]]]) -> None:
+def measure(trial: Trial, image: np.ndarray, index: DonorIndex,
+            imagine: Callable[[Hole, float], np.ndarray] | None, given: argparse.Namespace,
+            rows: dict[str, list[dict[str, Any]]]) -> None:
     """Fill one hole and add its figures to the rows."""
     truth = image[trial.l0_box.slices()]
     damaged = np.where(trial.hole[..., None], np.uint8(0), truth)
     own = index.without(Mask.of([trial.outline], index.slide.size))
     hole = Hole(trial.l0_box, damaged, trial.hole, ~trial.hole)
-    expected = imagine(damaged, trial.hole, trial.mpp)
     start = time.perf_counter()
     if given.weights:
         if max(hole.filled_box[2:]) * trial.mpp > PIECE_UM:
             return
-        donors = find.find_donors(hole, [own], imagined=expected)
+        donors = find.find_donors(hole, [own], imagined=None if imagine is None else imagine(hole, trial.mpp))
         box = donors[0].hole_box.slices(trial.l0_box) if donors else None
         there = Truth(truth[box], trial.hole[box], trial.mpp) if donors else None
         scores = [there.figures(np.where(trial.hole[box][..., None], donor_pixels(donor, [own]), truth[box]))
@@ -245,14 +242,12 @@ def measure(trial: Trial, image: np.ndarray, index: DonorIndex, imagine: Imagina
         rows.setdefault("donors", []).append([score | {"fit": donor.fit}
                                               for score, donor in zip(scores, donors, strict=True)])
         return
-    def imagine(part: Hole) -> np.ndarray:
-        return expected[part.l0_box.slices(hole.l0_box)]
-
-    found = graft(hole, [own], imagine=None if expected is None else imagine)
+    found = graft(hole, [own], imagine=None if imagine is None else lambda part: imagine(part, trial.mpp))
     seconds = time.perf_counter() - start
     row = Truth(truth, trial.hole, trial.mpp).figures(found.pixels)
     row |= {"seconds": seconds, "score": found.score, "pieces": len(found.donors)}
     print(f"{trial.name:>60} {found.verdict:>12}", *(f"{key} {value:<6.3g}" for key, value in row.items()), flush=True)
+    row["name"] = trial.name
     rows.setdefault("all", []).append(row)
     rows.setdefault(found.verdict, []).append(row)
     if given.sheets:

@@ -1,6 +1,5 @@
 """The image evidence: what each artifact looks like, what clean tissue does not, and stains that are not H&E."""
 
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +12,13 @@ from artifusion.detection.signs import evidence, look_of
 from artifusion.detection.survey import COARSE_PX, Survey
 from artifusion.errors import SlideError
 from artifusion.geometry import Size
-from artifusion.slide.reader import ImageSlide
+from artifusion.slide.reader import ImageSlide, in_memory
 
 MPP = 1.0
 
 
 def found_in(pixels):
-    survey = Survey.of(ImageSlide(Path("made up"), pixels, "array", True, None, None, MPP), MPP)
+    survey = Survey.of(in_memory(pixels, MPP), MPP)
     tiles = survey.tiles()
     look = survey.look(tiles, any_stain=False)
     maps = survey.maps(tiles, look, folds(look, MPP))
@@ -85,7 +84,7 @@ def test_the_scales_bound_the_pixels_of_a_slide_of_any_size():
 def test_maps_of_tiles_are_those_of_the_whole(tmp_path):
     """What lies beyond a tile's halo does not matter: memory is a tile, not a slide."""
     pixels = np.concatenate([he_like(900, 300, seed) for seed in range(2)])
-    survey = Survey.of(ImageSlide(tmp_path, pixels, "array", True, None, None, MPP), MPP)
+    survey = Survey.of(in_memory(pixels, MPP), MPP)
     tiles = survey.tiles()
     look = survey.look(tiles, any_stain=False)
     assert len(tiles) > 1

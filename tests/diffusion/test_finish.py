@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from artifusion.diffusion.finish import SIGMAS_PX, blurred, energy, match_fine_bands
+from artifusion.diffusion.finish import SIGMAS_PX, blurred, energy, match_fine_bands, match_steps
 
 
 def textured(seed, size=128):
@@ -48,3 +48,23 @@ def test_known_pixels_stay_and_what_fits_is_left_alone():
     small = torch.zeros(1, 1, 128, 128)
     small[..., :, :127] = 1                                                  # too few known pixels tell nothing
     assert torch.equal(match_fine_bands(truth, small), truth)
+
+
+def steps(image, painted):
+    """Mean square of the steps between known and painted neighbours in a row."""
+    crossing = painted[..., 1:] != painted[..., :-1]
+    return float(((image[..., 1:] - image[..., :-1]).square() * crossing).sum() / crossing.sum())
+
+
+def test_an_outline_gets_the_steps_of_the_surroundings_and_one_without_is_left_alone():
+    truth, painted = textured(1, 256), hole(256)
+    outlined = truth + 2 * painted * truth.std()
+    usual = steps(truth, hole(256).roll(90, -2))
+    assert steps(outlined, painted) > 3 * usual
+    matched = match_steps(outlined, painted)
+    assert 0.4 * usual < steps(matched, painted) < 1.6 * usual
+    inside = torch.nn.functional.max_pool2d(1 - painted, 3, stride=1, padding=1) == 0
+    assert torch.equal(matched * (1 - painted), outlined * (1 - painted))
+    assert torch.equal(matched * inside, outlined * inside)                  # a single pixel deep
+    assert (match_steps(truth, painted) - truth).abs().max() < 0.3 * truth.std()
+    assert torch.equal(match_steps(torch.zeros_like(truth), painted), torch.zeros_like(truth))

@@ -12,9 +12,9 @@ from artifusion.evidence.donors import Donor, Hole, donor_pixels
 from artifusion.evidence.find import find_donors
 from artifusion.evidence.graft import graft
 from artifusion.evidence.index import DonorIndex
-from artifusion.evidence.likeness import oriented
 from artifusion.geometry import Box, Size
 from artifusion.mask.mask import Mask
+from artifusion.slide.placed import oriented
 from artifusion.slide.reader import Slide, in_memory
 
 BOX = Box(600, 200, 140, 160)

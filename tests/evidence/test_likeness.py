@@ -5,7 +5,8 @@ import pytest
 from made_slides import tissue
 
 from artifusion.evidence.fitting import turned
-from artifusion.evidence.likeness import Picture, best_shift, carried, grain, opponent, oriented, unoriented
+from artifusion.evidence.likeness import Picture, best_shift, carried, grain, opponent
+from artifusion.slide.placed import oriented, unoriented
 
 
 @pytest.mark.parametrize("orientation", range(8))

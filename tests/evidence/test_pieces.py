@@ -1,5 +1,7 @@
 """Large and long holes are cut into pieces that are filled from the edge inwards, each fitted to the ones before."""
 
+import json
+
 import numpy as np
 import shapely
 from scipy.ndimage import gaussian_filter
@@ -9,9 +11,10 @@ from artifusion.evidence.graft import graft
 from artifusion.evidence.index import DonorIndex
 from artifusion.evidence.pieces import LONGER, PIECE_UM, pieces
 from artifusion.evidence.score import DOUBTFUL, GOOD, score_of, verdict_of
-from artifusion.evidence.tone import toned
+from artifusion.evidence.tone import tone_of
 from artifusion.geometry import Box, Size
 from artifusion.mask.mask import Mask
+from artifusion.slide.placed import Tone
 from artifusion.slide.reader import in_memory
 
 
@@ -70,15 +73,28 @@ def test_a_donor_takes_the_tone_of_its_place_and_keeps_its_detail():
     hole = np.zeros((120, 140), bool)
     hole[40:80, 40:90] = True
     donor = (truth - np.uint8([9, 4, 12])).astype(np.uint8)
-    found = toned(donor, np.where(hole[..., None], 0, truth).astype(np.uint8), hole, ~hole, 0.5)
-    assert np.abs(found[hole].astype(int) - truth[hole]).max() <= 1
-    assert np.array_equal(found[~hole], donor[~hole])
-    assert np.array_equal(toned(donor, truth, hole, np.zeros_like(hole), 0.5), donor)
+    tone = tone_of(donor, np.where(hole[..., None], 0, truth).astype(np.uint8), ~hole, 0.5, 235)
+    assert np.abs(tone.applied(donor)[hole].astype(int) - truth[hole]).max() <= 1
+    assert Tone.from_dict(json.loads(json.dumps(tone.to_dict()))) == tone
+    assert tone_of(donor, truth, np.zeros_like(hole), 0.5, 235) is None
+
+
+def test_glass_takes_the_tone_of_glass_and_not_of_the_tissue_beside_it():
+    """Tissue is 20 grey levels darker than where the donor comes from, glass 2 levels lighter."""
+    rng = np.random.default_rng(3)
+    truth = np.rint(rng.normal(245, 0.6, (120, 160, 3)))
+    truth[:, :60] = rng.normal(150, 10, (120, 60, 3))
+    donor = truth + np.where(np.arange(160)[:, None] < 60, 20, -2)
+    truth, donor = (np.clip(each, 0, 255).astype(np.uint8) for each in (truth, donor))
+    hole = np.zeros((120, 160), bool)
+    hole[40:80, 65:110] = True
+    found = tone_of(donor, truth, ~hole, 0.5, 235).applied(donor)[hole].astype(float)
+    assert np.abs(found.mean(axis=0) - 245).max() < 0.5 and found.std(axis=0).max() < 1
 
 
 def test_verdicts_follow_the_fit():
     perfect = Fit(**dict.fromkeys(Fit._fields, 0.0))
-    scores = [score_of(perfect._replace(inside=inside)) for inside in (0, 100, 400, 2000)]
+    scores = [score_of(perfect._replace(inside=inside)) for inside in (0, 100, 700, 2000)]
     assert scores[0] == 1 and scores == sorted(scores, reverse=True) and scores[-1] < DOUBTFUL < scores[2] < GOOD
     assert verdict_of([0.9, 0.8], [10, 10])[1] == "good"
     assert verdict_of([0.9, 0.0], [10, 5])[1] == "doubtful"

@@ -89,7 +89,7 @@ def test_the_scale_of_a_mask_image_is_asked_for_or_fits(slide, tmp_path):
     assert write_mask(mask, tmp_path / "m.png", slide, downsample=4) == Size(83, 62)
     assert write_mask(mask, tmp_path / "m.tif", slide, mpp=2) == Size(83, 62)
     with open_slide(tmp_path / "m.tif") as opened:
-        assert opened.mpp == pytest.approx(0.5 * 331 / 83)
+        assert opened.mpp_xy == pytest.approx((0.5 * 331 / 83, 0.5 * 247 / 62))
     for options, remedy in (({"mpp": 0.3}, "finer than the slide's 0.5"), ({"mpp": 0.1}, "larger --mpp")):
         with pytest.raises(OutputError, match=remedy):
             write_mask(mask, tmp_path / "n.png", slide, **options)

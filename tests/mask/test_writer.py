@@ -64,10 +64,10 @@ def test_a_binary_png_is_white_where_restored(tmp_path):
 
 @pytest.mark.parametrize(("ids", "colour"), [(painted(), COLORS["pen"]), (painted() > 0, (255, 255, 255))])
 def test_a_mask_pyramid_opens_with_levels_scale_and_colours(tmp_path, ids, colour):
-    write_pyramid(tmp_path / "m.tif", ids, 2.0)
+    write_pyramid(tmp_path / "m.tif", ids, (2.0, 3.0))
     with openslide.OpenSlide(tmp_path / "m.tif") as opened:
         assert opened.level_dimensions == ((611, 700), (306, 350))
-        assert float(opened.properties["openslide.mpp-x"]) == 2
+        assert [float(opened.properties[f"openslide.mpp-{axis}"]) for axis in "xy"] == pytest.approx([2, 3])
         assert [opened.read_region((250, 150), level, (1, 1)).getpixel((0, 0))[:3] for level in (0, 1)] == [colour] * 2
     assert np.array_equal(tifffile.imread(tmp_path / "m.tif"), ids * np.uint8(255) if ids.dtype == bool else ids)
 

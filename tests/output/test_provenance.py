@@ -7,6 +7,7 @@ import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import shapely
 
 from artifusion.geometry import Box, Point, Size
@@ -14,6 +15,7 @@ from artifusion.mask.geojson import geojson_polygons
 from artifusion.mask.mask import Mask
 from artifusion.mask.regions import find_regions
 from artifusion.output.provenance import WARNING, Filled, Grafted, geojson, note, sidecar
+from artifusion.slide.placed import Tone, unoriented
 
 SIZE = Size(1000, 800)
 
@@ -65,10 +67,13 @@ def test_the_sidecar_tells_what_was_done():
 def test_grafts_are_declared_with_what_is_painted_around_them_and_where_they_come_from():
     regions = find_regions(mask(), 16)
     kept = (shapely.box(15, 15, 25, 30),)
-    graft = Grafted(kept, Box(200, 5, 20, 30), 3, 0.7)
+    tone = Tone(8, 1, bytes(range(6)), (1, -2, 3), 235)
+    graft = Grafted(kept, Box(10, 10, 20, 30), Box(200, 5, 30, 20), 3, tone, 0.7)
     filled = {region.id: Filled() for region in regions} | {1: Filled((graft,), 150, 0.7, "good")}
     content = sidecar({}, regions, {}, {}, 1.0, filled)
-    assert content["regions"][0]["grafts"] == [{"donor": [200, 5, 20, 30], "orientation": 3, "score": 0.7}]
+    held = json.loads(json.dumps(content["regions"][0]["grafts"][0]))
+    assert (held["l0_box"], held["donor"], held["orientation"]) == ([10, 10, 20, 30], [200, 5, 30, 20], 3)
+    assert Grafted.from_dict(held, kept) == graft
     assert content["regions"][0]["grafted_px"] == 150 and content["regions"][1]["grafts"] == []
     declared = geojson(mask(), regions, "ab", filled=filled)["features"]
     grafted = [f for f in declared if f["properties"]["name"] == "restored 1: grafted"]
@@ -77,7 +82,10 @@ def test_grafts_are_declared_with_what_is_painted_around_them_and_where_they_com
     (donor,) = (f for f in declared if "donor_of" in f["properties"]["metadata"])
     restored = [f for f in declared if f is not donor]
     assert sum(f["properties"]["measurements"]["Area px"] for f in restored) == mask().area_px
-    assert shapely.geometry.shape(donor["geometry"]).bounds == (200, 5, 220, 35)
+    taken = np.zeros((30, 20), bool)                        # of the donor, as it lies where it is grafted
+    taken[5:20, 5:15] = True
+    found = Mask.of([shapely.geometry.shape(donor["geometry"])], SIZE).read(graft.donor)
+    assert np.array_equal(unoriented(found, 3), taken)
     polygons, _ = geojson_polygons({"type": "FeatureCollection", "features": declared}, Path("x"), Point(0, 0))
     assert Mask.of(polygons, mask().l0_size).area_px == mask().area_px          # a donor is no mask
 

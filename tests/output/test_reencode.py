@@ -19,7 +19,7 @@ def test_a_pyramid_holds_what_was_streamed(tmp_path, size, lossless):
     yy, xx = np.mgrid[:height, :width]
     pixels = np.stack([xx % 251, yy % 251, (xx + yy) // 16 % 251], axis=2).astype(np.uint8)
     out = tmp_path / "p.tiff"
-    write_pyramid(out, lambda box: pixels[box.slices()], Metadata(Size(*size), 0.25, None, "d"), work=tmp_path,
+    write_pyramid(out, lambda box: pixels[box.slices()], Metadata(Size(*size), (0.25, 0.25), None, "d"), work=tmp_path,
                   lossless=lossless)
     assert [path.name for path in tmp_path.iterdir()] == ["p.tiff"]
     with tifffile.TiffFile(out) as file:

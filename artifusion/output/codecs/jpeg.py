@@ -104,6 +104,11 @@ def encode(pixels: np.ndarray, like: bytes, tables: bytes, photometric: int, tou
     return head + data
 
 
+def encoded(pixels: np.ndarray, header: Header, photometric: int) -> np.ndarray:
+    """Return what pixels, uint8 (H, W, 3) RGB, become where they are encoded with the tables of a header."""
+    return decode(_encode_whole(pixels, header, photometric), b"", photometric)
+
+
 def reach(touched: np.ndarray, like: bytes, tables: bytes) -> np.ndarray:
     """Return where decoded pixels may change, bool (H, W), when MCUs with a `touched` pixel are encoded again.
 
@@ -137,7 +142,7 @@ def why_not(data: bytes, tables: bytes, photometric: int) -> str:
     """Return why a segment cannot be written again under its own header; empty where it can."""
     try:
         header = parse(data, tables)
-    except (SlideError, IndexError, KeyError, ValueError) as error:
+    except SlideError as error:
         return f"not baseline JPEG with three 8-bit components: {error}"
     if header.sampling not in SAMPLINGS or (photometric == RGB and header.sampling != (1, 1)):
         return f"chroma sampling {header.sampling}"
@@ -198,9 +203,16 @@ def parse(data: bytes, tables: bytes) -> Header:
         tables: the page's shared tables as a JPEG file without a scan; may be empty.
 
     Raises:
-        SlideError: not baseline JPEG with three 8-bit components in one scan.
-        IndexError, KeyError, ValueError: a marker is cut short, or names a table that does not exist.
+        SlideError: not baseline JPEG with three 8-bit components in one scan, a marker is cut short, or it names a
+            table that does not exist.
     """
+    try:
+        return _header(data, tables)
+    except (LookupError, ValueError) as error:
+        raise SlideError(f"a JPEG marker is cut short or names no table ({error})") from None
+
+
+def _header(data: bytes, tables: bytes) -> Header:
     found = markers(data)
     shared_quantisers, shared_huffman = _tables(tables)
     start = found[-1][1] if found else 0

@@ -1,0 +1,72 @@
+"""The pages of a TIFF file that are no levels of the slide as it is read: what is refused, and what is left out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from artifusion.errors import SlideError
+from artifusion.geometry import Size
+from artifusion.slide import tiff
+
+if TYPE_CHECKING:
+    from artifusion.slide.reader import Slide
+
+SIZED = ("aperio", "generic-tiff", "hamamatsu", "image")     # whose levels are pages of the same size
+UNSIGNED = (1, 4)                                            # sample formats; 4 is "undefined"
+FOCAL_PLANE = re.compile(r'<dimension\b[^>]*\bz="(\d+)"')    # in the XML of Leica
+
+
+def check_levels(path: Path, vendor: str, l0_size: Size) -> None:
+    """Raise SlideError where OpenSlide would show a TIFF slide as less than it is.
+
+    That is one with other samples than whole numbers of 8 bits, which it cuts, or, where it takes the first page for
+    level 0 unseen, with a larger one behind that.
+    """
+    for page in _pages(path):
+        bits, size = int(page.numbers(tiff.BITS).max(initial=1)), _size(page)
+        kind = "" if page.number(tiff.SAMPLE_FORMAT, 1) in UNSIGNED else " signed or floating"
+        if page.tiled and (bits > 8 or kind):
+            raise SlideError(f"{path}: has{kind} samples of {bits} bits; only slides of 8 bits (uint8) can be "
+                             "restored, convert it to 8 bit")
+        if vendor == "generic-tiff" and page.tiled and size.width * size.height > l0_size.width * l0_size.height:
+            raise SlideError(f"{path}: holds a page of {_named(size)} behind a smaller first one, and so is shown as "
+                             f"{_named(l0_size)}; save it with the largest page first, for example with vips tiffsave "
+                             "--tile --pyramid")
+
+
+def left_out(slide: Slide) -> str:
+    """Return what of a slide's file its pixels, levels and scale do not hold, in words; empty where that is nothing."""
+    planes, others, pages = Counter[Size](), Counter[Size](), _pages(slide.path)
+    for page in pages if slide.vendor in SIZED else ():
+        size = _size(page)
+        if size in slide.level_sizes and (page.tiled or slide.vendor in ("image", "hamamatsu")):
+            planes[size] += max(1, page.number(tiff.DEPTH, 1))
+        elif slide.vendor in ("image", "generic-tiff") or (slide.vendor == "aperio" and page.tiled):
+            others[size] += 1
+    if slide.vendor == "leica" and pages:
+        planes[slide.size] = 1 + max(map(int, FOCAL_PLANE.findall(pages[0].text(tiff.DESCRIPTION))), default=0)
+    elif not planes:                                         # of an image that is no TIFF
+        planes[slide.size] = slide.pictures
+    parts = [f"{count} pages of {_named(size)}: only the first plane is kept" for size, count in planes.items()
+             if count > slide.level_sizes.count(size)]
+    parts += [f"{count} page{'s' if count > 1 else ''} of {_named(size)} left out" for size, count in others.items()]
+    return "; ".join(parts + ([f"{', '.join(slide.associated)} left out"] if slide.associated else []))
+
+
+def _pages(path: Path) -> tuple[tiff.Page, ...]:
+    """The pages of a TIFF file; none of a file that is no TIFF, or whose directories only its vendor's reader knows."""
+    try:
+        return tiff.read_tiff(path).pages
+    except SlideError:
+        return ()
+
+
+def _size(page: tiff.Page) -> Size:
+    return Size(page.number(tiff.WIDTH), page.number(tiff.HEIGHT))
+
+
+def _named(size: Size) -> str:
+    return f"{size.width} x {size.height} px"
