@@ -35,6 +35,7 @@ from artifusion.evidence.donors import Hole
 from artifusion.evidence.filling import fill, region_hole
 from artifusion.evidence.index import DonorIndex
 from artifusion.evidence.likeness import reduced
+from artifusion.evidence.recover import Recovery, recover
 from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import rectilinear
 from artifusion.mask.regions import batches, find_regions, plan_canvases
@@ -175,6 +176,11 @@ class Restorer:
                 restored[target] = pixels[canvas.l0_target.slices(canvas.l0_box)]
                 levels[target] = 0
         return restored
+
+    def recover(self, image: np.ndarray, mask: np.ndarray, reference: np.ndarray | None = None, *,
+                mpp: float | None = None) -> Recovery:
+        """What is still there under ink: `artifusion.recover` at the configuration's scale. Nothing is painted."""
+        return recover(image, mask, reference, self._checked(None, 0, mpp))
 
     def imagine(self, part: Hole, spacing_um: float, seed: int) -> np.ndarray:
         """What a hole may look like by one evaluation of the denoiser: its expectation, uint8 (H, W, 3).

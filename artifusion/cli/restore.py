@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from artifusion.cli.detect import ANY_STAIN
-from artifusion.cli.options import MASK_FORMAT, PATH, SCALE, Number, RestoreSetting, known_classes, say_scale
+from artifusion.cli.options import (
+    MASK_FORMAT,
+    PATH,
+    SCALE,
+    Number,
+    RestoreSetting,
+    known_classes,
+    known_recovered,
+    say_scale,
+)
 from artifusion.mask.classes import named_counts
 from artifusion.mask.selection import NEEDS_A_MASK, POLARITIES, MaskSelection
 
@@ -40,6 +49,9 @@ if TYPE_CHECKING:
               help="Fill large holes with tissue from elsewhere on the slide, or paint everything.")
 @click.option("--doubtful", cls=RestoreSetting, type=click.Choice(["paint", "keep"]),
               help="Regions that grafts fill ill: restore them and say so, or leave them as scanned and say so.")
+@click.option("--recover", callback=known_recovered, metavar="A,B|none",
+              help="Classes under which tissue still shows: what can be measured through them is, and only the rest is "
+                   "invented.  [default: pen where it was detected, none of a --mask]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other tissue.")
 @click.option("--mpp", type=SCALE, help="um per pixel, where the slide does not tell.")
 @click.option("--grow", "grow_um", type=Number(0, 10_000), default=0.0, metavar="UM", help="Widen the mask.")
@@ -63,9 +75,9 @@ if TYPE_CHECKING:
 def restore(
     slide: Path, mask: Path | None, output: Path | None, classes: tuple[str, ...] | None, any_stain: bool,
     mask_format: Any, weights: str, config: str | None, device: str, steps: int | None, graft: str | None,
-    doubtful: str | None, seed: int, mpp: float | None, grow_um: float, polarity: Any, lossless: bool, same_size: bool,
-    batch_size: int | None, adapt_minutes: float | None, adapt_crops: int | None, preview: Path | None,
-    undeclared: bool, overwrite: bool, dry_run: bool, quiet: bool,
+    doubtful: str | None, recover: tuple[str, ...] | None, seed: int, mpp: float | None, grow_um: float, polarity: Any,
+    lossless: bool, same_size: bool, batch_size: int | None, adapt_minutes: float | None, adapt_crops: int | None,
+    preview: Path | None, undeclared: bool, overwrite: bool, dry_run: bool, quiet: bool,
 ) -> None:
     """Restore the masked part of SLIDE: tissue from elsewhere on it, joined by what a diffusion model paints.
 
@@ -116,9 +128,9 @@ def restore(
     restorer = Restorer.from_pretrained(weights, device, settings)
     content = restore_slide(
         slide, mask, output, restorer=restorer, seed=seed, mpp=mpp, polarity=polarity, grow_um=grow_um,
-        classes=classes, mask_format=mask_format, lossless=lossless, same_size=same_size, preview=preview,
-        any_stain=any_stain, adapt_minutes=adapt_minutes, adapt_crops=adapt_crops, undeclared=undeclared,
-        overwrite=overwrite, quiet=quiet,
+        classes=classes, mask_format=mask_format, recover=recover, lossless=lossless, same_size=same_size,
+        preview=preview, any_stain=any_stain, adapt_minutes=adapt_minutes, adapt_crops=adapt_crops,
+        undeclared=undeclared, overwrite=overwrite, quiet=quiet,
     )
     if content is None:
         unasked = "" if classes or mask else " unasked"

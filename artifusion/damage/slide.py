@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from artifusion import __version__
 from artifusion.config import DEFAULT_SPACING_UM
+from artifusion.damage.artifacts import PenInk
 from artifusion.damage.spots import Spot, Strength, damage_spot, plan_damage
 from artifusion.errors import ArtifusionError
 from artifusion.files import sha256, write_json
@@ -44,6 +46,7 @@ def damage_slide(
     share: float = 0.03,
     seed: int = 0,
     strength: Strength = "strong",
+    ink: PenInk | None = None,
     mpp: float | None = None,
     overwrite: bool = False,
     quiet: bool = True,
@@ -51,7 +54,7 @@ def damage_slide(
     """Paint artifacts on a clean slide; returns what was painted. A function of the slide and the seed.
 
     Writes OUT, OUT.mask.png (white = damaged, at full size up to 8192 px), OUT.geojson (exact, with classes) and
-    OUT.json. One artifact is in memory at a time.
+    OUT.json. One artifact is in memory at a time. `ink`: of every pen stroke.
 
     Raises:
         SlideError, OutputError; ArtifusionError where no tissue can be found.
@@ -66,12 +69,14 @@ def damage_slide(
             say_left_out(slide, output.target)
         spacing_um = slide.mpp or DEFAULT_SPACING_UM
         spots = plan_damage(slide.size, tissue_mask(overview(slide)), kinds, share, spacing_um, seed, strength)
+        spots = tuple(replace(spot, ink=ink) if spot.kind == "pen" else spot for spot in spots)
         if not spots:
             raise ArtifusionError(f"{source}: no tissue found on which artifacts would fit")
         job: dict[str, Any] = {
             "version": __version__,
             "source": {"name": slide.path.name, "sha256": sha256(slide.path)},
-            "painted": {"kinds": list(kinds), "share": share, "seed": seed, "strength": strength},
+            "painted": {"kinds": list(kinds), "share": share, "seed": seed, "strength": strength,
+                        **({"ink": asdict(ink)} if ink else {})},
             "mpp": spacing_um,
             "mpp_from": slide.mpp_origin,
             "mpp_doubt": slide.mpp_doubt,

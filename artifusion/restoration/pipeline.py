@@ -33,12 +33,13 @@ from artifusion.output.output import Output, beside, digest
 from artifusion.output.patches import Patches
 from artifusion.output.preview import check_picture_name, draw_comparison
 from artifusion.output.progress_bar import byte_bar
-from artifusion.output.provenance import declared, geojson, note, sidecar
+from artifusion.output.provenance import Filled, declared, geojson, note, sidecar
 from artifusion.output.region_colours import with_colours
 from artifusion.output.verify import verify_slide
 from artifusion.output.writer import sync_in_background, write_slide
 from artifusion.restoration.grafting import Grafts, graft_regions
 from artifusion.restoration.painting import paint
+from artifusion.restoration.recovering import Recoveries, recover_regions
 from artifusion.restoration.unmasked import unmasked
 from artifusion.slide.reader import Slide, open_slide
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from artifusion.restorer import Restorer  # torch, which planning does without
 
 UNASKED = tuple(name for name in CLASSES if name not in ("fold", "blur"))   # are restored where they are detected
+RECOVERED = ("pen",)                                                        # the same of what was detected
 # Most of what is found as folds on large slides is normal tissue (docs/detection.md), and blur carries information.
 
 
@@ -113,6 +115,7 @@ def restore_slide(
     grow_um: float = 0.0,
     classes: Sequence[str] | None = None,
     mask_format: MaskFormat = "auto",
+    recover: Sequence[str] | None = None,
     lossless: bool = False,
     same_size: bool = False,
     preview: str | Path | None = None,
@@ -145,6 +148,8 @@ def restore_slide(
         classes: restore only these of fold, bubble, pen, blur, dark, dust, other; of what is detected by default all
             but folds and blur, which the sidecar counts as left.
         mask_format: what the mask image is, where its content and name leave it open.
+        recover: classes under which tissue still shows: what can be measured through them is, and only the rest is
+            invented; by default pen where it was detected; () for none.
         any_stain: detect even on what is not H&E.
         lossless: re-encoded containers only: no lossy compression.
         same_size: touched tiles of copied JPEG 2000 keep about their size, by lossy compression, instead of being exact
@@ -191,7 +196,8 @@ def restore_slide(
         with mask_to_read(selection, found, output.target) as selection:
             plan = plan_restoration(slide, selection, restorer.config, restorer.multiple)
             state = file_state(source)
-            job = {**describe(slide, selection, plan, restorer, seed), "lossless": lossless, "same_size": same_size}
+            job = {**describe(slide, selection, plan, restorer, seed), "lossless": lossless, "same_size": same_size,
+                   "recover": list(RECOVERED if recover is None and mask is None else recover or ())}
             avoid = avoided(slide, selection, plan, earlier)
             foresee(slide, plan, output, lossless)
         if not quiet:
@@ -208,22 +214,24 @@ def restore_slide(
             if work is None:                                          # an earlier run had published everything
                 return json.loads(beside(output.target, ".json").read_text()) | {"done_before": True}
             restorer, facts = learn_slide(restorer, slide, avoid, job, work, quiet)
-            grafts = graft_plan(slide, plan, avoid, found, restorer, seed, work, quiet)
+            grafts = Grafts(work / "grafts", recover_plan(slide, plan, job["recover"], work, quiet))
+            graft_plan(slide, plan, avoid, found, grafts, restorer, seed, quiet)
             verdicts = grafts.without_doubtful() if restorer.config.doubtful == "keep" else {}
             whole, plan = plan, plan.without(verdicts)
             if not plan.regions:
                 return None
             facts["kept"] = declared([region for region in whole.regions if region.id in verdicts], verdicts)
             paint_plan(slide, whole.mask, plan, grafts, restorer, seed, work, quiet)
+            filled = with_recovered(plan, grafts)
             patches = Patches(work / "patches", slide, plan.mask)
-            report = write_slide(patches, output.target, note=note_of(plan, slide, grafts, restorer, seed),
+            report = write_slide(patches, output.target, note=note_of(plan, slide, filled, restorer, seed),
                                  work=work, lossless=lossless, same_size=same_size, progress=byte_bar("writing", quiet))
             facts |= {"canvases": len(plan.canvases), "job_sha256": digest(job),
                       "machine": job["machine"] | restorer.threads}
             content = sidecar(job | facts, plan.regions, report.to_dict(),
-                              {"name": output.target.name}, time.monotonic() - started, grafts.filled)
+                              {"name": output.target.name}, time.monotonic() - started, filled)
             polygons = earlier.joined(geojson(plan.mask, plan.regions, job["source"]["sha256"], report.bounds_offset,
-                                              grafts.filled))
+                                              filled))
             content["regions"] = with_colours(content["regions"], patches.read, plan.mask)
             unchanged = file_state(source) == state                   # else the source's SHA-256 is taken again
             content |= verify_written(patches, report.path, output.target, content, polygons, unchanged)
@@ -329,13 +337,30 @@ def learn_slide(restorer: Restorer, slide: Slide, avoid: Mask, job: Mapping[str,
     return adapt(restorer, slide, avoid, work / "adaptation", **length, quiet=quiet)
 
 
-def graft_plan(slide: Slide, plan: Plan, avoid: Mask, found: Detection | None, restorer: Restorer, seed: int,
-               work: Path, quiet: bool) -> Grafts:
-    """The grafts of all regions of a plan; those that an interrupted run found are taken as they are.
+def recover_plan(slide: Slide, plan: Plan, classes: Sequence[str], work: Path, quiet: bool) -> Recoveries:
+    """What is recovered of all regions of a plan; what an interrupted run recovered is taken as it is."""
+    recoveries = Recoveries(work / "recovered")
+    regions = [region for region in plan.regions if classes]
+    for _ in tqdm(recover_regions(slide, plan.mask, regions, classes, plan.spacing_um, recoveries), desc="recovering",
+                  unit="region", total=len(regions), disable=quiet or not regions or None):
+        pass
+    return recoveries
+
+
+def with_recovered(plan: Plan, grafts: Grafts) -> dict[int, Filled]:
+    """How each region was restored; nothing where all was painted without looking for anything else."""
+    seen = {region.id: grafts.recoveries.of(region) for region in plan.regions}
+    if not any(seen.values()):
+        return grafts.filled
+    return {number: replace(grafts.filled.get(number, Filled()), recovered=found) for number, found in seen.items()}
+
+
+def graft_plan(slide: Slide, plan: Plan, avoid: Mask, found: Detection | None, grafts: Grafts, restorer: Restorer,
+               seed: int, quiet: bool) -> None:
+    """Find the grafts of all regions of a plan; those that an interrupted run found are taken as they are.
 
     Donors lie outside `avoid` and outside what detection finds, which `avoid` holds where it was asked before.
     """
-    grafts = Grafts(work / "grafts")
     if restorer.config.graft == "auto" and not all(region.id in grafts.filled for region in plan.regions):
         index = DonorIndex.of(slide, plan.spacing_um, [avoid])
         if found is None:
@@ -343,7 +368,6 @@ def graft_plan(slide: Slide, plan: Plan, avoid: Mask, found: Detection | None, r
         for _ in tqdm(graft_regions(slide, plan.mask, plan.regions, index, restorer, grafts, seed), desc="finding",
                       unit="region", total=len(plan.regions), disable=quiet or None):
             pass
-    return grafts
 
 
 def paint_plan(slide: Slide, hidden: Mask, plan: Plan, grafts: Grafts, restorer: Restorer, seed: int, work: Path,
@@ -358,13 +382,14 @@ def paint_plan(slide: Slide, hidden: Mask, plan: Plan, grafts: Grafts, restorer:
             pass
 
 
-def note_of(plan: Plan, slide: Slide, grafts: Grafts, restorer: Restorer, seed: int) -> str:
+def note_of(plan: Plan, slide: Slide, filled: Mapping[int, Filled], restorer: Restorer, seed: int) -> str:
     """The line about a restoration in the slide's description."""
     config, slide_px = restorer.config, slide.size.width * slide.size.height
-    grafted_px = sum(filled.grafted_px for filled in grafts.filled.values())
+    grafted_px = sum(how.grafted_px for how in filled.values())
+    seen_px = sum(sum(how.recovered.px.values()) for how in filled.values() if how.recovered)
     return note(regions=len(plan.regions), share=plan.area_px / slide_px, grafted=grafted_px / slide_px,
-                weights=restorer.weights.name, weights_sha256=restorer.weights.sha256,
-                sampler=f"{config.sampler} {config.evaluations} evaluations", seed=seed, version=__version__)
+                recovered=seen_px / slide_px, weights=restorer.weights.name, weights_sha256=restorer.weights.sha256,
+                sampler=f"{config.sampler} {config.evaluations} evaluations", seed=seed)
 
 
 def verify_written(patches: Patches, written: Path, target: Path, content: dict[str, Any], polygons: dict[str, Any],
@@ -388,10 +413,11 @@ def verify_written(patches: Patches, written: Path, target: Path, content: dict[
 def draw_preview(slide: Slide, plan: Plan, grafts: Grafts, written: Path, work: Path, preview: Path) -> Path:
     """The picture of a restoration, in the work folder."""
     picture = work / f"preview{preview.suffix}"
-    kept = [polygon for filled in grafts.filled.values() for graft in filled.grafts for polygon in graft.kept]
+    parts = grafts.recoveries.areas()
+    parts["grafted"] = [polygon for how in grafts.filled.values() for graft in how.grafts for polygon in graft.kept]
+    masks = {name: Mask(tuple(polygons), slide.size) for name, polygons in parts.items() if polygons}
     with open_slide(written) as restored:
-        draw_comparison(slide, plan.mask, Mask(tuple(kept), slide.size), restored,
-                        [region.l0_box for region in plan.regions], picture)
+        draw_comparison(slide, plan.mask, masks, restored, [region.l0_box for region in plan.regions], picture)
     return picture
 
 
