@@ -35,8 +35,8 @@ if TYPE_CHECKING:
               help="What to repaint: an image of the slide at any scale (white = restore), GeoJSON of QuPath, or what "
                    "GrandQC or HistoQC wrote.  [default: what `artifusion detect` finds]")
 @click.option("--classes", callback=known_classes, metavar="A,B",
-              help="Only these of fold, bubble, pen, blur, dark, dust, other.  [default: all; of what is detected, all "
-                   "but fold and blur]")
+              help="Only these of fold, bubble, pen, blur, dark, dust, other.  [default: all of a --mask; none of "
+                   "what is detected]")
 @ANY_STAIN
 @MASK_FORMAT
 @click.option("-o", "--output", type=PATH, help="Default: NAME.restored.SUFFIX beside the slide.")
@@ -81,9 +81,9 @@ def restore(
 ) -> None:
     """Restore the masked part of SLIDE: tissue from elsewhere on it, joined by what a diffusion model paints.
 
-    Without --mask the artifacts are detected first, and OUTPUT.mask.png keeps what was found. Folds and blur are then
-    reported but not repainted, unless --classes names them: most of what is found as folds on large slides is normal
-    tissue. Only masked pixels change. SVS and tiled TIFF keep their container, and what the mask does not touch is
+    Without --mask the artifacts are detected first and reported, and those that --classes names are repainted:
+    OUTPUT.mask.png keeps what was found. Look before you name any, since most of what is found on clean slides is
+    normal tissue. Only masked pixels change. SVS and tiled TIFF keep their container, what the mask does not touch is
     copied byte for byte; other formats become a pyramidal BigTIFF. Beside the output lie OUTPUT.json (what was done,
     with which weights) and OUTPUT.geojson (the invented regions, for QuPath). An interrupted run goes on when the same
     command is given again; a finished one is done. Of a slide that was restored before, both hold the earlier passes
@@ -133,9 +133,9 @@ def restore(
         undeclared=undeclared, overwrite=overwrite, quiet=quiet,
     )
     if content is None:
-        unasked = "" if classes or mask else " unasked"
         well = " that can be restored well" if settings.doubtful == "keep" else ""
-        click.echo(f"{slide}: found nothing to restore{unasked}{well}; nothing written")
+        what = f"found nothing to restore{well}" if classes or mask else "--classes names nothing to restore"
+        click.echo(f"{slide}: {what}; nothing written")
         return
     written = (output or slide).with_name(content["output"]["name"])
     left = named_counts(content["mask"].get("left", {}))

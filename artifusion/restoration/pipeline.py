@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from artifusion.detection.detect import Detection
     from artifusion.restorer import Restorer  # torch, which planning does without
 
-UNASKED = tuple(name for name in CLASSES if name not in ("fold", "blur"))   # are restored where they are detected
 RECOVERED = ("pen",)                                                        # the same of what was detected
 # Most of what is found as folds on large slides is normal tissue (docs/detection.md), and blur carries information.
 
@@ -170,8 +169,7 @@ def restore_slide(
         raise ValueError(f"seed must not be negative, got {seed}")
     if mask is None and (polarity == "keep" or mask_format != "auto"):
         raise ConfigError(NEEDS_A_MASK)
-    selection = MaskSelection(Path("" if mask is None else mask), polarity, grow_um,
-                              UNASKED if mask is None and classes is None else classes, mask_format)
+    selection = MaskSelection(Path("" if mask is None else mask), polarity, grow_um, classes, mask_format)
     learning: dict[str, Any] = {"minutes": adapt_minutes, "crops": adapt_crops}
     if learns := any(length is not None for length in learning.values()):
         from artifusion.restoration.adaptation import check_length
@@ -186,7 +184,7 @@ def restore_slide(
         if mask is None:
             from artifusion.detection.detect import detect
 
-            asked = selection.classes or ()
+            asked = selection.classes or ()                           # nothing that is detected is restored unasked
             found = detect(slide, any_stain=any_stain, quiet=quiet)
             left = found.counts(set(CLASSES) - set(asked))
             if left and not quiet:

@@ -8,7 +8,7 @@ that they disagree on or are unsure of, *unread* where it is dust that no reader
 looked over, so what no reader marked is normal. Shares are of regions that are true or false. A fold is found
 where regions of any class but blur cover at least half of it, and found in part from a tenth on.
 
-- unasked: what `restore` without a mask would paint, at the default threshold.
+- by rules: what rules find, everything but folds and blur, at the default threshold.
 - offered: everything but blur, at the default threshold; "false per cm2" is of tissue.
 - over thresholds: regions of class fold, all but blur, and how many of the folds that both readers saw are found.
 """
@@ -31,7 +31,6 @@ from artifusion.detection.detect import THRESHOLD, detect
 from artifusion.geometry import ORIGIN, Box, Size
 from artifusion.mask.classes import CLASSES
 from artifusion.mask.writer import mask_geojson
-from artifusion.restoration.pipeline import UNASKED
 from artifusion.slide.reader import Slide, open_slide
 from artifusion.slide.tissue import tissue_mask
 from benchmarks.quality.labelled import LabelledSlide, labelled_slides
@@ -39,6 +38,7 @@ from benchmarks.quality.labelled import LabelledSlide, labelled_slides
 LEAST = 0.05                                 # threshold at which regions are asked for
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 MARGIN_UM = 10.0
+BY_RULES = tuple(name for name in CLASSES if name not in ("fold", "blur"))
 HALF, PART = 0.5, 0.1
 TISSUE_UM = 16.0
 ALL_BUT_BLUR = tuple(kind for kind in CLASSES if kind != "blur")
@@ -130,7 +130,7 @@ def rounded(value: float | None) -> float | None:
 
 def summary(slides: Sequence[JudgedSlide]) -> dict[str, Any]:
     """The figures of some slides at the default threshold, as the module's docstring says."""
-    return {"tissue cm2": rounded(sum(s.tissue_cm2 for s in slides)), "unasked": shares(slides, UNASKED, THRESHOLD),
+    return {"tissue cm2": rounded(sum(s.tissue_cm2 for s in slides)), "by rules": shares(slides, BY_RULES, THRESHOLD),
             "offered": shares(slides, ALL_BUT_BLUR, THRESHOLD), "folds": folds_found(slides, THRESHOLD)}
 
 
@@ -166,7 +166,7 @@ def main() -> None:
             by_slide[labels.name] = judged(slide, labels, given.found and given.found / f"{labels.name}.geojson")
             if given.crops:
                 show_unlabelled(slide, by_slide[labels.name].regions, labels, given.crops)
-        print(labels.name, json.dumps(shares([by_slide[labels.name]], UNASKED, THRESHOLD)), flush=True)
+        print(labels.name, json.dumps(shares([by_slide[labels.name]], BY_RULES, THRESHOLD)), flush=True)
     slides = list(by_slide.values())
     result = {"use": given.use, **summary(slides), "over thresholds": over_thresholds(slides),
               "by class": {kind: shares(slides, [kind], THRESHOLD) for kind in CLASSES},
