@@ -142,19 +142,19 @@ def _painted(before: Slide, after: Slide, mask: Mask, patches: Patches, l0_box: 
 
 
 def _copied(old: TiffPixels, mask: Mask, pixels: TiffPixels, level: int, window: Box, furthest: float) -> Look:
-    """A touched place of a copied level: its masked pixels are means of level 0."""
-    size, l0_size = pixels.grids[level].size, pixels.grids[0].size
+    """A touched place of a copied level: its masked pixels are means of the level above."""
+    size, up_size = pixels.grids[level].size, pixels.grids[level - 1].size
     masked = mask.coverage(size, window)
     rows, columns = np.nonzero(masked)                       # the part that counts
     part = Box(int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
     masked, window = masked[part.slices()], Box(window.x + part.x, window.y + part.y, part.width, part.height)
-    l0_box = footprint(window, size, l0_size)
-    x_px, y_px = (max(1, round(l0 / lv / 2)) for l0, lv in zip(l0_size, size, strict=True))
-    wide = Box(l0_box.x - x_px, l0_box.y - y_px, l0_box.width + 2 * x_px, l0_box.height + 2 * y_px)
-    upper = cache(lambda: pixels.read(0, wide))
+    above = footprint(window, size, up_size)
+    x_px, y_px = (max(1, round(up / lv / 2)) for up, lv in zip(up_size, size, strict=True))
+    wide = Box(above.x - x_px, above.y - y_px, above.width + 2 * x_px, above.height + 2 * y_px)
+    upper = cache(lambda: pixels.read(level - 1, wide))
 
     def reduced(x: int, y: int) -> np.ndarray:
-        return area_mean(_part(upper(), wide, l0_box, x, y), l0_box, window, size, l0_size)
+        return area_mean(_part(upper(), wide, above, x, y), above, window, size, up_size)
 
     return Look(f"level {level} at {tuple(window[:2])}", lambda: pixels.read(level, window), lambda: reduced(0, 0),
                 _shifts(reduced, x_px, y_px), partial(old.read_size, size, window), inner(masked), furthest)
