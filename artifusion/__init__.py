@@ -16,6 +16,7 @@ _HOMES = {
     "find_regions": "artifusion.mask.regions",
     "open_slide": "artifusion.slide.reader",
     "read_mask": "artifusion.mask.reading",
+    "recover": "artifusion.evidence.recover",
     "restore_slide": "artifusion.restoration.pipeline",
     "train": "artifusion.training.run",
     "verify_slide": "artifusion.output.verify",

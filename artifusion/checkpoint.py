@@ -16,28 +16,50 @@ from torch import Tensor
 from artifusion.config import DenoiserConfig
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.errors import BROKEN_FILE, WeightsError, shortened
-from artifusion.files import whole_file
-from artifusion.pretrained import CONFIG, MODEL, find_weights, read_config
+from artifusion.files import sha256, whole_file
+from artifusion.pretrained import CARD, CONFIG, MODEL, embedded_names, find_weights, read_config
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A denoiser with its name, the SHA-256 of its model file and the record of its training (crops, minutes, ...)."""
+    """A denoiser with its name, the SHA-256 of its model file and the record of its training (crops, minutes, ...).
+
+    parent: name and SHA-256 of the weights that its training began from; None where it began from nothing.
+    """
 
     denoiser: SwinDenoiser
     name: str
     sha256: str
     training: dict[str, Any]
+    parent: dict[str, str] | None = None
+
+    def named(self) -> dict[str, Any]:
+        """What a slide's declaration says of them."""
+        return {"name": self.name, "sha256": self.sha256, **({"parent": self.parent} if self.parent else {})}
 
 
-def save_weights(folder: Path, state: dict[str, Tensor], denoiser: DenoiserConfig, name: str, training: dict) -> None:
-    """Write a weights folder, each file whole or not at all. Tensors become float16."""
+def save_weights(folder: Path, state: dict[str, Tensor], denoiser: DenoiserConfig, name: str, training: dict,
+                 parent: dict[str, str] | None = None) -> None:
+    """Write a weights folder, each file whole or not at all. Tensors become float16; a card says what they are."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in state.items()}
-    config = {"name": name, "denoiser": denoiser.model_dump(), "training": training}
+    config = {"name": name, "parent": parent, "denoiser": denoiser.model_dump(), "training": training}
     with whole_file(folder / CONFIG) as config_part, whole_file(folder / MODEL) as model_part:
         config_part.write_text(json.dumps(config, indent=2) + "\n")
-        save_tensors(tensors, model_part)
+        # one key: the library writes several in any order, and the same run must give the same SHA-256
+        save_tensors(tensors, model_part, {"parent": json.dumps(parent)} if parent else None)
+        digest = sha256(model_part)
+        with whole_file(folder / CARD) as card_part:
+            card_part.write_text(card(name, digest, training, parent))
+
+
+def card(name: str, digest: str, training: dict, parent: dict[str, str] | None) -> str:
+    """The text that lies beside weights and says what they are."""
+    origin = f"`{parent['name']}`, SHA-256 {parent['sha256']}" if parent else "nothing: random numbers"
+    facts = {"SHA-256": digest, "began from": origin, **training}
+    rows = "".join(f"| {key} | {fact} |\n" for key, fact in facts.items())
+    warning = "**What it paints is invented. It is no evidence and not for diagnosis.**"
+    return f"# {name}\n\nA denoiser of ArtiFusion, trained by a user.\n\n{warning}\n\n| | |\n| --- | --- |\n{rows}"
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -74,4 +96,16 @@ def _read(folder: Path) -> Weights:
     except (*BROKEN_FILE, SafetensorError) as error:
         raise WeightsError(f"{folder}: broken weights: {shortened(error)}") from None
     digest = hashlib.sha256(model).hexdigest()
-    return Weights(denoiser, str(config.get("name", folder.name)), digest, training)
+    name, parent = str(config.get("name", folder.name)), config.get("parent")
+    if borrowed(name, digest):                      # what weights trained up to 0.4.0 were called: after their recipe
+        run = folder.resolve().parent if folder.name == "weights" else folder.resolve()
+        name = f"{run.name} (trained as {name})"
+    return Weights(denoiser, name, digest, training, parent if isinstance(parent, dict) else None)
+
+
+def borrowed(name: str, digest: str) -> bool:
+    """Whether a name is that of embedded weights, and these are others."""
+    if name not in embedded_names():
+        return False
+    with find_weights(name) as folder:
+        return digest != sha256(folder / MODEL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import re
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -55,6 +56,12 @@ def model(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+def machine(device: torch.device) -> dict[str, str]:
+    """What decides how a device rounds: torch, the kind of processor, and the number format inside the denoiser."""
+    kind = model(device) if device.type == "cuda" else cpu_kind()
+    return {"torch": torch.__version__, "processor": kind, "dtype": str(fast_dtype(device)).removeprefix("torch.")}
+
+
 def fast_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 on CUDA, on CPUs with AMX and on AMD's with AVX-512 BF16; elsewhere float32.
 
@@ -66,13 +73,24 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-@cache
 def made_by_amd() -> bool:
     """Whether the CPU is AMD's by /proc/cpuinfo; False where that file is missing."""
+    return "AuthenticAMD" in cpu_info()
+
+
+def cpu_kind() -> str:
+    """The CPU's name by /proc/cpuinfo, else what Python knows of it."""
+    named = re.search(r"model name\s*: *(.+)", cpu_info())
+    return named[1].strip() if named else platform.processor() or platform.machine()
+
+
+@cache
+def cpu_info() -> str:
+    """The text of /proc/cpuinfo; empty where that file is missing."""
     try:
-        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+        return Path("/proc/cpuinfo").read_text()
     except OSError:
-        return False
+        return ""
 
 
 def autocast(device: torch.device) -> AbstractContextManager:

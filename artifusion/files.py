@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import filecmp
 import glob
 import hashlib
 import json
@@ -9,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from artifusion.errors import OutputError
@@ -25,13 +28,29 @@ def whole_file(path: Path, remedy: str = REMEDY) -> Iterator[Path]:
     """
     part = part_of(path)
     try:
-        yield part
-        os.replace(part, path)
+        with part.open("ab") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)         # until the process ends, however that may be
+            yield part
+            os.replace(part, path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from None
     finally:
         with suppress(OSError):                      # what made the writing fail is what is told
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def again(path: Path, remedy: str) -> Iterator[Path]:
+    """Where to write a file that is there already: the same job is done, and nothing changes.
+
+    Raises:
+        OutputError: something else was written than is there; the text ends with the remedy.
+    """
+    with TemporaryDirectory() as folder:
+        written = Path(folder) / path.name
+        yield written
+        if not filecmp.cmp(written, path, shallow=False):
+            raise OutputError(f"{path}: exists already; {remedy}")
 
 
 def part_of(path: Path) -> Path:
@@ -40,9 +59,11 @@ def part_of(path: Path) -> Path:
 
 
 def remove_parts(path: Path) -> None:
-    """Remove what killed processes left of a file that no process is writing now."""
+    """Remove what killed processes left of a file; what a process is writing stays."""
     for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
-        part.unlink(missing_ok=True)
+        with suppress(OSError), part.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
 
 
 def write_text(path: Path, text: str) -> Path:

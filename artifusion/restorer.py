@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import RestoreConfig
-from artifusion.device import autocast, keep_freed_memory, resolve_devices
+from artifusion.device import autocast, keep_freed_memory, machine, resolve_devices
 from artifusion.diffusion.finish import match_fine_bands, match_steps
 from artifusion.diffusion.frame import Frame, colour_range
 from artifusion.diffusion.inpainting import Evidence, NoisedKnown, to_stops
@@ -34,6 +35,7 @@ from artifusion.evidence.donors import Hole
 from artifusion.evidence.filling import fill, region_hole
 from artifusion.evidence.index import DonorIndex
 from artifusion.evidence.likeness import reduced
+from artifusion.evidence.recover import Recovery, recover
 from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import rectilinear
 from artifusion.mask.regions import batches, find_regions, plan_canvases
@@ -109,6 +111,18 @@ class Restorer:
         return cls(load_weights(source), device, config)
 
     @property
+    def machine(self) -> dict[str, Any]:
+        """What decides how pixels are rounded here; in float32 on a CPU the number of threads is part of it."""
+        facts: dict[str, Any] = machine(self.device)
+        alike = self.device.type != "cpu" or facts["dtype"] == "bfloat16"
+        return facts if alike else facts | self.threads
+
+    @property
+    def threads(self) -> dict[str, int]:
+        """How many threads a CPU paints with here."""
+        return {"threads": torch.get_num_threads()}
+
+    @property
     def multiple(self) -> int:
         """Canvas sides are padded to multiples of this many pixels."""
         return self.denoiser.multiple
@@ -162,6 +176,11 @@ class Restorer:
                 restored[target] = pixels[canvas.l0_target.slices(canvas.l0_box)]
                 levels[target] = 0
         return restored
+
+    def recover(self, image: np.ndarray, mask: np.ndarray, reference: np.ndarray | None = None, *,
+                mpp: float | None = None) -> Recovery:
+        """What is still there under ink: `artifusion.recover` at the configuration's scale. Nothing is painted."""
+        return recover(image, mask, reference, self._checked(None, 0, mpp))
 
     def imagine(self, part: Hole, spacing_um: float, seed: int) -> np.ndarray:
         """What a hole may look like by one evaluation of the denoiser: its expectation, uint8 (H, W, 3).

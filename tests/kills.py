@@ -1,6 +1,6 @@
-"""Kills `artifusion restore` before every file operation in turn, and gives the same command again.
+"""Kills a command of `artifusion` at a chosen moment, and gives the same command again.
 
-    python tests/kills.py FOLDER [--every N] [--limits BYTES,...] -- SLIDE --mask MASK -o OUT ...
+    python tests/kills.py FOLDER [--every N] [--limits BYTES,...] -- restore SLIDE --mask MASK -o OUT ...
 
 OUT must lie in FOLDER, alone. Prints one JSON line per kill: what the killed run left, and what the same command then
 did. The real command line runs in a process group of its own, painted by a flat colour (`painters.Flat`, one canvas a
@@ -10,31 +10,49 @@ may grow beyond so many bytes, as on a full disk.
 """
 
 import argparse
+import csv
+import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import painters
 
-seam = ModuleType("artifusion.restorer")                 # keeps torch, and its threads, out of a process that forks
-seam.Restorer = SimpleNamespace(from_pretrained=lambda *_, **__: painters.Flat(batch_size=1))
-sys.modules["artifusion.restorer"] = seam
-
-from artifusion.cli import app  # noqa: E402
-from artifusion.output import writer  # noqa: E402, F401
-from artifusion.restoration import pipeline  # noqa: E402, F401
+from artifusion.cli import app
+from artifusion.output import writer  # noqa: F401
+from artifusion.restoration import pipeline  # noqa: F401
 
 EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
+CLOCK = ("created", "seconds", "minutes")
 
 
-def run(command, folder, kill_at=0, limit=0):
-    """Run the command in a group of its own: exit status (-9: killed), what it said, its file operations, calls."""
+def flat_seam(count, graft="off"):
+    """A stand-in for the module of the restorer: it keeps torch, and its threads, out of a process that forks."""
+
+    class Counting(painters.Flat):
+        def restore_batch(self, *args, **options):
+            count()
+            return super().restore_batch(*args, **options)
+
+    seam = ModuleType("artifusion.restorer")
+    seam.Restorer = SimpleNamespace(from_pretrained=lambda *_, **__: Counting(batch_size=1, graft=graft))
+    return seam
+
+
+def run(command, folder, kill_at=0, limit=0, delay=0.0, number=signal.SIGKILL, graft="off", act=None):
+    """Run a command in a group of its own, which gets a signal before its file operation `kill_at`, or after `delay`
+    seconds: exit status (-9: killed), what it said, its file operations, canvases painted.
+
+    `act`: what happens at `kill_at` instead of the signal.
+    """
     heard, said = os.pipe()
     facts = folder.with_name("facts.txt")
     facts.unlink(missing_ok=True)
@@ -49,21 +67,20 @@ def run(command, folder, kill_at=0, limit=0):
             if event in EVENTS and str(args[0]).startswith(str(folder)):
                 seen += 1
                 if seen == kill_at:
-                    os.killpg(0, signal.SIGKILL)
+                    act() if act else os.killpg(0, number)
 
-        class Counting(painters.Flat):
-            def restore_batch(self, *args, **options):
-                nonlocal calls
-                calls += 1
-                return super().restore_batch(*args, **options)
+        def count():
+            nonlocal calls
+            calls += 1
 
-        seam.Restorer.from_pretrained = lambda *_, **__: Counting(batch_size=1)
+        if command[0] == "restore":
+            sys.modules["artifusion.restorer"] = flat_seam(count, graft)
         sys.addaudithook(hook)
         if limit:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         status = 1
         try:
-            app.main(["restore", *command])
+            app.main(command)
         except SystemExit as end:
             status = end.code
         except BaseException:
@@ -74,22 +91,46 @@ def run(command, folder, kill_at=0, limit=0):
             sys.stdout.flush()
             os._exit(status or 0)
     os.close(said)
+    timer = threading.Timer(delay, os.kill, (child, number))
+    if delay:
+        timer.start()
     with os.fdopen(heard) as pipe:
         told = pipe.read()
+    timer.cancel()                                       # the child is not reaped yet: its number is still its own
     _, status = os.waitpid(child, 0)
     seen, calls = json.loads(facts.read_text()) if facts.exists() else (0, 0)
     return os.waitstatus_to_exitcode(status), told, seen, calls
 
 
 def content(folder):
-    """Every file of the folder; of a sidecar all but when and how fast it was made."""
-    found = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        data = path.read_bytes()
-        if path.name.endswith(".json"):
-            data = {key: value for key, value in json.loads(data).items() if key not in ("created", "seconds")}
-        found[str(path.relative_to(folder))] = data
-    return found
+    """Every file of the folder, without what the clock says of the run."""
+    return {str(path.relative_to(folder)): timeless(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def timeless(path):
+    data = path.read_bytes()
+    if path.suffix == ".json":
+        return without_clock(json.loads(data))
+    if path.suffix == ".csv":
+        return [without_clock(row) for row in csv.DictReader(io.StringIO(data.decode()))]
+    if path.name == "README.md":
+        return re.sub(rb"\| minutes \| .*", b"", data)
+    if path.name == "state.safetensors":
+        length = int.from_bytes(data[:8], "little")
+        head = json.loads(data[8 : 8 + length])
+        return without_clock(json.loads(head.pop("__metadata__")["record"])), head, data[8 + length :]
+    return data
+
+
+def without_clock(value):
+    if isinstance(value, dict):
+        return {key: without_clock(part) for key, part in value.items() if key not in CLOCK}
+    return value
+
+
+def fresh(folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
 
 
 def main():
@@ -100,19 +141,14 @@ def main():
     parser.add_argument("command", nargs="+")
     given = parser.parse_args()
     folder, out = given.folder, Path(given.command[given.command.index("-o") + 1])
-
-    def fresh():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-
-    fresh()
+    fresh(folder)
     status, said, operations, calls = run(given.command, folder)
     assert status == 0, said
     straight = content(folder)
     limits = [int(limit) for limit in given.limits.split(",") if limit]
     points = sorted({*range(1, operations + 1, given.every), *range(operations - 7, operations + 1)})
     for kill_at, limit in [(point, 0) for point in points] + [(0, limit) for limit in limits]:
-        fresh()
+        fresh(folder)
         status, said, *_ = run(given.command, folder, kill_at, limit)
         left = {"out": out.exists(), "whole": out.exists() and out.read_bytes() == straight[out.name],
                 "painted": len(list(folder.glob("*.partial/patches/*.npy")))}

@@ -15,11 +15,12 @@ class Painter:
     multiple = 64
     device = SimpleNamespace(type="cpu")
     devices = (device,)
-    weights = SimpleNamespace(name="stand-in", sha256="0" * 64)
+    weights = SimpleNamespace(name="stand-in", sha256="0" * 64, named=lambda: {"name": "stand-in", "sha256": "0" * 64})
 
     def __init__(self, fail_after=None, **config):
         self.config = RestoreConfig(**{"graft": "off", **config})
         self.calls, self.fail_after = 0, fail_after
+        self.machine, self.threads = {"torch": "none", "processor": "none", "dtype": "uint8"}, {"threads": 1}
 
     def restore_batch(self, images, masks, **_):
         if self.calls == self.fail_after:

@@ -25,8 +25,8 @@ MAY = {                                                 # room -> the rooms it m
     "__main__": {"cli"},
 }
 TORCHLESS = ("slide", "mask", "output", "evidence", "damage", "cli", "pretrained", "restoration/pipeline",
-             "restoration/painting", "restoration/grafting", "training/tiles", "training/shards", "training/corpus",
-             *FLOOR)                                                                       # planning takes no seconds
+             "restoration/painting", "restoration/grafting", "restoration/recovering", "training/tiles",
+             "training/shards", "training/corpus", *FLOOR)                           # planning takes no seconds
 
 
 def imports(path):

@@ -4,8 +4,9 @@ import torch
 
 from artifusion.checkpoint import Weights, save_weights
 from artifusion.config import DenoiserConfig, RestoreConfig
-from artifusion.diffusion.denoiser import SwinDenoiser
-from artifusion.diffusion.frame import Frame
+from artifusion.device import fast_dtype
+from artifusion.diffusion.denoiser import ChannelNorm, SwinDenoiser
+from artifusion.diffusion.frame import Frame, total
 from artifusion.errors import DeviceError, WeightsError
 from artifusion.pixels import images_from_tensor, tensor_from_images
 from artifusion.restorer import Restorer
@@ -352,3 +353,42 @@ def test_levels_that_do_not_fit_are_refused(restorer, levels):
     mask[:9] = True
     with pytest.raises(ValueError, match="levels"):
         restorer.restore_batch([np.zeros((64, 64, 3), np.uint8)], [mask], levels=[levels])
+
+
+def test_the_number_of_threads_changes_no_byte():
+    """Batches of one canvas and of three, shared among 1 to 4 threads in every way that they split."""
+    if fast_dtype(torch.device("cpu")) != torch.bfloat16:
+        pytest.skip("in float32 MKL's products depend on it, and the job of a restoration holds the number")
+    restorer = Restorer.from_pretrained("he-small", device="cpu")
+    rng, mask = np.random.default_rng(0), np.zeros((128, 160), bool)
+    mask[40:90, 50:100] = True
+    images = [rng.integers(100, 220, (128, 160, 3), dtype=np.uint8) for _ in range(3)]
+    threads, painted = torch.get_num_threads(), {}
+    try:
+        for count in (1, 2, 3, 4):
+            torch.set_num_threads(count)
+            assert restorer.threads == {"threads": count} and "threads" not in restorer.machine
+            painted[count] = restorer.restore_batch(images, [mask] * 3, steps=2) + restorer.restore_batch(
+                images[:1], [mask], steps=2, surroundings=[images[0][~mask]])
+    finally:
+        torch.set_num_threads(threads)
+    for count in (2, 3, 4):
+        assert all(map(np.array_equal, painted[1], painted[count])), count
+
+
+def test_sums_and_norms_do_not_depend_on_the_number_of_threads():
+    torch.manual_seed(0)
+    norm, threads, found = ChannelNorm(40), torch.get_num_threads(), {}
+    norm.requires_grad_(False).weight.uniform_(0.5, 2)
+    x = (torch.randn(1, 40, 150, 130) * 3 + 1).contiguous(memory_format=torch.channels_last)
+    try:
+        for count in (1, 2, 3, 7):
+            torch.set_num_threads(count)
+            found[count] = norm(x), norm(x.bfloat16()), total(x), total(x[:, :1])
+    finally:
+        torch.set_num_threads(threads)
+    for count in (2, 3, 7):
+        assert all(map(torch.equal, found[1], found[count])), count
+    expected = torch.nn.functional.group_norm(x.double(), 1, norm.weight.double(), norm.bias.double())
+    assert (found[1][0] - expected).abs().max() < 1e-5 and (found[1][1] - expected).abs().max() < 0.1
+    torch.testing.assert_close(found[1][2][..., 0, 0], x.sum((2, 3)), rtol=1e-4, atol=0.5)

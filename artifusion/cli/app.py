@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import signal
 import sys
 import warnings
 from typing import Any
@@ -23,6 +24,14 @@ from artifusion.cli.verify import verify
 from artifusion.errors import ArtifusionError
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the end of a job of a cluster, or of a machine; nothing half-written is left, as after Ctrl-C."""
+
+
+def terminated(*_: object) -> None:
+    raise Terminated
+
+
 class OneLineErrors(click.Group):
     """Prints an `ArtifusionError` as one line and exits with 1; anything else keeps its traceback."""
 
@@ -32,13 +41,14 @@ class OneLineErrors(click.Group):
         return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
+        signal.signal(signal.SIGTERM, terminated)
         for library in ("tifffile", "PIL"):                     # what is wrong with a file we say ourselves
             logging.getLogger(library).addHandler(logging.NullHandler())
         warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
             return super().invoke(ctx)
         except ArtifusionError as error:
-            click.echo(f"artifusion: {error}", err=True)
+            click.echo(f"artifusion: {in_one_line(str(error))}", err=True)
             ctx.exit(1)
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):    # torch's words for it
@@ -46,10 +56,15 @@ class OneLineErrors(click.Group):
             click.echo("artifusion: not enough memory; free some, or give a smaller image, mask, batch or network",
                        err=True)
             ctx.exit(1)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             click.echo("artifusion: interrupted; what was begun goes on when the same command is given again",
                        err=True)
-            ctx.exit(130)
+            ctx.exit(143 if isinstance(interrupt, Terminated) else 130)
+
+
+def in_one_line(text: str) -> str:
+    """A text whose line breaks and whatever else a terminal would obey are escaped: files say much."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from artifusion.cli.options import PATH, SCALE, Number, known_kinds, say_scale
+from artifusion.cli.options import PATH, SCALE, Number, known_inks, known_kinds, say_scale
 
 
 @click.command()
@@ -17,6 +17,9 @@ from artifusion.cli.options import PATH, SCALE, Number, known_kinds, say_scale
               help="Any of fold, bubble, pen, blur, dark, dust, thread, with commas.")
 @click.option("--strength", type=click.Choice(["mild", "strong"]), default="strong", show_default=True,
               help="How much of the tissue still shows.")
+@click.option("--ink", callback=lambda *given: next(iter(known_inks(*given)), None), metavar="COLOUR:DENSITY[:STREAKS]",
+              help="Of pen strokes: black, blue, green or red; optical density where it darkens most; 0 for "
+                   "smooth to 1 for streaky.  [default: a random colour, as dense as --strength says, 1]")
 @click.option("--share", type=Number(0.0001, 0.3), default=0.03, show_default=True,
               help="Damaged share of the slide's area, about.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
@@ -24,8 +27,8 @@ from artifusion.cli.options import PATH, SCALE, Number, known_kinds, say_scale
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def damage(
-    source: Path, output: Path, kinds: tuple[str, ...], strength: Any, share: float, seed: int, mpp: float | None,
-    overwrite: bool, quiet: bool,
+    source: Path, output: Path, kinds: tuple[str, ...], strength: Any, ink: Any, share: float, seed: int,
+    mpp: float | None, overwrite: bool, quiet: bool,
 ) -> None:
     """Paint artifacts on a clean slide, for demonstrations, tests and evaluation.
 
@@ -39,6 +42,6 @@ def damage(
     with open_slide(source, mpp=mpp) as opened:
         if opened.mpp is None and not quiet:
             say_scale(opened, DEFAULT_SPACING_UM)
-    spots = damage_slide(source, output, kinds=kinds, strength=strength, share=share, seed=seed, mpp=mpp,
-                         overwrite=overwrite, quiet=quiet)
+    spots = damage_slide(source, output, kinds=kinds, strength=strength, ink=ink, share=share, seed=seed,
+                         mpp=mpp, overwrite=overwrite, quiet=quiet)
     click.echo(f"{output}: {len(spots)} artifacts painted ({', '.join(sorted({spot.kind for spot in spots}))})")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from artifusion.cli.options import PATH, SCALE
+from artifusion.cli.options import PATH, SCALE, known_inks
 
 
 def words(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -31,7 +32,7 @@ def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 @click.option("--weights", default="he-small", show_default=True, metavar="NAME|DIR|HUB_ID", help="The model.")
 @click.option("--config", metavar="FILE|NAME", help="How paint and graft restore, as for restore.")
 @click.option("--methods", callback=words, metavar="A,B", help="Any of mean, telea, navier-stokes, biharmonic, "
-              "exemplar, refined, published, paint, graft.  [default: all]")
+              "exemplar, refined, published, paint, graft, recover.  [default: all but recover]")
 @click.option("--steps", callback=numbers, metavar="N,N", help="Also paint with these numbers of steps.")
 @click.option("--tiles", type=click.IntRange(2, 100_000), default=40, show_default=True, help="Tiles of 256 px.")
 @click.option("--published-tiles", type=click.IntRange(0), default=1, show_default=True,
@@ -39,6 +40,8 @@ def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Other tiles, holes and noise.")
 @click.option("--mpp", type=SCALE, help="um per pixel, where images do not tell.")
 @click.option("--validation", is_flag=True, help="Only images that he-small's configuration keeps from training.")
+@click.option("--ink", "inks", multiple=True, callback=known_inks, metavar="COLOUR:DENSITY[:STREAKS]",
+              help="All artifacts are pen strokes of this ink, as for damage; repeat for more.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
 @click.option("--docs", type=PATH, metavar="FILE.md",
               help="Also write the report, without pictures, here.")
@@ -46,7 +49,7 @@ def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 def evaluate(
     data: tuple[Path, ...], output: Path, weights: str, config: str | None, methods: tuple[str, ...] | None,
     steps: tuple[int, ...] | None, tiles: int, published_tiles: int, seed: int, mpp: float | None, validation: bool,
-    device: str, docs: Path | None, quiet: bool,
+    inks: tuple[Any, ...], device: str, docs: Path | None, quiet: bool,
 ) -> None:
     """Measure how true painted tissue is, against other methods, on tiles whose truth is known.
 
@@ -54,12 +57,12 @@ def evaluate(
     tile and method), report.md (tables with 95 % intervals), measures.png and contact sheets at full size. An
     interrupted evaluation goes on when the same command is given again. Needs pip install 'artifusion[evaluation]'.
     """
-    from artifusion.evaluation.methods import NAMES
+    from artifusion.evaluation.methods import USUAL
     from artifusion.evaluation.run import evaluate as run
 
-    report = run(data, output, weights=weights, config=config, methods=NAMES if methods is None else methods,
+    report = run(data, output, weights=weights, config=config, methods=USUAL if methods is None else methods,
                  steps=steps or (), tiles=tiles, published_tiles=published_tiles, seed=seed, mpp=mpp,
-                 validation=validation, device=device, docs=docs, quiet=quiet, command=spoken(sys.argv[1:]))
+                 validation=validation, inks=inks, device=device, docs=docs, quiet=quiet, command=spoken(sys.argv[1:]))
     click.echo(report)
 
 

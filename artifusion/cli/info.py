@@ -54,6 +54,7 @@ def weights_facts(name: str) -> dict[str, Any]:
         "weights": weights.name,
         "parameters": f"{sum(p.numel() for p in weights.denoiser.parameters()):,}",
         "sha256": weights.sha256,
+        "began_from": f"{weights.parent['name']}, sha256 {weights.parent['sha256']}" if weights.parent else "nothing",
         "canvas_multiple_px": weights.denoiser.multiple,
         **{f"training_{key}": value for key, value in weights.training.items()},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def convert(
     if output.suffix.lower() in (".geojson", ".json") and (binary or downsample or mpp):
         raise click.UsageError("GeoJSON has neither pixels nor a scale; leave out --binary, --downsample and --mpp")
 
+    from artifusion.files import again
     from artifusion.mask.reading import read_selection
     from artifusion.mask.writer import check_mask_name, write_mask
     from artifusion.output.output import check_outputs
@@ -62,10 +64,13 @@ def convert(
 
     selection = MaskSelection(source, polarity, classes=classes, format=mask_format)
     with open_slide(slide_path) as slide:
-        check_outputs([source, slide_path], [output], overwrite)
+        there = output.is_file() and not overwrite
+        check_outputs([source, slide_path], [output], overwrite or there)
         check_mask_name(output)
         mask = read_selection(selection, slide)
         if not quiet:
             click.echo(mask.summary, err=True)
-        size = write_mask(mask, output, slide, binary=binary, downsample=downsample, mpp=mpp)
-    click.echo(f"{output}: {size.width} x {size.height} px" if size else f"{output}: {len(mask.polygons)} annotations")
+        with again(output, "choose another name or pass --overwrite") if there else nullcontext(output) as target:
+            size = write_mask(mask, target, slide, binary=binary, downsample=downsample, mpp=mpp)
+    what = f"{size.width} x {size.height} px" if size else f"{len(mask.polygons)} annotations"
+    click.echo(f"{output}: {'is done already: ' if there else ''}{what}")

@@ -67,6 +67,22 @@ def known_kinds(ctx: click.Context, param: click.Parameter, value: str) -> tuple
     return kinds
 
 
+def known_inks(ctx: click.Context, param: click.Parameter, value: str | tuple[str, ...] | None) -> tuple[Any, ...]:
+    """COLOUR:DENSITY[:STREAKS], one or several, as `PenInk`."""
+    from artifusion.damage.artifacts import PenInk
+
+    found = []
+    for text in (value,) if isinstance(value, str) else value or ():
+        colour, *numbers = text.split(":")
+        try:
+            if len(numbers) not in (1, 2):
+                raise ValueError("write COLOUR:DENSITY or COLOUR:DENSITY:STREAKS, such as blue:1.2")
+            found.append(PenInk(colour, *map(float, numbers)))
+        except ValueError as error:
+            raise click.BadParameter(f"{text}: {error}") from None
+    return tuple(found)
+
+
 def known_classes(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     if value is None:
         return None
@@ -75,6 +91,10 @@ def known_classes(ctx: click.Context, param: click.Parameter, value: str | None)
         return vocabulary([name for name in value.split(",") if name.strip()])
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def known_recovered(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return () if value == "none" else known_classes(ctx, param, value)
 
 
 def say_scale(slide: Any, assumed_um: float) -> None:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from artifusion.cli.detect import ANY_STAIN
-from artifusion.cli.options import MASK_FORMAT, PATH, SCALE, Number, RestoreSetting, known_classes, say_scale
+from artifusion.cli.options import (
+    MASK_FORMAT,
+    PATH,
+    SCALE,
+    Number,
+    RestoreSetting,
+    known_classes,
+    known_recovered,
+    say_scale,
+)
 from artifusion.mask.classes import named_counts
 from artifusion.mask.selection import NEEDS_A_MASK, POLARITIES, MaskSelection
 
@@ -26,8 +35,8 @@ if TYPE_CHECKING:
               help="What to repaint: an image of the slide at any scale (white = restore), GeoJSON of QuPath, or what "
                    "GrandQC or HistoQC wrote.  [default: what `artifusion detect` finds]")
 @click.option("--classes", callback=known_classes, metavar="A,B",
-              help="Only these of fold, bubble, pen, blur, dark, dust, other.  [default: all; of what is detected, all "
-                   "but fold and blur]")
+              help="Only these of fold, bubble, pen, blur, dark, dust, other.  [default: all of a --mask; none of "
+                   "what is detected]")
 @ANY_STAIN
 @MASK_FORMAT
 @click.option("-o", "--output", type=PATH, help="Default: NAME.restored.SUFFIX beside the slide.")
@@ -40,6 +49,9 @@ if TYPE_CHECKING:
               help="Fill large holes with tissue from elsewhere on the slide, or paint everything.")
 @click.option("--doubtful", cls=RestoreSetting, type=click.Choice(["paint", "keep"]),
               help="Regions that grafts fill ill: restore them and say so, or leave them as scanned and say so.")
+@click.option("--recover", callback=known_recovered, metavar="A,B|none",
+              help="Classes under which tissue still shows: what can be measured through them is, and only the rest is "
+                   "invented.  [default: pen where it was detected, none of a --mask]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other tissue.")
 @click.option("--mpp", type=SCALE, help="um per pixel, where the slide does not tell.")
 @click.option("--grow", "grow_um", type=Number(0, 10_000), default=0.0, metavar="UM", help="Widen the mask.")
@@ -54,6 +66,8 @@ if TYPE_CHECKING:
 @click.option("--adapt-crops", type=click.IntRange(1), metavar="N",
               help="The same for N crops: what OUTPUT.json of a run with --adapt names gives the same bytes.")
 @click.option("--preview", type=PATH, help="Also draw before / mask / after into this .png or .jpg.")
+@click.option("--undeclared", is_flag=True,
+              help="Restore a restored slide although what declares its earlier passes is lost.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True,
               help="Print regions, canvases, evaluations and the bytes to be written; paint nothing.")
@@ -61,18 +75,19 @@ if TYPE_CHECKING:
 def restore(
     slide: Path, mask: Path | None, output: Path | None, classes: tuple[str, ...] | None, any_stain: bool,
     mask_format: Any, weights: str, config: str | None, device: str, steps: int | None, graft: str | None,
-    doubtful: str | None, seed: int, mpp: float | None, grow_um: float, polarity: Any, lossless: bool, same_size: bool,
-    batch_size: int | None, adapt_minutes: float | None, adapt_crops: int | None, preview: Path | None,
-    overwrite: bool, dry_run: bool, quiet: bool,
+    doubtful: str | None, recover: tuple[str, ...] | None, seed: int, mpp: float | None, grow_um: float, polarity: Any,
+    lossless: bool, same_size: bool, batch_size: int | None, adapt_minutes: float | None, adapt_crops: int | None,
+    preview: Path | None, undeclared: bool, overwrite: bool, dry_run: bool, quiet: bool,
 ) -> None:
     """Restore the masked part of SLIDE: tissue from elsewhere on it, joined by what a diffusion model paints.
 
-    Without --mask the artifacts are detected first, and OUTPUT.mask.png keeps what was found. Folds and blur are then
-    reported but not repainted, unless --classes names them: most of what is found as folds on large slides is normal
-    tissue. Only masked pixels change. SVS and tiled TIFF keep their container, and what the mask does not touch is
+    Without --mask the artifacts are detected first and reported, and those that --classes names are repainted:
+    OUTPUT.mask.png keeps what was found. Look before you name any, since most of what is found on clean slides is
+    normal tissue. Only masked pixels change. SVS and tiled TIFF keep their container, what the mask does not touch is
     copied byte for byte; other formats become a pyramidal BigTIFF. Beside the output lie OUTPUT.json (what was done,
     with which weights) and OUTPUT.geojson (the invented regions, for QuPath). An interrupted run goes on when the same
-    command is given again.
+    command is given again; a finished one is done. Of a slide that was restored before, both hold the earlier passes
+    too, as the files beside SLIDE declare them.
     """
     from artifusion.config import RestoreConfig, load_config
 
@@ -94,9 +109,11 @@ def restore(
         if opened.mpp is None and not quiet:
             say_scale(opened, settings.default_spacing_um)
         if mask is not None and dry_run:
+            from artifusion.output.history import earlier_passes
             from artifusion.restoration.pipeline import foresee, plan_output
 
             planned = plan_output(opened, output, mask, preview, overwrite=overwrite, same_size=same_size)
+            earlier_passes(opened, undeclared)
             if adapt_minutes or adapt_crops:
                 length = f"about {adapt_minutes:g} minutes" if adapt_minutes else f"{adapt_crops:,} crops"
                 click.echo(f"first {weights} learns from this slide's clean tissue: {length}")
@@ -111,17 +128,20 @@ def restore(
     restorer = Restorer.from_pretrained(weights, device, settings)
     content = restore_slide(
         slide, mask, output, restorer=restorer, seed=seed, mpp=mpp, polarity=polarity, grow_um=grow_um,
-        classes=classes, mask_format=mask_format, lossless=lossless, same_size=same_size, preview=preview,
-        any_stain=any_stain, adapt_minutes=adapt_minutes, adapt_crops=adapt_crops, overwrite=overwrite, quiet=quiet,
+        classes=classes, mask_format=mask_format, recover=recover, lossless=lossless, same_size=same_size,
+        preview=preview, any_stain=any_stain, adapt_minutes=adapt_minutes, adapt_crops=adapt_crops,
+        undeclared=undeclared, overwrite=overwrite, quiet=quiet,
     )
     if content is None:
-        unasked = "" if classes or mask else " unasked"
         well = " that can be restored well" if settings.doubtful == "keep" else ""
-        click.echo(f"{slide}: found nothing to restore{unasked}{well}; nothing written")
+        what = f"found nothing to restore{well}" if classes or mask else "--classes names nothing to restore"
+        click.echo(f"{slide}: {what}; nothing written")
         return
     written = (output or slide).with_name(content["output"]["name"])
     left = named_counts(content["mask"].get("left", {}))
-    click.echo(f"{written}: {counted_regions(content['regions'])} repainted and verified in {content['seconds']:.0f} s"
+    done = "is done already: " if content.get("done_before") else ""
+    click.echo(f"{written}: {done}{counted_regions(content['regions'])} repainted and verified in "
+               f"{content['seconds']:.0f} s"
                + "".join(f"; {what}: {which}" for what, which in (
                    ("of these", doubtful_counts(content["regions"])),
                    ("kept as scanned", doubtful_counts(content.get("kept", []))), ("left as they are", left)) if which))

@@ -28,4 +28,5 @@ def tiles(data: tuple[Path, ...], output: Path, mask: Path | None, max_mb: float
 
     report = write_shard(data, output, mask=mask, max_mb=max_mb, quiet=quiet)
     left = f", {report.left_out} left out" if report.left_out else ""
-    click.echo(f"{output}: {report.tiles} tiles, {report.size_bytes / 1e6:.1f} MB{left}")
+    done = "is done already: " if report.done_before else ""
+    click.echo(f"{output}: {done}{report.tiles} tiles, {report.size_bytes / 1e6:.1f} MB{left}")

@@ -15,12 +15,14 @@ from artifusion.cli.options import PATH, Number
               help="A slide, an image, a shard of `artifusion tiles`, or a folder of them; repeat for more.")
 @click.option("--run-dir", required=True, type=PATH, help="Where the run lives; the same command again resumes it.")
 @click.option("--init", metavar="NAME|DIR", help="Begin from these weights.")
+@click.option("--name", default="", metavar="NAME",
+              help="What the weights are called, in slides that they paint too.  [default: the name of --run-dir]")
 @click.option("--max-minutes", type=Number(0, min_open=True), help="End, cooled down, after this long.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def train(
-    config: str, data: tuple[Path, ...], run_dir: Path, init: str | None, max_minutes: float | None, device: str,
-    quiet: bool,
+    config: str, data: tuple[Path, ...], run_dir: Path, init: str | None, name: str, max_minutes: float | None,
+    device: str, quiet: bool,
 ) -> None:
     """Train a denoiser on clean tissue, by CONFIG (a TOML file, or a shipped name such as he-small).
 
@@ -40,7 +42,7 @@ def train(
 
     quiet = quiet or rank() > 0
     progress = None
-    run = training(settings, data, run_dir, init=init, max_minutes=max_minutes, device=device, quiet=quiet)
+    run = training(settings, data, run_dir, init=init, name=name, max_minutes=max_minutes, device=device, quiet=quiet)
     with tqdm(desc="training", unit="crop", total=settings.crops, disable=quiet or None, smoothing=0.05) as line:
         for progress in run:
             if not line.n:                                   # what earlier calls saw does not count for the speed

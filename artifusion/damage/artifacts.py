@@ -38,6 +38,39 @@ INKS = {
     "red": (0.12, 1.05, 0.85),
 }
 
+BANDWIDTH = 0.35            # by how much an ink's absorption differs within what one channel sees
+
+
+@dataclass(frozen=True)
+class PenInk:
+    """Ink of a colour of INKS; density: optical density in its strongest channel at full thickness, where a stroke may
+    be a little thicker; streaks: 0 for smooth strokes, 1 for a felt tip's."""
+
+    colour: str
+    density: float
+    streaks: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.colour not in INKS:
+            raise ValueError(f"no ink is {self.colour!r}; choose from {', '.join(sorted(INKS))}")
+        if not 0 < self.density <= 4 or not 0 <= self.streaks <= 2:
+            raise ValueError(f"ink has a density in (0, 4] and streaks in 0 to 2, not {self.density} and "
+                             f"{self.streaks}")
+
+    def __str__(self) -> str:
+        return f"{self.colour} {self.density:g}{' streaky' if self.streaks >= 0.5 else ''}"
+
+    def added(self, thickness: np.ndarray) -> np.ndarray:
+        """Optical density (..., 3) of that much ink (...).
+
+        A channel of a camera sees light that is absorbed more and light that is absorbed less; through thick ink
+        comes the latter, so that the spectrum bends.
+        """
+        colour = np.array(INKS[self.colour], np.float32)
+        even = self.density * thickness[..., None] * colour / colour.max()
+        return even - np.log10((10 ** (-BANDWIDTH * even) + 10 ** (BANDWIDTH * even)) / 2)
+
+
 # Optical density per channel of textile fibres: blue, grey, brown.
 FIBRES = ((0.80, 0.60, 0.34), (0.70, 0.66, 0.60), (0.46, 0.56, 0.76))
 
@@ -135,10 +168,15 @@ def bubble(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tupl
     return px, depth > -1.1 * rim - 3 * 0.45 * rim
 
 
-def pen(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
-    """A felt-tip stroke on the cover slip: absorbing ink, streaked along the stroke, with edges out of focus."""
+def pen(frame: ArtifactFrame, rng: np.random.Generator, strong: bool, ink: PenInk | None = None
+        ) -> tuple[np.ndarray, np.ndarray]:
+    """A felt-tip stroke on the cover slip: absorbing ink, streaked along the stroke, with edges out of focus.
+
+    The ink, where none is given, has a random colour.
+    """
+    colour = str(rng.choice(sorted(INKS)))                                  # drawn also where it is given: same stroke
+    ink = ink or PenInk(colour, (0.85 if strong else 0.40) * max(INKS[colour]))
     size, (x, y) = frame.size_px, frame.grid
-    colour = rgb(*INKS[str(rng.choice(sorted(INKS)))])
     width = size * rng.uniform(0.30, 0.38)
     line = Spine.random(rng, extent=size - width, bend=rng.uniform(0.1, 0.4))
     s, d, across, _ = line.coordinates(x, y, within=width)
@@ -151,9 +189,8 @@ def pen(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[n
     pool = 0.18 * bell(inset, 0.16 * width, 0.06 * width)                   # ink dries thickest at its edges
     streaks = wave(rng, across, 22) * (0.6 + 0.4 * wave(rng, s, 4))
     mottle = smooth_noise(rng, x.shape, 0.02 * size)
-    thickness = body * np.clip(0.82 + 0.55 * streaks + 0.10 * mottle + pool, 0.05, None)
-    od = optical_density(frame.pixels) + (0.85 if strong else 0.40) * thickness[..., None] * colour
-    return transmitted_light(od), body > 0
+    thickness = body * np.clip(0.82 + 0.55 * ink.streaks * streaks + 0.10 * mottle + pool, 0.05, None)
+    return transmitted_light(optical_density(frame.pixels) + ink.added(thickness)), body > 0
 
 
 def blur(frame: ArtifactFrame, rng: np.random.Generator, strong: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -234,6 +271,6 @@ def rgb(r: float, g: float, b: float) -> np.ndarray:
     return np.array([r, g, b], np.float32)
 
 
-PAINTERS: dict[str, Callable[[ArtifactFrame, np.random.Generator, bool], tuple[np.ndarray, np.ndarray]]] = {
+PAINTERS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
     "fold": fold, "bubble": bubble, "pen": pen, "blur": blur, "dark": dark, "dust": dust, "thread": thread,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from artifusion import __version__
 from artifusion.config import DEFAULT_SPACING_UM
+from artifusion.damage.artifacts import PenInk
 from artifusion.damage.spots import Spot, Strength, damage_spot, plan_damage
 from artifusion.errors import ArtifusionError
 from artifusion.files import sha256, write_json
@@ -22,8 +24,9 @@ from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import rectilinear
 from artifusion.mask.regions import Canvas, find_regions
 from artifusion.output.container import container_of, say_left_out
+from artifusion.output.history import earlier_passes
 from artifusion.output.lookover import look_over, scanned
-from artifusion.output.output import Output, beside
+from artifusion.output.output import Output, beside, digest
 from artifusion.output.patches import Patches
 from artifusion.output.progress_bar import byte_bar
 from artifusion.output.provenance import geojson, sidecar
@@ -43,6 +46,7 @@ def damage_slide(
     share: float = 0.03,
     seed: int = 0,
     strength: Strength = "strong",
+    ink: PenInk | None = None,
     mpp: float | None = None,
     overwrite: bool = False,
     quiet: bool = True,
@@ -50,7 +54,7 @@ def damage_slide(
     """Paint artifacts on a clean slide; returns what was painted. A function of the slide and the seed.
 
     Writes OUT, OUT.mask.png (white = damaged, at full size up to 8192 px), OUT.geojson (exact, with classes) and
-    OUT.json. One artifact is in memory at a time.
+    OUT.json. One artifact is in memory at a time. `ink`: of every pen stroke.
 
     Raises:
         SlideError, OutputError; ArtifusionError where no tissue can be found.
@@ -60,23 +64,28 @@ def damage_slide(
         output = Output(Path(out), [slide.path], suffixes=(".json", ".geojson", ".mask.png"), overwrite=overwrite)
         output.check()
         container_of(slide, output.target)
+        earlier = earlier_passes(slide, undeclared=True)
         if not quiet:
             say_left_out(slide, output.target)
         spacing_um = slide.mpp or DEFAULT_SPACING_UM
         spots = plan_damage(slide.size, tissue_mask(overview(slide)), kinds, share, spacing_um, seed, strength)
+        spots = tuple(replace(spot, ink=ink) if spot.kind == "pen" else spot for spot in spots)
         if not spots:
             raise ArtifusionError(f"{source}: no tissue found on which artifacts would fit")
         job: dict[str, Any] = {
             "version": __version__,
             "source": {"name": slide.path.name, "sha256": sha256(slide.path)},
-            "painted": {"kinds": list(kinds), "share": share, "seed": seed, "strength": strength},
+            "painted": {"kinds": list(kinds), "share": share, "seed": seed, "strength": strength,
+                        **({"ink": asdict(ink)} if ink else {})},
             "mpp": spacing_um,
             "mpp_from": slide.mpp_origin,
             "mpp_doubt": slide.mpp_doubt,
         }
+        if earlier.passes:
+            job["history"] = list(earlier.passes)
         output.check(job)
         with output.work_on(job) as work:
-            if work is None:                                          # an interrupted run had published everything
+            if work is None:                                          # an earlier run had published everything
                 return spots
             line = tqdm(spots, desc="damaging", unit="artifact", disable=quiet or None)
             mask = scanned(paint_spots(line, slide, work / "patches"), slide)
@@ -85,9 +94,9 @@ def damage_slide(
                                  note=f"{len(spots)} synthetic artifacts painted", work=work,
                                  progress=byte_bar("writing", quiet))
             regions = find_regions(mask, 0)
-            content = sidecar(job | {"canvases": len(spots)}, regions, report.to_dict(),
+            content = sidecar(job | {"canvases": len(spots), "job_sha256": digest(job)}, regions, report.to_dict(),
                               {"name": output.target.name, "sha256": sha256(report.path)}, time.monotonic() - started)
-            polygons = geojson(mask, regions, job["source"]["sha256"], report.bounds_offset)
+            polygons = earlier.joined(geojson(mask, regions, job["source"]["sha256"], report.bounds_offset))
             mask_image(mask).save(work / "mask.png")
             output.publish({
                 beside(output.target, ".json"): write_json(work / "declaration.json", content),

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from scipy.ndimage import binary_dilation
 
-from artifusion.damage.artifacts import PAINTERS, ArtifactFrame
+from artifusion.damage.artifacts import PAINTERS, ArtifactFrame, PenInk
 from artifusion.geometry import Box, Point, Size
 
 Strength = Literal["mild", "strong"]
@@ -38,18 +38,19 @@ TRIES = 200                 # centres that are tried for one artifact
 
 @dataclass(frozen=True)
 class Spot:
-    """One artifact to paint; everything about it follows from these five values."""
+    """One artifact to paint; everything about it follows from these values."""
 
     kind: str
     l0_center: Point
     size_px: int            # longest side at level 0, at most
     seed: int
     strength: Strength = "strong"
+    ink: PenInk | None = None       # of a pen stroke; by default its strength and seed choose
 
 
 def paint(
     kind: str, image: np.ndarray, center: tuple[int, int], size_px: int, rng: np.random.Generator,
-    strength: Strength = "strong",
+    strength: Strength = "strong", ink: PenInk | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the image with one artifact, and which pixels it covers: uint8 (H, W, 3), bool (H, W).
 
@@ -57,6 +58,7 @@ def paint(
         image: uint8 (H, W, 3), not modified.
         center: (x, y) of the artifact's middle pixel, inside the image; parts beyond the image are cut off.
         size_px: longest side of the artifact (the mask's margin apart), at least 24.
+        ink: of a pen stroke.
 
     Pixels outside the mask equal the image exactly. The mask covers everything that shows, shadows and soft rims
     too, plus a margin of MARGIN_PX. It depends on kind, size_px, rng and strength alone.
@@ -75,7 +77,7 @@ def paint(
     # Clipped indices repeat the image's edge, so that a painter always sees a whole frame.
     rows = np.clip(np.arange(window.y, window.bottom), 0, bounds.height - 1)
     columns = np.clip(np.arange(window.x, window.right), 0, bounds.width - 1)
-    pixels, footprint = paint_frame(kind, image[np.ix_(rows, columns)], size_px, rng, strength)
+    pixels, footprint = paint_frame(kind, image[np.ix_(rows, columns)], size_px, rng, strength, ink)
     shown = window.intersection(bounds)
     out, mask = image.copy(), np.zeros(image.shape[:2], bool)
     mask[shown.slices()] = footprint[shown.slices(window)]
@@ -85,10 +87,12 @@ def paint(
 
 def paint_frame(
     kind: str, pixels: np.ndarray, size_px: int, rng: np.random.Generator, strength: Strength,
+    ink: PenInk | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Paint one artifact on the frame around its centre: uint8 (S, S, 3) -> uint8 (S, S, 3), its mask bool (S, S)."""
     frame = ArtifactFrame(pixels.astype(np.float32), size_px)
-    new, footprint = PAINTERS[kind](frame, rng, strength == "strong")
+    more = {"ink": ink} if kind == "pen" else {}
+    new, footprint = PAINTERS[kind](frame, rng, strength == "strong", **more)
     return np.clip(np.rint(new), 0, 255).astype(np.uint8), binary_dilation(footprint, iterations=MARGIN_PX)
 
 
@@ -215,7 +219,8 @@ def damage_spot(spot: Spot, read: Callable[[Box], np.ndarray]) -> tuple[Box, np.
     reach = ArtifactFrame.reach(spot.size_px)
     window = Box(spot.l0_center.x - reach, spot.l0_center.y - reach, 2 * reach + 1, 2 * reach + 1)
     before = read(window)
-    pixels, mask = paint_frame(spot.kind, before, spot.size_px, np.random.default_rng(spot.seed), spot.strength)
+    pixels, mask = paint_frame(spot.kind, before, spot.size_px, np.random.default_rng(spot.seed), spot.strength,
+                               spot.ink)
     l0_box = mask_box(mask, spot.l0_center)
     cut = l0_box.slices(window)
     return l0_box, np.where(mask[cut][..., None], pixels[cut], before[cut]), mask[cut]

@@ -44,12 +44,30 @@ class PatchLevels:
         return weight / weight.sum(2, keepdim=True) @ self.embedding
 
 
+class ChannelNorm(nn.GroupNorm):
+    """A group norm over all channels. Where it paints on a CPU, the number of threads does not change its result:
+    torch's own kernel adds up as many parts as there are threads."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(1, dim)
+
+    def forward(self, x: Tensor) -> Tensor:                                           # (B, C, H, W)
+        if x.requires_grad or x.device.type != "cpu":
+            return super().forward(x)
+        rows = channels_last(x).flatten(2).float()                                    # (B, H, W * C), one thread each
+        count = rows[0].numel()
+        mean = rows.sum(2).sum(1, keepdim=True) / count                               # (B, 1)
+        square = torch.linalg.vector_norm(rows, dim=2).square().sum(1, keepdim=True) / count
+        scale = (square - mean.square() + self.eps).clamp(min=self.eps).rsqrt() * self.weight         # (B, C)
+        return torch.addcmul((self.bias - mean * scale)[..., None, None], x, scale[..., None, None]).to(x.dtype)
+
+
 class PixelBlock(nn.Module):
     """A 3x3 convolution behind a channel norm, with a residual."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(1, dim)
+        self.norm = ChannelNorm(dim)
         self.conv = nn.Conv2d(dim, dim, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,7 +138,7 @@ class SwinDenoiser(nn.Module):
         self.unembed = nn.Sequential(nn.LayerNorm(dims[0]), nn.Linear(dims[0], 4 * pixel) if pixel else last)
         if pixel:
             self.head_join = nn.Conv2d(2 * pixel, pixel, 1)
-            self.head = nn.Sequential(PixelBlock(pixel), nn.GroupNorm(1, pixel), nn.SiLU(), last, nn.PixelShuffle(2))
+            self.head = nn.Sequential(PixelBlock(pixel), ChannelNorm(pixel), nn.SiLU(), last, nn.PixelShuffle(2))
 
     def forward(
         self, x: Tensor, noise_level: Tensor, hole: Tensor, spacing_um: Tensor, recall: Recall = compute

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from artifusion.diffusion.frame import total
+
 SIGMAS_PX = (0.6, 1.2)      # of the blurs between which the fine bands of the spectrum lie
 RING_PX = 24                # around what is painted: known pixels that tell how strong each band is
 GAINS = (0.4, 1.3)          # by which a band is weakened or strengthened at most
@@ -51,13 +53,12 @@ def ring_around(painted: Tensor) -> tuple[Tensor, Tensor]:
     side = 2 * RING_PX + 1
     across = F.max_pool2d(painted, (1, side), stride=1, padding=(0, RING_PX))
     ring = F.max_pool2d(across, (side, 1), stride=1, padding=(RING_PX, 0)) * (1 - painted)
-    return ring, ring.sum((2, 3), keepdim=True) >= LEAST_RING
+    return ring, total(ring) >= LEAST_RING
 
 
 def energy(band: Tensor, where: Tensor) -> Tensor:
     """Mean square of a band over some of its pixels: (B, 1, 1, 1)."""
-    return (band.square().mean(1, keepdim=True) * where).sum((2, 3), keepdim=True) / where.sum(
-        (2, 3), keepdim=True).clamp(min=1)
+    return total(band.square().mean(1, keepdim=True) * where) / total(where).clamp(min=1)
 
 
 def blurred(pixels: Tensor, sigma: float) -> Tensor:

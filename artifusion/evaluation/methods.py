@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -16,12 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from artifusion.config import RestoreConfig, load_config
 from artifusion.evaluation.exemplar import exemplar_fill
 from artifusion.evaluation.trials import Trial, partner
+from artifusion.evidence.recover import PAINTED_ID
 from artifusion.restorer import Restorer
 
 Fill = Callable[[Trial], np.ndarray]
 
-OURS = ("refined", "published", "paint", "graft")       # need weights
+OURS = ("refined", "published", "paint", "graft", "recover")       # need weights
 NAMES = ("mean", "telea", "navier-stokes", "biharmonic", "exemplar", *OURS)
+USUAL = tuple(name for name in NAMES if name != "recover")         # which differs from "graft" under pen alone
 LEFT_OUT = "discard"        # a reference without a picture: the hole is left out of every analysis
 REFERENCES = ("real", "damaged", LEFT_OUT)
 MIDDLE_LEVEL = 0.5          # noise level from which a pasted hole is painted again
@@ -56,6 +58,8 @@ def make_methods(
         fills |= {f"paint-{count}": partial(restore, painter, seed, steps=count) for count in steps}
     if "graft" in names:
         fills["graft"] = partial(restore, other(restorer, restorer.config.model_copy(update={"graft": "auto"})), seed)
+    if "recover" in names:
+        fills["recover"] = partial(recovered, restorer, seed)
     return fills
 
 
@@ -69,6 +73,16 @@ def restore(restorer: Restorer, seed: int, trial: Trial, steps: int | None = Non
     donors = trial.tile.donors() if trial.tile and restorer.config.graft == "auto" else ()
     return restorer.restore(trial.damaged, trial.hole, mpp=trial.spacing_um, donors=donors, seed=seed + trial.number,
                             steps=steps)
+
+
+def recovered(restorer: Restorer, seed: int, trial: Trial) -> np.ndarray:
+    """The damaged tile with what shows through its pen strokes recovered, and the rest restored as for a user."""
+    if trial.artifact != "pen":
+        return restore(restorer, seed, trial)
+    reference = max(trial.tile.donors(), key=lambda part: part.size, default=None) if trial.tile else None
+    found = restorer.recover(trial.damaged, trial.hole, reference, mpp=trial.spacing_um)
+    left = found.classes == PAINTED_ID
+    return restore(restorer, seed, replace(trial, damaged=found.image, hole=left)) if left.any() else found.image
 
 
 def repaint(

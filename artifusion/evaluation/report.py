@@ -18,11 +18,12 @@ from artifusion.evaluation.figures import (
     Figures,
     formatted,
 )
-from artifusion.evaluation.methods import REFERENCES
+from artifusion.evaluation.methods import LEFT_OUT, REFERENCES
 from artifusion.evaluation.scores import Scores
 from artifusion.evaluation.trials import Trial
 
 BY_PART = ("probe", "stain_pooled", "texture", "nuclei", "edge")
+BY_INK = ("psnr", "ssim", "stain", "nuclei", "f1")
 WORST = 6
 FEW_TILES = 4               # below, a part has no row
 
@@ -145,7 +146,19 @@ def parts(figures: Figures) -> list[str]:
                          for method in methods]
         if rows:
             lines += table([kind, "tiles", "method", *(MEASURES[key].title for key in BY_PART)], rows)
-    return lines
+    return lines + inks(figures)
+
+
+def inks(figures: Figures) -> list[str]:
+    """The figures of all methods by ink, where inks were asked for."""
+    rows = []
+    for name in sorted({trial.ink for trial in figures.trials} - {""}):
+        members = [trial for trial in figures.trials if trial.ink == name]
+        rows += [[name, len(members), method, *(figures.part(key, method, members) for key in BY_INK)]
+                 for method in figures.board if method != LEFT_OUT]
+    head = ["ink", "tiles", "method", *(MEASURES[key].title for key in BY_INK)]
+    words = "Colour, and optical density in the channel that it darkens most."
+    return ["## By ink", "", words, "", *table(head, rows)] if rows else []
 
 
 def failures(figures: Figures) -> list[str]:

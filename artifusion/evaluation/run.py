@@ -11,11 +11,12 @@ from tqdm import tqdm
 
 from artifusion import __version__
 from artifusion.config import RestoreConfig, load_config
+from artifusion.damage.artifacts import PenInk
 from artifusion.errors import ArtifusionError, ConfigError, OutputError
 from artifusion.evaluation.features import NetworkSpace
 from artifusion.evaluation.figures import Figures
 from artifusion.evaluation.measures import measure, measure_left_out
-from artifusion.evaluation.methods import LEFT_OUT, NAMES, OURS, Cost, gflop_per_evaluation, make_methods, timed
+from artifusion.evaluation.methods import LEFT_OUT, NAMES, OURS, USUAL, Cost, gflop_per_evaluation, make_methods, timed
 from artifusion.evaluation.pictures import draw_plots, draw_sheets
 from artifusion.evaluation.records import Records, check_folder, open_records
 from artifusion.evaluation.report import report
@@ -33,13 +34,14 @@ def evaluate(
     *,
     weights: str | Path = "he-small",
     config: str | Path | None = None,
-    methods: Sequence[str] = NAMES,
+    methods: Sequence[str] = USUAL,
     steps: Sequence[int] = (),
     tiles: int = 40,
     published_tiles: int = 1,
     seed: int = 0,
     mpp: float | None = None,
     validation: bool = False,
+    inks: Sequence[PenInk] = (),
     device: str = "auto",
     docs: str | Path | None = None,
     command: str = "artifusion.evaluation.run.evaluate",
@@ -52,11 +54,13 @@ def evaluate(
 
     Args:
         config: how ours paints: a TOML file or a shipped name; default: as `restore` does.
-        methods: some of NAMES; "paint" and "graft" are our restoration without and with grafts.
+        methods: some of NAMES; "paint" and "graft" are our restoration without and with grafts, "recover" is
+            "graft" after what shows through pen strokes was recovered.
         steps: "paint" is also shown with each of these numbers of steps.
         tiles: at least 2; how many, spread evenly over the images.
         published_tiles: how many of them the published procedure paints, which takes minutes for each.
         mpp: um per pixel of images whose scale neither the file nor a training configuration gives.
+        inks: where given, all artifacts are pen strokes, of each ink in turn, and the report has a table by ink.
         validation: only images of the training folders that he-small was not trained on.
 
     Raises:
@@ -66,13 +70,14 @@ def evaluate(
     check_request(methods, steps, tiles)
     out, docs = Path(out), Path(docs) if docs else None
     asked: dict[str, Any] = {"version": __version__, "methods": list(methods), "steps": list(steps), "tiles": tiles,
-                             "published_tiles": published_tiles, "seed": seed}
+                             "published_tiles": published_tiles, "seed": seed,
+                             **({"inks": [str(ink) for ink in inks]} if inks else {})}
     check_folder(out, asked)
     if docs and not docs.parent.is_dir():
         raise OutputError(f"{docs}: its folder does not exist; make {docs.parent} first")
     painting = load_config(RestoreConfig, "restore", config) if config else RestoreConfig()
     restorer = Restorer.from_pretrained(weights, device, painting) if set(methods) & set(OURS) else None
-    trials = plan_trials(data, tiles, seed, mpp, validation)
+    trials = plan_trials(data, tiles, seed, mpp, validation, inks)
     job = asked | {
         "weights": f"{restorer.weights.name} {restorer.weights.sha256[:12]}" if restorer else "none",
         "config": painting.model_dump(mode="json"),

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from artifusion.config import DEFAULT_SPACING_UM, TrainConfig, load_config
+from artifusion.damage.artifacts import PenInk
 from artifusion.damage.spots import paint
 from artifusion.errors import DataError
 from artifusion.geometry import Box
@@ -89,6 +90,7 @@ class Trial:
     size: str               # key of SIZES
     width: str              # thin or thick
     tile: CleanTile | None = None
+    ink: str = ""           # of a pen stroke, where it was asked for: its colour, density and streaks
 
     @property
     def source(self) -> str:
@@ -102,13 +104,15 @@ class Trial:
 
 
 def plan_trials(
-    paths: Sequence[str | Path], count: int, seed: int, mpp: float | None = None, validation: bool = False
+    paths: Sequence[str | Path], count: int, seed: int, mpp: float | None = None, validation: bool = False,
+    inks: Sequence[PenInk] = (),
 ) -> list[Trial]:
     """`count` trials, spread evenly over sources, images and kinds of hole; a function of the pixels and the seed.
 
     Args:
         mpp: um per pixel of images whose scale neither the file nor `configs/train/he-small.toml` (by folder) gives.
         validation: only images that he-small was not trained on, of the folders it was trained on.
+        inks: where given, all artifacts are pen strokes, of each ink in turn.
 
     Raises:
         DataError: no images, or too few clean tiles in them.
@@ -121,9 +125,10 @@ def plan_trials(
     trials = []
     for number, tile in enumerate(tiles):
         size, width = cells[order[number]]
-        damaged, hole, artifact = damage_tile(tile.pixels, size, width, seed, number)
+        ink = inks[number % len(inks)] if inks else None
+        damaged, hole, artifact = damage_tile(tile.pixels, size, width, seed, number, ink)
         trials.append(Trial(number, min(number // 2, max(0, count // 2 - 1)), tile.image, tile.spacing_um,
-                            tile.pixels, damaged, hole, artifact, size, width, tile))
+                            tile.pixels, damaged, hole, artifact, size, width, tile, str(ink or "")))
     return trials
 
 
@@ -208,20 +213,20 @@ def clean_tiles(
 
 
 def damage_tile(
-    truth: np.ndarray, size: str, width: str, seed: int, number: int
+    truth: np.ndarray, size: str, width: str, seed: int, number: int, ink: PenInk | None = None
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """The tile with artifacts of one kind on it, where they are, and the kind: uint8 (H, W, 3), bool (H, W), str."""
     low, high = SIZES[size]
     for attempt in range(TRIES):
         rng = np.random.default_rng([seed, 3, number, attempt])
-        artifact = str(rng.choice(list(ARTIFACTS[width])))
+        artifact = "pen" if ink else str(rng.choice(list(ARTIFACTS[width])))
         wanted = rng.uniform(low, high)
         image, hole = truth, np.zeros(truth.shape[:2], bool)
         misses = 0
         while misses < MISSES and hole.mean() < wanted:
             center = (int(rng.integers(truth.shape[1])), int(rng.integers(truth.shape[0])))
             size_px = round(rng.uniform(*ARTIFACTS[width][artifact]))
-            painted, piece = paint(artifact, image, center, size_px, rng)
+            painted, piece = paint(artifact, image, center, size_px, rng, ink=ink)
             more = hole | piece
             if more.mean() > high or (width == "thin" and depth_px(more) > THIN_PX):
                 misses += 1

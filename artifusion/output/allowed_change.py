@@ -54,13 +54,14 @@ def moved_reason(shift: np.ndarray, lv_box: Box, what: str) -> str:
 
 
 def jpeg_reason(headers: tuple[jpeg.Header, jpeg.Header], shift: np.ndarray, reencoded_shift: np.ndarray,
-                touched: np.ndarray, lv_box: Box, photometric: int) -> str:
+                touched: np.ndarray, lv_box: Box, photometric: int, passes: int = 1) -> str:
     """Return why a touched JPEG segment is wrong where encoding does not explain a change outside the mask.
 
     Args:
         headers: of the source's segment and of the new one.
         reencoded_shift: by how much the new segment differs from the source's own pixels encoded again, int16
             (H, W, 3), or `shift` once more.
+        passes: how many times the segment may have been encoded again.
 
     Quantising a coefficient moves it by at most half a step, so (Parseval) a block's brightness moves by at most the
     root of the summed squares of all half steps, divided by 8, root mean square: the quantisation error. That is the
@@ -83,7 +84,7 @@ def jpeg_reason(headers: tuple[jpeg.Header, jpeg.Header], shift: np.ndarray, ree
     for what, moved, limit in (
         ("a pixel changed away from the regions", peak, FAR_PEAK * error + SPARE),
         ("a block changed away from the regions", mean, FAR_MEAN * error + SPARE),
-        ("a block changed beside a region", brightness, error + CLIPPED),
+        ("a block changed beside a region", brightness, passes * (error + CLIPPED)),
     ):
         if moved.max(initial=0) > limit:
             row, column = np.unravel_index(int(moved.argmax()), moved.shape)

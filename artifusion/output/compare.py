@@ -33,6 +33,7 @@ class Comparison:
     by_block: bool = True                # required: JPEG blocks that the mask does not reach keep their coefficients;
     #                                      False for older sidecars, whose touched segments were encoded whole
     same_size: bool = False              # JPEG 2000 was encoded with loss
+    passes: int = 1                      # between the two slides: each may encode what it touches once more
     segments: int = 0
     touched: int = 0
     whole: int = 0                       # touched segments that changed beyond the blocks that the mask reaches
@@ -181,7 +182,7 @@ def touched_reason(old: StoredPage, new: StoredPage, index: int, mask: Mask, com
             reencoded = codec.decode(jpeg.encode(old_samples, old_data, codec.tables, codec.photometric))
             reencoded_shift = (new_samples.astype(np.int16) - reencoded)[shown]
         headers = jpeg.parse(old_data, codec.tables), jpeg.parse(new_data, new_codec.tables)
-        return jpeg_reason(headers, shift, reencoded_shift, touched, lv_box, codec.photometric)
+        return jpeg_reason(headers, shift, reencoded_shift, touched, lv_box, codec.photometric, comparison.passes)
     except SlideError as error:
         return str(error)
 

@@ -6,6 +6,7 @@ A kill at any moment leaves no output or a whole one, and the same command after
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -18,8 +19,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from artifusion.errors import DataError, OutputError, SlideError
-from artifusion.files import REMEDY, move, sync, write_json, write_text
+from artifusion.files import REMEDY, move, remove_parts, sha256, sync, write_json, write_text
 
+TOOL = "artifusion"
 JOB, LOCK, PUBLISHING = "job.json", "lock", "publishing.json"
 PART_SUFFIX = ".1234567.part"              # of a file while it is written
 REMOVED_LAST = (JOB, PUBLISHING)           # by them a run knows that the folder is ours, and how far one came
@@ -29,7 +31,8 @@ class Output:
     """A file to be written with others beside it, all of one job.
 
     The calls of a command, in their order: `check()` before anything is read, `check(job)` when it is known what will
-    be done, then `with output.work_on(job) as work`, and in there, at its end, `publish`.
+    be done, then `with output.work_on(job) as work`, and in there, at its end, `publish`. The sidecar `<target>.json`
+    must hold `job_sha256`: by it and the target's own SHA-256 a job that is given again is known to be done.
 
     Attributes:
         target: the file, which gets its name last of all; until then work in progress lies in `<target>.partial`.
@@ -46,14 +49,15 @@ class Output:
     def check(self, job: Mapping[str, Any] | None = None) -> None:
         """Raise OutputError where a file may not be written.
 
-        Files that an interrupted run of this job published may exist; before the job is known, those of any run. A work
-        folder in which a kill left nothing is removed.
+        Files that a run of this job published may exist; before the job is known, those of any run. A work folder in
+        which a kill left nothing is removed.
         """
         with suppress(OutputError, OSError):
             if not self._folder.is_symlink() and {path.name for path in self._folder.iterdir()} <= {LOCK}:
                 with self._locked():
                     pass                                              # which removes an empty folder
-        self._check_files(None if job is None else _text(job))
+        if not self._is_done(job):
+            self._check_files(None if job is None else _text(job))
 
     def check_space(self, needed: int) -> None:
         """Raise OutputError where the disk has no room for so many bytes; what an interrupted run left counts in."""
@@ -65,33 +69,40 @@ class Output:
 
     @contextmanager
     def work_on(self, job: Mapping[str, Any]) -> Iterator[Path | None]:
-        """The work folder, with what an interrupted run of the same job left in it; None where that job is finished.
+        """The work folder, with what an interrupted run of the same job left in it; None where that job is done.
 
         What a run of another job left there is removed. The folder is gone when the block ends well. It is gone as well
         after a SlideError or a DataError: a damaged source, or one without clean tissue, stays so, and a better one is
         another job.
 
         Raises:
-            OutputError: it cannot be made, is not ours, another run is at work in it, or a run that has ended since
-                `check` wrote a file that may not be overwritten.
+            OutputError: it cannot be made, is not ours, another run is at work in it, an input went away meanwhile,
+                or a run that has ended since `check` wrote a file that may not be overwritten.
         """
         self._job, failure = _text(job), None
+        done = self._is_done(job) and self._is_whole()
+        if done and not self._folder.exists():
+            yield None
+            return
         try:
             with self._locked():
-                finished = self._is_finished()
+                finished = done or self._is_finished()
                 if not finished:
                     self._check_files(self._job)
                     if not self._resumes():
                         self._clear()
                         write_text(self._folder / JOB, self._job)
+                        sync(self._folder / JOB)
                 try:
                     yield None if finished else self._folder
                 except (SlideError, DataError) as error:
+                    self._check_inputs()
                     failure = error
                 self._clear(keep=(LOCK, PUBLISHING))
                 for name in (LOCK, PUBLISHING):         # up to the very last the job is known to be finished
                     (self._folder / name).unlink(missing_ok=True)
         except OSError as error:
+            self._check_inputs()
             path = error.filename or self._folder
             raise OutputError(f"{path}: cannot be read or written ({error.strerror or error}); "
                               f"{REMEDY}: what is painted is kept") from None
@@ -114,6 +125,13 @@ class Output:
         for name, file in staged.items():
             move(file, name)
 
+    def _check_inputs(self) -> None:
+        """Raise OutputError where an input went away meanwhile."""
+        for path in self.inputs:
+            if not path.exists():
+                raise OutputError(f"{path}: is gone, and was there before; bring it back and start again: what is "
+                                  "painted is kept")
+
     def _check_files(self, job: str | None) -> None:
         """`check`, and nothing is removed."""
         record = self._publication()
@@ -126,7 +144,7 @@ class Output:
         if self._folder.is_symlink() or (self._folder.exists() and not self._folder.is_dir()):
             raise OutputError(f"{self._folder}: is in the way of the work folder; move it away")
         self._folder.mkdir(exist_ok=True)
-        if not (self._folder / JOB).is_file() and not all(_is_ours(path.name) for path in self._folder.iterdir()):
+        if not _is_job(self._folder / JOB) and not all(_is_ours(path.name) for path in self._folder.iterdir()):
             raise OutputError(f"{self._folder}: is in the way and was not made by artifusion; move it away")
         try:
             lock = FileLock(self._folder / LOCK, timeout=0).acquire()
@@ -142,6 +160,26 @@ class Output:
         finally:
             with suppress(OSError):
                 self._folder.rmdir()                    # fails where work is left, or another run has begun: its lock
+
+    def _is_done(self, job: Mapping[str, Any] | None) -> bool:
+        """Whether all files are there and a run of this job, or, without a job, some run declared them."""
+        told = self._declared().get("job_sha256")
+        return not self.overwrite and told is not None and (job is None or told == digest(job)) and all(
+            file.is_file() for file in self.files)
+
+    def _is_whole(self) -> bool:
+        """Whether the target is the file that its sidecar declares."""
+        try:
+            return self._declared()["output"]["sha256"] == sha256(self.target)
+        except (OSError, KeyError, TypeError):
+            return False
+
+    def _declared(self) -> dict[str, Any]:
+        """The target's sidecar; empty where there is none."""
+        try:
+            return dict(json.loads(beside(self.target, ".json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError):
+            return {}
 
     def _resumes(self) -> bool:
         """Whether the folder holds the work of an interrupted run of this job."""
@@ -185,6 +223,7 @@ def check_outputs(inputs: Sequence[Path], outputs: Sequence[Path], overwrite: bo
     for out in outputs:
         if is_too_long(out):
             raise OutputError(f"{out}: the name is too long to be written; choose a shorter one (restore: with -o)")
+        remove_parts(out)
         if out.is_dir():
             raise OutputError(f"{out}: is a folder; name the file to write")
         if not out.parent.is_dir():
@@ -214,9 +253,22 @@ def beside(target: Path, suffix: str) -> Path:
     return target.parent / f"{target.name}{suffix}"
 
 
+def digest(job: Mapping[str, Any]) -> str:
+    """The SHA-256 of a job: the same for the same job."""
+    return hashlib.sha256(_text(job).encode()).hexdigest()
+
+
 def _text(job: Mapping[str, Any]) -> str:
     """A job as text: the same for the same job."""
-    return json.dumps(job, sort_keys=True)
+    return json.dumps({"tool": TOOL, **job}, sort_keys=True)
+
+
+def _is_job(path: Path) -> bool:
+    """Whether a file holds a job of ours."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["tool"] == TOOL
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _is_ours(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy.ndimage import binary_erosion
 from artifusion.errors import OutputError
 from artifusion.geometry import Box, Size, fitted
 from artifusion.mask.mask import Mask
+from artifusion.output.provenance import SEEN
 from artifusion.slide.reader import Slide
 
 OVERVIEW_PX = 640           # longer side of the overview of the whole slide
@@ -21,6 +22,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 GAP_PX = 8
 LINE_PX = 2
 GRAFTED, PAINTED = (255, 190, 0), (0, 200, 80)            # colours that no stain has
+KINDS = {**SEEN, "grafted": GRAFTED, "painted": PAINTED}
 
 
 def check_picture_name(path: Path) -> None:
@@ -29,40 +31,43 @@ def check_picture_name(path: Path) -> None:
         raise OutputError(f"{path}: a preview is written as {', '.join(SUFFIXES)}; choose one of these")
 
 
-def draw_comparison(before: Slide, mask: Mask, grafted: Mask, after: Slide, l0_boxes: Sequence[Box], out: Path
-                    ) -> None:
+def draw_comparison(before: Slide, mask: Mask, parts: Mapping[str, Mask], after: Slide, l0_boxes: Sequence[Box],
+                    out: Path) -> None:
     """Write a picture: the whole slide, then the largest regions at full size, each before / mask / after.
 
-    In the middle what is grafted and what is painted are outlined in two colours, which a legend names.
+    In the middle the parts of the mask, by their names in KINDS, are outlined in colours that a legend names; what is
+    left of it is painted.
     """
     largest = sorted(l0_boxes, key=lambda box: -box.area)[:ROWS]
-    rows = [overview_row(before, mask, grafted, after)]
-    rows += [crop_row(before, mask, grafted, after, around(box, before.size)) for box in largest]
+    rows = [overview_row(before, mask, parts, after)]
+    rows += [crop_row(before, mask, parts, after, around(box, before.size)) for box in largest]
     width = max(row.shape[1] for row in rows)
     rows = [np.pad(row, ((0, GAP_PX), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     picture = Image.fromarray(np.concatenate(rows))
     draw = ImageDraw.Draw(picture)
     third = (rows[0].shape[1] + GAP_PX) // 3
-    for n, title in enumerate(("before", "mask", "after (invented where masked)")):
+    said = "recovered: measured; painted: invented" if "recovered" in parts else "invented where masked"
+    for n, title in enumerate(("before", "mask", f"after ({said})")):
         draw.text((n * third + 4, 4), title, fill=(0, 0, 0), stroke_width=2, stroke_fill=(255, 255, 255))
-    for n, (name, colour) in enumerate((("grafted", GRAFTED), ("painted", PAINTED)), 1):
+    for n, (name, colour) in enumerate([(name, KINDS[name]) for name in KINDS if name in (*parts, "painted")], 1):
         draw.rectangle((third + 4, 4 + 14 * n, third + 13, 13 + 14 * n), colour, (0, 0, 0))
         draw.text((third + 18, 3 + 14 * n), name, fill=(0, 0, 0), stroke_width=2, stroke_fill=(255, 255, 255))
     picture.save(out)
 
 
-def crop_row(before: Slide, mask: Mask, grafted: Mask, after: Slide, l0_box: Box) -> np.ndarray:
+def crop_row(before: Slide, mask: Mask, parts: Mapping[str, Mask], after: Slide, l0_box: Box) -> np.ndarray:
     """The three views of a box at full size, side by side: uint8 (H, 3 W + gaps, 3)."""
     image = before.read(l0_box)
-    return side_by_side(image, outlined(image, mask.read(l0_box), grafted.read(l0_box)), after.read(l0_box))
+    seen = {name: part.read(l0_box) for name, part in parts.items()}
+    return side_by_side(image, outlined(image, mask.read(l0_box), seen), after.read(l0_box))
 
 
-def overview_row(before: Slide, mask: Mask, grafted: Mask, after: Slide) -> np.ndarray:
+def overview_row(before: Slide, mask: Mask, parts: Mapping[str, Mask], after: Slide) -> np.ndarray:
     """The three views of the whole slide, small."""
     whole, size = Box(0, 0, *before.size), fitted(before.size, OVERVIEW_PX)
     image = before.read_as(whole, size)
-    masked, taken = (each.coverage(size, Box(0, 0, *size)) for each in (mask, grafted))
-    return side_by_side(image, outlined(image, masked, taken), after.read_as(whole, size))
+    seen = {name: part.coverage(size, Box(0, 0, *size)) for name, part in parts.items()}
+    return side_by_side(image, outlined(image, mask.coverage(size, Box(0, 0, *size)), seen), after.read_as(whole, size))
 
 
 def around(l0_box: Box, size: Size) -> Box:
@@ -73,10 +78,12 @@ def around(l0_box: Box, size: Size) -> Box:
     return Box(x, y, width, height)
 
 
-def outlined(image: np.ndarray, masked: np.ndarray, grafted: np.ndarray) -> np.ndarray:
-    """The image with outlines, within the areas, of what of the mask is grafted and of what is painted."""
+def outlined(image: np.ndarray, masked: np.ndarray, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The image with outlines, within the areas, of the parts of the mask and of what else of it is painted."""
     image = image.copy()
-    for where, colour in ((masked & ~grafted, PAINTED), (masked & grafted, GRAFTED)):
+    painted = masked & ~np.any(list(parts.values()), axis=0) if parts else masked
+    for name, area in {"painted": painted, **parts}.items():
+        where, colour = masked & area, KINDS[name]
         padded = np.pad(where, LINE_PX)                                   # the picture's edge is an outline too
         image[where & ~binary_erosion(padded, iterations=LINE_PX)[LINE_PX:-LINE_PX, LINE_PX:-LINE_PX]] = colour
     return image

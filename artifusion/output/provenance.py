@@ -11,6 +11,7 @@ import shapely
 from shapely import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
+from artifusion import __version__
 from artifusion.geometry import ORIGIN, Box, Point
 from artifusion.mask.geojson import DONOR_OF
 from artifusion.mask.mask import Mask
@@ -20,6 +21,9 @@ from artifusion.mask.writer import annotation
 from artifusion.slide.placed import Tone, origin_of
 
 WARNING = "invented pixels; not for diagnosis"
+SEEN = {"recovered": (0, 150, 255), "faint": (150, 100, 255)}      # what was measured through ink, and its colour
+ESTIMATED = "measured through ink, colours estimated; not for diagnosis"
+LEGEND = "recovered: measured through ink, colours estimated; painted: invented"
 GRAFT = "graft"                        # in the metadata of annotations: which of its region's grafts it shows
 FORMAT = 1                             # raised when a reader of the sidecar must change
 
@@ -53,31 +57,61 @@ class Grafted:
 
 
 @dataclass(frozen=True)
+class Recovered:
+    """What of a region was seen through ink.
+
+    areas: level-0 polygons of what is "recovered" and of what is "faint"; px: how many pixels each has; inks: what is
+    told of the ink over each piece of the region.
+    """
+
+    areas: Mapping[str, tuple[Polygon, ...]]
+    px: Mapping[str, int]
+    inks: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def together(cls, parts: Sequence[Recovered]) -> Recovered:
+        """That of a region from that of its pieces."""
+        return cls({name: tuple(polygon for part in parts for polygon in part.areas[name]) for name in SEEN},
+                   {name: sum(part.px[name] for part in parts) for name in SEEN},
+                   tuple(ink for part in parts for ink in part.inks))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the sidecar says of it."""
+        return {"recovered_px": self.px["recovered"], "faint_px": self.px["faint"], "inks": list(self.inks)}
+
+
+@dataclass(frozen=True)
 class Filled:
-    """How a region was restored: what was grafted, how many pixels of it are the donors' own, and how well it fits."""
+    """How a region was restored: what was recovered, what was grafted, how many pixels of it are the donors' own, and
+    how well it fits."""
 
     grafts: tuple[Grafted, ...] = ()
     grafted_px: int = 0
     score: float | None = None
     verdict: str = "good"
+    recovered: Recovered | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """What the sidecar says of it."""
-        return {"verdict": self.verdict, "score": self.score, "grafted_px": self.grafted_px,
+        seen = self.recovered.to_dict() if self.recovered else {}
+        return {**seen, "verdict": self.verdict, "score": self.score, "grafted_px": self.grafted_px,
                 "grafts": [graft.to_dict() for graft in self.grafts]}
 
 
 def note(
     *, regions: int, share: float, grafted: float, weights: str, weights_sha256: str, sampler: str, seed: int,
-    version: str,
+    recovered: float = 0.0,
 ) -> str:
     """Return the line for ImageDescription: no "|" and no line break, whatever the names hold.
 
-    share, grafted: of the slide's area, what was restored, and what of it are pixels of other places.
+    share, grafted, recovered: of the slide's area, what was restored, and what of it are pixels of other places, and
+    what was measured through ink.
     """
-    text = (f"restored {regions} region{'' if regions == 1 else 's'} ({share:.2%} of the area: {grafted:.2%} grafted, "
-            f"{share - grafted:.2%} painted), {weights} sha256:{weights_sha256[:12]}, {sampler}, seed {seed}, "
-            f"artifusion {version}, {WARNING}")
+    seen = f"{recovered:.2%} recovered (measured through ink, colours estimated), " if recovered else ""
+    text = (f"restored {regions} region{'' if regions == 1 else 's'} ({share:.2%} of the area: {seen}"
+            f"{grafted:.2%} grafted, {share - grafted - recovered:.2%} painted), {weights} "
+            f"sha256:{weights_sha256[:12]}, {sampler}, seed {seed}, "
+            f"artifusion {__version__}, {WARNING}")
     return " ".join(text.replace("|", "/").split())
 
 
@@ -96,6 +130,7 @@ def sidecar(job: Mapping[str, Any], regions: Sequence[Region], written: Mapping[
     return {
         "format": FORMAT,
         "warning": WARNING,
+        **({"legend": LEGEND} if any(how.recovered for how in (filled or {}).values()) else {}),
         "tool": "artifusion",
         "created": (created or datetime.now(UTC)).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
@@ -114,11 +149,11 @@ def declared(regions: Sequence[Region], filled: Mapping[int, Filled] | None) -> 
 
 def geojson(mask: Mask, regions: Sequence[Region], source_sha256: str = "", bounds_offset: Point = ORIGIN,
             filled: Mapping[int, Filled] | None = None) -> dict[str, Any]:
-    """Return the content of <OUT>.geojson: the mask itself as QuPath annotations, what was painted and what grafted.
+    """Return the content of <OUT>.geojson: the mask as QuPath annotations, by how its pixels were restored.
 
-    One annotation per region, class and graft, one for what is painted of it, and one, of the class Donor, of the
-    pixels that each graft consists of. Coordinates count from the output's bounds, as QuPath does. Ids follow from the
-    source and the region alone.
+    One annotation per region, class and graft, one for what is painted of it, one each for what was recovered and what
+    is faint, with classes and colours of their own, and one, of the class Donor, of the pixels of each graft.
+    Coordinates count from the output's bounds, as QuPath does. Ids follow from the source and the region alone.
     """
     homes = shapely.STRtree([shapely.box(r.l0_box.x, r.l0_box.y, r.l0_box.right, r.l0_box.bottom) for r in regions])
     members = [index for index, area in enumerate(mask.areas_px) if area]
@@ -134,6 +169,9 @@ def geojson(mask: Mask, regions: Sequence[Region], source_sha256: str = "", boun
         key = f"{source_sha256}:{region.id}:{name}"
         parts = [(f"{key}:{n}", f"restored {region.id}: grafted", _common(whole, graft.kept), _donor_facts(graft),
                   {GRAFT: str(n)}) for n, graft in enumerate(grafts, 1)]
+        if filled and (seen := filled[region.id].recovered):
+            parts += [(f"{key}:{kind}", f"restored {region.id}: {kind}", _common(whole, areas), {}, {})
+                      for kind, areas in seen.areas.items() if areas]
         rest = whole.difference(shapely.union_all([part for _, _, part, *_ in parts])) if parts else whole
         parts.append((key, f"restored {region.id}{': painted' if parts else ''}", rest, {}, {}))
         features += [_restored(part, bounds_offset, key, title, name, facts, {"region": str(region.id)} | number)
@@ -147,8 +185,12 @@ def _restored(part: BaseGeometry, bounds_offset: Point, key: str, title: str, na
               metadata: Mapping[str, str]) -> dict[str, Any]:
     """The annotation of a restored part of a region."""
     area = int(pixel_counts(*edge_table(polygons_of(part))).sum())
-    return annotation(part, bounds_offset, key, title, name, {"Area px": area, **facts}, isLocked=True,
-                      metadata={**metadata, "warning": WARNING})
+    kind = title.rpartition(": ")[2]
+    own = {}
+    if kind in SEEN:
+        own = {"classification": {"name": f"{kind.capitalize()}: {name}", "color": list(SEEN[kind])}}
+    return annotation(part, bounds_offset, key, title, name, {"Area px": area, **facts}, isLocked=True, **own,
+                      metadata={**metadata, "warning": ESTIMATED if own else WARNING})
 
 
 def _donor(graft: Grafted, bounds_offset: Point, key: str, region: int) -> dict[str, Any]:

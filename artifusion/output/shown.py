@@ -52,6 +52,7 @@ class Look:
     source: Picture | None           # what the source shows
     where: np.ndarray                # bool (H, W): the pixels that count
     furthest: float                  # grey levels, on average, that encoding explains
+    before: Picture | None = None    # what the source should show; where that is about what is right, no look can tell
 
     def problem(self) -> str:
         """Return what is wrong with the place; empty where it shows what it should."""
@@ -65,7 +66,8 @@ class Look:
         for what, picture in (swapped | dict(self.wrong)).items():
             if self._distance(shown, picture()) < BETTER * distance:
                 return f"{self.name} shows {what}"
-        if self.source and self._distance(shown, self.source()) < STALE * distance:
+        stays = self.before is not None and self._distance(right, self.before()) < max(NOISE, distance / 2)
+        if self.source and not stays and self._distance(shown, self.source()) < STALE * distance:
             return f"{self.name} shows what the source shows"
         return f"{self.name} is {distance:.1f} grey levels off on average" if distance > self.furthest else ""
 
@@ -157,7 +159,8 @@ def _copied(old: TiffPixels, mask: Mask, pixels: TiffPixels, level: int, window:
         return area_mean(_part(upper(), wide, above, x, y), above, window, size, up_size)
 
     return Look(f"level {level} at {tuple(window[:2])}", lambda: pixels.read(level, window), lambda: reduced(0, 0),
-                _shifts(reduced, x_px, y_px), partial(old.read_size, size, window), inner(masked), furthest)
+                _shifts(reduced, x_px, y_px), partial(old.read_size, size, window), inner(masked), furthest,
+                lambda: area_mean(old.read(0, l0_box), l0_box, window, size, l0_size))
 
 
 def _built(pixels: TiffPixels, level: int, window: Box, furthest: float) -> Look:

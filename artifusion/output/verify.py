@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +16,12 @@ import openslide
 from artifusion.errors import OutputError
 from artifusion.files import sha256
 from artifusion.geometry import Box
-from artifusion.mask.geojson import geojson_polygons
+from artifusion.mask.geojson import features_of
 from artifusion.mask.mask import Mask
 from artifusion.output.allowed_change import REENCODED_BLOCK_LIMIT, REENCODED_BLOCK_PX, worst_block
 from artifusion.output.compare import Comparison, compare_copied, compare_generic
 from artifusion.output.description import only_noted, text_problems
+from artifusion.output.history import declared_mask, features_from, pass_of, passes_of
 from artifusion.output.patches import Patches
 from artifusion.output.region_colours import colour_problems
 from artifusion.output.segments import PixelChange
@@ -43,18 +44,21 @@ class VerifyReport:
     grafted: PixelChange = field(default_factory=PixelChange)     # from the donors that are declared
     problems: tuple[str, ...] = ()
     output_sha256: str = ""
+    passes: int = 1                      # that lie between the two slides
 
     @property
     def ok(self) -> bool:
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        return {"container": self.container, **self.compared.to_dict(), "grafted": self.grafted.to_dict(),
-                "ok": self.ok, "problems": list(self.problems)}
+        return {"container": self.container, "passes": self.passes, **self.compared.to_dict(),
+                "grafted": self.grafted.to_dict(), "ok": self.ok, "problems": list(self.problems)}
 
     def lines(self) -> list[str]:
         """Return the report for people, one statement a line."""
         lines, compared = list[str](), self.compared
+        if self.passes > 1:
+            lines.append(f"passes between the two: {self.passes}, each declared")
         copied = self.container in ("copied", "pyramid")
         if copied:
             lines.append(f"segments copied: {compared.segments}, touched by the declared regions: {compared.touched}, "
@@ -79,6 +83,8 @@ def verify_slide(source: str | Path | Slide, restored: str | Path,
                  source_sha256: str | None = None, patches: Patches | None = None) -> VerifyReport:
     """Compare a restored slide with its source; everything outside the declared polygons must be the same.
 
+    The source may be that of an earlier pass: what all passes from there on declare may then have changed.
+
     Args:
         source: its file, or the slide already opened.
         sidecar, geojson: files or their content; by default <restored>.json and <restored>.geojson. The content may
@@ -92,28 +98,32 @@ def verify_slide(source: str | Path | Slide, restored: str | Path,
     """
     restored = Path(restored)
     sidecar_content, geojson_content = _content(restored, sidecar, ".json"), _content(restored, geojson, ".geojson")
-    claims = _claims(sidecar_content, restored, whole=not isinstance(sidecar, Mapping))
-    report = VerifyReport(claims.container, Comparison(claims.by_block, claims.same_size))
-    problems = list[str]()
     opened = nullcontext(source) if isinstance(source, Slide) else open_slide(source)
     with opened as before, open_slide(restored) as after, ThreadPoolExecutor(2) as pool:
         output_hash = pool.submit(sha256, restored)           # while the segments are compared
-        source_hash = None if source_sha256 else pool.submit(sha256, before.path)
-        polygons, classes = geojson_polygons(geojson_content, restored.parent / f"{restored.name}.geojson",
-                                             after.bounds_offset)
-        mask = Mask.of(polygons, before.size, classes)        # cut to the slide, whatever a foreign file declares
-        if claims.has_regions and mask.area_px != claims.painted_px:
-            problems.append(f"the GeoJSON declares {mask.area_px} px but the sidecar {claims.painted_px}; "
-                            "one was changed")
+        source_hash = pool.submit(lambda: source_sha256 or sha256(before.path))
+        links, first, problems = _links(sidecar_content, restored, source_hash)
+        claims = _joined([_claims(link, restored, whole=not isinstance(sidecar, Mapping)) for link in links])
+        report = VerifyReport(claims.container, Comparison(claims.by_block, claims.same_size, len(links)),
+                              passes=len(links))
+        last = first + len(links) - 1
+        declared = features_from(features_of(geojson_content), first, last)
+        mask = declared_mask(declared, restored, before.size, after.bounds_offset)
+        for number, link in enumerate(links, first):
+            own = [feature for feature in declared if pass_of(feature, last) == number]
+            marked = mask if first == last else declared_mask(own, restored, before.size, after.bounds_offset)
+            problems += _area_problems(link, marked, restored)
         problems += _slide_problems(before, after, mask, claims, report.compared)
         if before.size == after.size:
+            problems += colour_problems(sidecar_content.get("regions", ()), after.read, marked)
+        if before.size == after.size and first == last:       # the rest is a matter of one pass
             problems += text_problems(before, after, claims.container == "copied")
-            problems += colour_problems(sidecar_content.get("regions", ()), after.read, mask)
-            problems += graft_problems(before, after, mask, sidecar_content, geojson_content, report.grafted)
+            problems += graft_problems(before, after, mask, links[0], {"type": "FeatureCollection",
+                                                                       "features": declared}, report.grafted)
             problems += shown_problems(before, after, mask, sidecar_content["written"], patches)
-    report.output_sha256 = output_hash.result()
-    if (source_hash.result() if source_hash else source_sha256) != claims.source_sha256:
-        problems.insert(0, f"{before.path.name} is not the file that was restored: its SHA-256 is another one")
+        report.output_sha256 = output_hash.result()
+        if source_hash.result() != claims.source_sha256:
+            problems.insert(0, f"{before.path.name} is not the file that was restored: its SHA-256 is another one")
     if claims.output_sha256 and report.output_sha256 != claims.output_sha256:
         problems.append(f"{restored.name} was changed after it was written: its SHA-256 is not the sidecar's")
     report.problems = tuple(problems)
@@ -128,7 +138,6 @@ class Claims:
     lossless: bool
     source_sha256: str
     output_sha256: str | None
-    has_regions: bool
     painted_px: int
     given_mpp: tuple[float, float] | None     # um per level-0 pixel, where the caller of restore gave it
     same_size: bool
@@ -149,7 +158,6 @@ def _claims(sidecar: Mapping[str, Any], restored: Path, whole: bool) -> Claims:
         claims = Claims(
             container=written["container"], lossless=written["lossless"],
             source_sha256=sidecar["source"]["sha256"], output_sha256=sidecar["output"].get("sha256"),
-            has_regions=bool(sidecar.get("regions")),
             painted_px=sum(int(region["area_px"]) for region in sidecar.get("regions", ())),
             given_mpp=(float(sidecar["mpp"]),) * 2 if sidecar.get("mpp_from") == "argument" else None,
             same_size=sidecar.get("same_size") is True,
@@ -161,6 +169,46 @@ def _claims(sidecar: Mapping[str, Any], restored: Path, whole: bool) -> Claims:
         raise OutputError(f"{restored}: its sidecar is not one that artifusion wrote; restore the slide "
                           "again") from None
     return claims
+
+
+def _links(sidecar: Mapping[str, Any], restored: Path, source_hash: Future[str]
+           ) -> tuple[list[Mapping[str, Any]], int, list[str]]:
+    """Return the passes that lie between a source and the slide of a sidecar, the number of the first, and problems.
+
+    Raises:
+        OutputError: artifusion did not write this history.
+    """
+    try:
+        passes = passes_of(sidecar)
+        if len(passes) == 1:                                  # nothing to choose: the source is read meanwhile
+            return [*passes], 1, []
+        begins = [entry.get("source", {}).get("sha256") for entry in passes]
+        ends = [entry.get("output", {}).get("sha256") for entry in passes]
+    except (AttributeError, ValueError):
+        raise OutputError(f"{restored}: the history in its sidecar is not one that artifusion wrote; restore the slide "
+                          "again") from None
+    at = max((n for n, begin in enumerate(begins) if begin == source_hash.result()), default=len(passes) - 1)
+    return [*passes[at:]], at + 1, [f"pass {n + 2} did not begin from what pass {n + 1} wrote: a pass between them is "
+                                    "not declared" for n in range(at, len(passes) - 1) if ends[n] != begins[n + 1]]
+
+
+def _area_problems(link: Mapping[str, Any], mask: Mask, restored: Path) -> list[str]:
+    """Return that the annotations of a pass cover other pixels than its sidecar tells."""
+    told_px = _claims(link, restored, whole=False).painted_px
+    if not link.get("regions") or mask.area_px == told_px:
+        return []
+    return [f"the GeoJSON declares {mask.area_px} px but the sidecar {told_px}; one was changed"]
+
+
+def _joined(links: Sequence[Claims]) -> Claims:
+    """Return what the passes of a chain claim together: each is allowed what it is alone."""
+    return Claims(
+        container=max((link.container for link in links), key=CONTAINERS.index),
+        lossless=all(link.lossless for link in links),
+        source_sha256=links[0].source_sha256, output_sha256=links[-1].output_sha256,
+        painted_px=sum(link.painted_px for link in links),
+        given_mpp=next((link.given_mpp for link in reversed(links) if link.given_mpp), None),
+        same_size=any(link.same_size for link in links), by_block=all(link.by_block for link in links))
 
 
 def _slide_problems(before: Slide, after: Slide, mask: Mask, claims: Claims, comparison: Comparison) -> list[str]:

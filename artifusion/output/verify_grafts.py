@@ -42,10 +42,10 @@ def graft_problems(before: Slide, after: Slide, mask: Mask, sidecar: Mapping[str
     Raises:
         OutputError: artifusion did not write this sidecar.
     """
-    outlines = grafted_outlines(geojson, after)
     encoding = Encoding(after, bool(sidecar["written"]["lossless"]))
     problems = []
     try:
+        outlines = grafted_outlines(geojson, after)
         for region in sidecar.get("regions", ()):
             grafts = [held for held in region.get("grafts", ()) if "tone" in held]
             kept_px = 0

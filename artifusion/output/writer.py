@@ -22,6 +22,7 @@ from artifusion.output.description import (
     tags_with_note,
     texts_with_note,
 )
+from artifusion.output.history import notes_in
 from artifusion.output.lookover import why_stale
 from artifusion.output.patches import Patches
 from artifusion.output.pyramid import write_generic
@@ -185,6 +186,8 @@ def _generic_metadata(slide: Slide, note: str) -> Metadata:
     said = kept.text(tiff.DESCRIPTION)
     if isinstance(slide, ImageSlide) and slide.text:
         said = "\n".join(f"{key}: {text}" for key, text in slide.text.items())
+    elif not said:                                           # what earlier passes declare lasts in any case
+        said = "\n".join(f"artifusion: {earlier}" for earlier in notes_in(slide))
     texts = {code: text.decode(errors="surrogateescape")
              for code, text in texts_with_note(said, kept.text(tiff.SOFTWARE), note, "generic-tiff").items()}
     return Metadata(slide.size, slide.mpp_xy, slide.icc, texts.get(tiff.DESCRIPTION, said),

@@ -67,16 +67,16 @@ def adapt(
     run_dir = folder / "run"
     if not (run_dir / STATE).is_file():
         shutil.rmtree(run_dir, ignore_errors=True)          # killed within its first checkpoint
-    run = train(settings, [shard], run_dir, init=weights, device=device, quiet=True)
+    run = train(settings, [shard], run_dir, init=weights, name=settings.name, device=device, quiet=True)
     with tqdm(desc="adapting", unit="crop", total=count, disable=quiet or None) as line:
         for progress in run:
             line.update(progress.crops - line.n)
     adapted = load_weights(run_dir / "weights")
     tiles = [tile.pixels.shape for tile in read_shard(shard)]
     return Restorer(adapted, ",".join(map(str, restorer.devices)), restorer.config), {
-        "weights": {"name": adapted.name, "sha256": adapted.sha256},
+        "weights": adapted.named(),
         "adaptation": {
-            "from": {"name": weights.name, "sha256": weights.sha256},
+            "from": weights.named(),
             "crops": count,
             "minutes": minutes,
             "crop_px": settings.data.crop_px,

@@ -7,9 +7,11 @@ like that and fits what lies around, and only a band along the seams is left to 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ import numpy as np
 from shapely import from_wkb
 from shapely.affinity import translate
 
+from artifusion.ahead import ahead
 from artifusion.errors import BROKEN_FILE
 from artifusion.evidence.donors import Hole
 from artifusion.evidence.filling import Filling, fill, region_hole
@@ -27,23 +30,26 @@ from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import rectilinear
 from artifusion.mask.regions import Region
 from artifusion.output.provenance import Filled, Grafted
+from artifusion.restoration.recovering import Recoveries
 from artifusion.slide.reader import Slide
 
 if TYPE_CHECKING:
     from artifusion.restorer import Restorer  # torch, which planning does without
 
 HELD = 8                    # grafts in memory
+FINDERS = min(2, os.cpu_count() or 1)     # regions that are grafted at once
+SMALL_PX = 4_000_000        # of a region's box: some 200 MB while it is grafted
 LARGEST_PX = 36_000_000     # of a region's box; a larger one is painted, not grafted
 
 
 class Grafts:
     """The grafts of finished regions, one whole file each in a folder, so that a killed run goes on from there.
 
-    `filled`: how each region was filled, by its id. Memory: HELD grafts.
+    `filled`: how each region was filled, by its id; `recoveries`: what needs no graft. Memory: HELD grafts.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.filled = folder, dict[int, Filled]()
+    def __init__(self, folder: Path, recoveries: Recoveries) -> None:
+        self.folder, self.recoveries, self.filled = folder, recoveries, dict[int, Filled]()
         self._boxes: dict[int, Box] = {}
         self._load = lru_cache(maxsize=HELD)(self._read)
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,9 +79,12 @@ class Grafts:
         return {number: Filled(score=filled.score, verdict=filled.verdict) for number, filled in doubtful.items()}
 
     def lay(self, pixels: np.ndarray, hole: np.ndarray, l0_box: Box) -> np.ndarray:
-        """Lay the grafts over a box's pixels, uint8 (H, W, 3), where hole, bool (H, W), is set; returns the levels.
+        """Lay grafts and what was recovered over a box's pixels, uint8 (H, W, 3), where hole, bool (H, W), is set.
 
-        Levels, float32 (H, W): 0 outside the hole and where a donor's pixel stays, 1 where nothing is known.
+        Returns the levels.
+
+        Levels, float32 (H, W): 0 outside the hole, where a donor's pixel stays and where one was recovered; 1 where
+        nothing is known.
         """
         levels = hole.astype(np.float32)
         for number, box in self._boxes.items():
@@ -87,6 +96,7 @@ class Grafts:
             laid = hole[here] & (found_levels[there] < 1)
             pixels[here][laid] = found[there][laid]
             levels[here][laid] = found_levels[there][laid]
+        levels[self.recoveries.lay(pixels, hole, l0_box)] = 0
         return levels
 
     def _remember(self, number: int, l0_box: Box, filled: Filled) -> None:
@@ -102,16 +112,32 @@ class Grafts:
 
 def graft_regions(slide: Slide, mask: Mask, regions: Sequence[Region], index: DonorIndex, restorer: Restorer,
                   grafts: Grafts, seed: int) -> Iterator[Region]:
-    """Graft every region that is not grafted yet; yields each when it is on disk. A function of the arguments."""
-    for region in regions:
-        if region.id not in grafts.filled:
-            if region.l0_box.area > LARGEST_PX:
-                grafts.filled[region.id] = Filled(score=0.0, verdict="unrestorable")
+    """Graft every region that is not grafted yet; yields each when it is on disk. A function of the arguments.
+
+    What was recovered of a region is known, and no part of its hole. Threads work on FINDERS regions at once, on one of
+    over SMALL_PX alone.
+    """
+    def filled(region: Region) -> tuple[Region, Hole, Filling] | tuple[Region, None, None]:
+        hole = grafts.recoveries.unseen(region_hole(slide, mask, region, index.mpp))
+        if hole is None:
+            return region, None, None
+        return region, hole, fill(hole, [index], lambda part: restorer.imagine(part, index.mpp, seed), seed)
+
+    left = [region for region in regions if region.id not in grafts.filled]
+    yield from [region for region in regions if region.id in grafts.filled]
+    small = [region for region in left if region.l0_box.area <= SMALL_PX]
+    large = [region for region in left if SMALL_PX < region.l0_box.area <= LARGEST_PX]
+    with closing(ahead(filled, small, FINDERS, FINDERS)) as found:
+        for region, hole, filling in chain(found, map(filled, large)):
+            if hole is None or filling is None:
+                grafts.filled[region.id] = Filled()
             else:
-                hole = region_hole(slide, mask, region, index.mpp)
-                filling = fill(hole, [index], lambda part: restorer.imagine(part, index.mpp, seed), seed)
                 grafts.add(region, hole, filling)
-        yield region
+            yield region
+    for region in left:
+        if region.l0_box.area > LARGEST_PX:
+            grafts.filled[region.id] = Filled(score=0.0, verdict="unrestorable")
+            yield region
 
 
 def filled_by(filling: Filling, l0_box: Box) -> Filled:

@@ -27,17 +27,19 @@ from artifusion.mask.selection import NEEDS_A_MASK, MaskFormat, MaskSelection, P
 from artifusion.mask.writer import write_class_png
 from artifusion.output.container import check_same_size, container_of, default_output, say_left_out
 from artifusion.output.forecast import Forecast, forecast
+from artifusion.output.history import Earlier, earlier_passes
 from artifusion.output.lookover import look_over, scanned
-from artifusion.output.output import Output, beside
+from artifusion.output.output import Output, beside, digest
 from artifusion.output.patches import Patches
 from artifusion.output.preview import check_picture_name, draw_comparison
 from artifusion.output.progress_bar import byte_bar
-from artifusion.output.provenance import declared, geojson, note, sidecar
+from artifusion.output.provenance import Filled, declared, geojson, note, sidecar
 from artifusion.output.region_colours import with_colours
 from artifusion.output.verify import verify_slide
 from artifusion.output.writer import sync_in_background, write_slide
 from artifusion.restoration.grafting import Grafts, graft_regions
 from artifusion.restoration.painting import paint
+from artifusion.restoration.recovering import Recoveries, recover_regions
 from artifusion.restoration.unmasked import unmasked
 from artifusion.slide.reader import Slide, open_slide
 
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from artifusion.detection.detect import Detection
     from artifusion.restorer import Restorer  # torch, which planning does without
 
-UNASKED = tuple(name for name in CLASSES if name not in ("fold", "blur"))   # are restored where they are detected
+RECOVERED = ("pen",)                                                        # the same of what was detected
 # Most of what is found as folds on large slides is normal tissue (docs/detection.md), and blur carries information.
 
 
@@ -112,22 +114,26 @@ def restore_slide(
     grow_um: float = 0.0,
     classes: Sequence[str] | None = None,
     mask_format: MaskFormat = "auto",
+    recover: Sequence[str] | None = None,
     lossless: bool = False,
     same_size: bool = False,
     preview: str | Path | None = None,
     any_stain: bool = False,
     adapt_minutes: float | None = None,
     adapt_crops: int | None = None,
+    undeclared: bool = False,
     overwrite: bool = False,
     quiet: bool = True,
 ) -> dict[str, Any] | None:
-    """Restore the masked part of a slide or image into a new file; returns the sidecar's content.
+    """Restore the masked part of a slide or image into a new file; returns the sidecar's content, with "done_before"
+    where the same call had been finished earlier and nothing was done now.
 
     Without a mask what `detect` finds is restored, and OUT.mask.png keeps it. Where that is nothing, or all of it is
     doubtful and kept, nothing is written and None is returned. Only pixels under the mask are painted; the source is
     never touched. Beside OUT lie OUT.json (what was done) and OUT.geojson (the painted regions, for QuPath). Work in
     progress lies in OUT.partial: the same call after a crash goes on with the canvases already painted. OUT appears
-    last, verified and whole. Memory is bounded by a batch of canvases and the mask, not by the slide.
+    last, verified and whole. What earlier passes over the slide declared beside it is declared with this one, and is
+    neither donor nor learned from. Memory is bounded by a batch of canvases and the mask, not by the slide.
 
     Args:
         source: anything OpenSlide opens, or a PNG, JPEG or TIFF image.
@@ -141,6 +147,8 @@ def restore_slide(
         classes: restore only these of fold, bubble, pen, blur, dark, dust, other; of what is detected by default all
             but folds and blur, which the sidecar counts as left.
         mask_format: what the mask image is, where its content and name leave it open.
+        recover: classes under which tissue still shows: what can be measured through them is, and only the rest is
+            invented; by default pen where it was detected; () for none.
         any_stain: detect even on what is not H&E.
         lossless: re-encoded containers only: no lossy compression.
         same_size: touched tiles of copied JPEG 2000 keep about their size, by lossy compression, instead of being exact
@@ -148,6 +156,7 @@ def restore_slide(
         preview: also draw before / mask / after into this .png or .jpg.
         adapt_minutes: first train the weights about so long on the slide's own clean tissue outside the mask.
         adapt_crops: the same for so many crops; what the sidecar of a run by minutes names gives the same bytes.
+        undeclared: restore a restored slide although what declares its earlier passes is not beside it.
 
     Raises:
         SlideError, MaskError, OutputError: with what to do about it.
@@ -160,8 +169,7 @@ def restore_slide(
         raise ValueError(f"seed must not be negative, got {seed}")
     if mask is None and (polarity == "keep" or mask_format != "auto"):
         raise ConfigError(NEEDS_A_MASK)
-    selection = MaskSelection(Path("" if mask is None else mask), polarity, grow_um,
-                              UNASKED if mask is None and classes is None else classes, mask_format)
+    selection = MaskSelection(Path("" if mask is None else mask), polarity, grow_um, classes, mask_format)
     learning: dict[str, Any] = {"minutes": adapt_minutes, "crops": adapt_crops}
     if learns := any(length is not None for length in learning.values()):
         from artifusion.restoration.adaptation import check_length
@@ -171,11 +179,12 @@ def restore_slide(
     left: dict[str, int] | None = None                                # what was detected and is not restored
     with open_slide(source, mpp=mpp) as slide:
         output = plan_output(slide, out, mask, preview, overwrite=overwrite, same_size=same_size)
+        earlier = earlier_passes(slide, undeclared)
         found = None
         if mask is None:
             from artifusion.detection.detect import detect
 
-            asked = selection.classes or ()
+            asked = selection.classes or ()                           # nothing that is detected is restored unasked
             found = detect(slide, any_stain=any_stain, quiet=quiet)
             left = found.counts(set(CLASSES) - set(asked))
             if left and not quiet:
@@ -185,40 +194,48 @@ def restore_slide(
         with mask_to_read(selection, found, output.target) as selection:
             plan = plan_restoration(slide, selection, restorer.config, restorer.multiple)
             state = file_state(source)
-            job = {**describe(slide, selection, plan, restorer, seed), "lossless": lossless, "same_size": same_size}
-            avoid = avoided(slide, selection, plan)
+            job = {**describe(slide, selection, plan, restorer, seed), "lossless": lossless, "same_size": same_size,
+                   "recover": list(RECOVERED if recover is None and mask is None else recover or ())}
+            avoid = avoided(slide, selection, plan, earlier)
             foresee(slide, plan, output, lossless)
         if not quiet:
             print(plan.mask.summary, file=sys.stderr)
             say_left_out(slide, output.target)
+        if earlier.passes:
+            job["history"] = list(earlier.passes)
         if learns:
-            job["adaptation"] = learning
+            job["adaptation"] = learning | restorer.threads
         if left is not None:
             job["mask"]["left"] = left
         output.check(job)
         with output.work_on(job) as work:
-            if work is None:                                          # an interrupted run had published everything
-                return json.loads(beside(output.target, ".json").read_text())
+            if work is None:                                          # an earlier run had published everything
+                return json.loads(beside(output.target, ".json").read_text()) | {"done_before": True}
             restorer, facts = learn_slide(restorer, slide, avoid, job, work, quiet)
-            grafts = graft_plan(slide, plan, avoid, found, restorer, seed, work, quiet)
+            grafts = Grafts(work / "grafts", recover_plan(slide, plan, job["recover"], work, quiet))
+            graft_plan(slide, plan, avoid, found, grafts, restorer, seed, quiet)
             verdicts = grafts.without_doubtful() if restorer.config.doubtful == "keep" else {}
             whole, plan = plan, plan.without(verdicts)
             if not plan.regions:
                 return None
             facts["kept"] = declared([region for region in whole.regions if region.id in verdicts], verdicts)
             paint_plan(slide, whole.mask, plan, grafts, restorer, seed, work, quiet)
+            filled = with_recovered(plan, grafts)
             patches = Patches(work / "patches", slide, plan.mask)
-            report = write_slide(patches, output.target, note=note_of(plan, slide, grafts, restorer, seed),
+            report = write_slide(patches, output.target, note=note_of(plan, slide, filled, restorer, seed),
                                  work=work, lossless=lossless, same_size=same_size, progress=byte_bar("writing", quiet))
-            content = sidecar(job | facts | {"canvases": len(plan.canvases)}, plan.regions, report.to_dict(),
-                              {"name": output.target.name}, time.monotonic() - started, grafts.filled)
+            facts |= {"canvases": len(plan.canvases), "job_sha256": digest(job),
+                      "machine": job["machine"] | restorer.threads}
+            content = sidecar(job | facts, plan.regions, report.to_dict(),
+                              {"name": output.target.name}, time.monotonic() - started, filled)
+            polygons = earlier.joined(geojson(plan.mask, plan.regions, job["source"]["sha256"], report.bounds_offset,
+                                              filled))
             content["regions"] = with_colours(content["regions"], patches.read, plan.mask)
-            polygons = geojson(plan.mask, plan.regions, job["source"]["sha256"], report.bounds_offset, grafts.filled)
             unchanged = file_state(source) == state                   # else the source's SHA-256 is taken again
             content |= verify_written(patches, report.path, output.target, content, polygons, unchanged)
             output.publish({
                 beside(output.target, ".json"): write_json(work / "declaration.json", content),
-                beside(output.target, ".geojson"): write_json(work / "polygons.json", polygons),
+                beside(output.target, ".geojson"): write_json(work / "polygons.json", polygons, indent=None),
                 **({} if found is None else {beside(output.target, ".mask.png"): detected_png(found, work)}),
                 **({Path(preview): draw_preview(slide, plan, grafts, report.path, work, Path(preview))}
                    if preview else {}),
@@ -287,9 +304,10 @@ def describe(slide: Slide, selection: MaskSelection, plan: Plan, restorer: Resto
         "mask": {"name": selection.path.name, "sha256": fingerprint(selection, slide), "origin": plan.mask.origin,
                  "classes": list(selection.classes) if selection.classes is not None else None,
                  "polarity": selection.polarity or "restore", "grow_um": selection.grow_um},
-        "weights": {"name": restorer.weights.name, "sha256": restorer.weights.sha256},
+        "weights": restorer.weights.named(),
         "sampler": {"name": config.sampler, "condition": f"{config.condition} known", "steps": config.steps,
                     "evaluations_per_canvas": config.evaluations, "seed": seed, "device": restorer.device.type},
+        "machine": restorer.machine,
         "mpp": plan.spacing_um,
         "mpp_from": slide.mpp_origin,
         "mpp_doubt": slide.mpp_doubt,
@@ -297,11 +315,13 @@ def describe(slide: Slide, selection: MaskSelection, plan: Plan, restorer: Resto
     }
 
 
-def avoided(slide: Slide, selection: MaskSelection, plan: Plan) -> Mask:
-    """What is nothing to learn from and no donor: the mask, and the artifacts in its file that are not restored."""
-    if selection.classes is None:
-        return plan.mask
-    return read_selection(replace(selection, classes=CLASSES), slide, to_avoid=True)
+def avoided(slide: Slide, selection: MaskSelection, plan: Plan, earlier: Earlier) -> Mask:
+    """What is nothing to learn from and no donor: the mask, the artifacts in its file that are not restored, and what
+    earlier passes made."""
+    mask = plan.mask
+    if selection.classes is not None:
+        mask = read_selection(replace(selection, classes=CLASSES), slide, to_avoid=True)
+    return Mask.of([*mask.polygons, *earlier.mask(slide).polygons], slide.size) if earlier.passes else mask
 
 
 def learn_slide(restorer: Restorer, slide: Slide, avoid: Mask, job: Mapping[str, Any], work: Path, quiet: bool
@@ -311,16 +331,34 @@ def learn_slide(restorer: Restorer, slide: Slide, avoid: Mask, job: Mapping[str,
         return restorer, {}
     from artifusion.restoration.adaptation import adapt
 
-    return adapt(restorer, slide, avoid, work / "adaptation", **job["adaptation"], quiet=quiet)
+    length = {name: job["adaptation"][name] for name in ("minutes", "crops")}
+    return adapt(restorer, slide, avoid, work / "adaptation", **length, quiet=quiet)
 
 
-def graft_plan(slide: Slide, plan: Plan, avoid: Mask, found: Detection | None, restorer: Restorer, seed: int,
-               work: Path, quiet: bool) -> Grafts:
-    """The grafts of all regions of a plan; those that an interrupted run found are taken as they are.
+def recover_plan(slide: Slide, plan: Plan, classes: Sequence[str], work: Path, quiet: bool) -> Recoveries:
+    """What is recovered of all regions of a plan; what an interrupted run recovered is taken as it is."""
+    recoveries = Recoveries(work / "recovered")
+    regions = [region for region in plan.regions if classes]
+    for _ in tqdm(recover_regions(slide, plan.mask, regions, classes, plan.spacing_um, recoveries), desc="recovering",
+                  unit="region", total=len(regions), disable=quiet or not regions or None):
+        pass
+    return recoveries
+
+
+def with_recovered(plan: Plan, grafts: Grafts) -> dict[int, Filled]:
+    """How each region was restored; nothing where all was painted without looking for anything else."""
+    seen = {region.id: grafts.recoveries.of(region) for region in plan.regions}
+    if not any(seen.values()):
+        return grafts.filled
+    return {number: replace(grafts.filled.get(number, Filled()), recovered=found) for number, found in seen.items()}
+
+
+def graft_plan(slide: Slide, plan: Plan, avoid: Mask, found: Detection | None, grafts: Grafts, restorer: Restorer,
+               seed: int, quiet: bool) -> None:
+    """Find the grafts of all regions of a plan; those that an interrupted run found are taken as they are.
 
     Donors lie outside `avoid` and outside what detection finds, which `avoid` holds where it was asked before.
     """
-    grafts = Grafts(work / "grafts")
     if restorer.config.graft == "auto" and not all(region.id in grafts.filled for region in plan.regions):
         index = DonorIndex.of(slide, plan.spacing_um, [avoid])
         if found is None:
@@ -328,7 +366,6 @@ def graft_plan(slide: Slide, plan: Plan, avoid: Mask, found: Detection | None, r
         for _ in tqdm(graft_regions(slide, plan.mask, plan.regions, index, restorer, grafts, seed), desc="finding",
                       unit="region", total=len(plan.regions), disable=quiet or None):
             pass
-    return grafts
 
 
 def paint_plan(slide: Slide, hidden: Mask, plan: Plan, grafts: Grafts, restorer: Restorer, seed: int, work: Path,
@@ -343,13 +380,14 @@ def paint_plan(slide: Slide, hidden: Mask, plan: Plan, grafts: Grafts, restorer:
             pass
 
 
-def note_of(plan: Plan, slide: Slide, grafts: Grafts, restorer: Restorer, seed: int) -> str:
+def note_of(plan: Plan, slide: Slide, filled: Mapping[int, Filled], restorer: Restorer, seed: int) -> str:
     """The line about a restoration in the slide's description."""
     config, slide_px = restorer.config, slide.size.width * slide.size.height
-    grafted_px = sum(filled.grafted_px for filled in grafts.filled.values())
+    grafted_px = sum(how.grafted_px for how in filled.values())
+    seen_px = sum(sum(how.recovered.px.values()) for how in filled.values() if how.recovered)
     return note(regions=len(plan.regions), share=plan.area_px / slide_px, grafted=grafted_px / slide_px,
-                weights=restorer.weights.name, weights_sha256=restorer.weights.sha256,
-                sampler=f"{config.sampler} {config.evaluations} evaluations", seed=seed, version=__version__)
+                recovered=seen_px / slide_px, weights=restorer.weights.name, weights_sha256=restorer.weights.sha256,
+                sampler=f"{config.sampler} {config.evaluations} evaluations", seed=seed)
 
 
 def verify_written(patches: Patches, written: Path, target: Path, content: dict[str, Any], polygons: dict[str, Any],
@@ -373,10 +411,11 @@ def verify_written(patches: Patches, written: Path, target: Path, content: dict[
 def draw_preview(slide: Slide, plan: Plan, grafts: Grafts, written: Path, work: Path, preview: Path) -> Path:
     """The picture of a restoration, in the work folder."""
     picture = work / f"preview{preview.suffix}"
-    kept = [polygon for filled in grafts.filled.values() for graft in filled.grafts for polygon in graft.kept]
+    parts = grafts.recoveries.areas()
+    parts["grafted"] = [polygon for how in grafts.filled.values() for graft in how.grafts for polygon in graft.kept]
+    masks = {name: Mask(tuple(polygons), slide.size) for name, polygons in parts.items() if polygons}
     with open_slide(written) as restored:
-        draw_comparison(slide, plan.mask, Mask(tuple(kept), slide.size), restored,
-                        [region.l0_box for region in plan.regions], picture)
+        draw_comparison(slide, plan.mask, masks, restored, [region.l0_box for region in plan.regions], picture)
     return picture
 
 

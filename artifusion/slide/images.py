@@ -146,6 +146,8 @@ def _read_tiff_image(path: Path) -> PlainImage:
                                  f"{', separate planes' if page.planarconfig == 2 else ''}); convert it, for example "
                                  "with vips tiffsave --tile --pyramid --compression jpeg")
             raise Image.DecompressionBombError
+        if page.samplesperpixel > 1 and page.planarconfig not in (1, 2):      # tifffile would invent pixels
+            raise SlideError(f"{path}: does not tell how its samples lie, the file is damaged; get a whole copy of it")
         lossless = page.compression not in LOSSY_TIFF_COMPRESSIONS
         icc = bytes(page.tags[34675].value) if 34675 in page.tags else None
         mpp = _tiff_mpp(page)

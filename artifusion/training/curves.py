@@ -38,7 +38,7 @@ def draw_curves(log: Path, picture: Path) -> None:
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.grid(True, which="both", alpha=0.3)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    figure.savefig(picture, dpi=110)
+    figure.savefig(picture, dpi=110, format="png")
 
 
 def read_log(log: Path) -> dict[str, list[float]]:

@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import TrainConfig
 from artifusion.errors import ConfigError, DataError, DeviceError, OutputError
-from artifusion.files import remove_parts
-from artifusion.pretrained import MODEL
+from artifusion.files import remove_parts, whole_file
+from artifusion.pretrained import FILES as WEIGHTS
 from artifusion.training.batches import batches
 from artifusion.training.corpus import Corpus, is_validation
 from artifusion.training.curves import draw_curves, read_log
@@ -63,6 +63,7 @@ def train(
     run_dir: str | Path,
     *,
     init: str | Path | Weights | None = None,
+    name: str = "",
     max_minutes: float | None = None,
     device: str = "auto",
     quiet: bool = False,
@@ -72,7 +73,8 @@ def train(
     The run ends after `config.crops` crops, or after `max_minutes` of this call, whichever is first; the learning
     rate falls to 0 towards that end, so that what is saved is worth using. `run_dir/weights` always holds the
     averaged weights of the last checkpoint. Without max_minutes, a run that was stopped and resumed equals one
-    that was not, bit for bit, on one device. `init` names the weights to begin from, or is them.
+    that was not, bit for bit, on one device. `init` names the weights to begin from, or is them. `name` is what the
+    run's weights are called: by default as they were before, at first like `run_dir`.
 
     Under torchrun, each process learns from its slice of every batch; the first one alone writes. Ctrl-C and SIGTERM
     take effect between two steps and after a checkpoint, as KeyboardInterrupt; a second Ctrl-C at once.
@@ -80,7 +82,7 @@ def train(
     Raises:
         ValueError: `max_minutes` is not above 0.
         DataError: no images, or none fit to learn from.
-        ConfigError: `run_dir` holds another run, or one that learned from other data.
+        ConfigError: `run_dir` holds another run, or one that learned from other data; other weights have that name.
         WeightsError: `init` cannot be loaded.
         OutputError: `run_dir` cannot be written, or another process trains in it.
         DeviceError: no such device, or a batch does not fit into the GPU's memory.
@@ -97,10 +99,10 @@ def train(
         check_same_config(config, run_dir)
         if group.rank == 0:
             stack.enter_context(lock(run_dir))
-            for file in (run_dir / STATE, run_dir / "weights" / MODEL):
-                remove_parts(file)
+            for file in (STATE, CONFIG, LOG, CURVES, PREVIEW, *(f"weights/{file}" for file in WEIGHTS)):
+                remove_parts(run_dir / file)
         begun = load_weights(init) if isinstance(init, str | Path) else init
-        trainer = Trainer(config, run_dir, group, begun)
+        trainer = Trainer(config, run_dir, group, begun, name)
         if (run_dir / LOG).is_file() and (run_dir / LOG).stat().st_size:
             read_log(run_dir / LOG)                             # a broken one is told before hours of work
         corpus, held_out = read_data(data, config, quiet or group.rank > 0)
@@ -157,11 +159,12 @@ def check_same_config(config: TrainConfig, run_dir: Path) -> None:
     """Make the run's folder; raise ConfigError where it holds a run of another configuration."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        begun = (run_dir / STATE).is_file() and (run_dir / CONFIG).is_file()
-        if begun and (run_dir / CONFIG).read_bytes() != config.model_dump_json(indent=2).encode():
+        begun, told = (run_dir / STATE).is_file(), (run_dir / CONFIG).is_file()
+        ours = told and (run_dir / CONFIG).read_bytes() == config.model_dump_json(indent=2).encode()
+        if begun and told and not ours:
             raise ConfigError(f"{run_dir}: holds a run of another configuration; use another --run-dir, and --init "
                               f"{run_dir / 'weights'} to go on from it")
-        if (run_dir / "weights").exists() and not (run_dir / STATE).is_file():
+        if (run_dir / "weights").exists() and not begun and not ours:     # ours: killed within its first checkpoint
             raise ConfigError(f"{run_dir}: holds weights but no run to go on with; use another --run-dir, and --init "
                               f"{run_dir / 'weights'} to begin from them")
     except OSError as error:
@@ -192,11 +195,12 @@ def read_data(data: Sequence[str | Path], config: TrainConfig, quiet: bool) -> t
 
 
 def checkpoint(trainer: Trainer, progress: Progress, held_out: HeldOut | None) -> None:
-    """Save; append a line to the log; draw its curves and held-out restorations.
+    """Draw held-out restorations; add a line to the log; draw its curves; save, which makes all of it count.
 
     Raises:
         OutputError: the disk is full or the folder gone; the checkpoint before is whole.
     """
+    run_dir = trainer.run_dir
     row: dict[str, Any] = {
         "crops": progress.crops,
         "minutes": round(trainer.record.minutes, 2),
@@ -204,17 +208,27 @@ def checkpoint(trainer: Trainer, progress: Progress, held_out: HeldOut | None) -
         "rate": round(progress.rate, 4),
     } | {f"loss_{name}": round(loss, 5) for name, loss in progress.losses.items() if name != "loss"}
     try:
-        trainer.save()
+        trainer.save_weights()
         if held_out is not None:
             row |= {f"error_{level}": round(error, 4) for level, error in level_errors(trainer, held_out).items()}
-            preview(trainer, held_out).save(trainer.run_dir / PREVIEW)
-        log = trainer.run_dir / LOG
-        with log.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if not file.tell():
-                writer.writeheader()
-            writer.writerow(row)
-        draw_curves(log, trainer.run_dir / CURVES)
+            with whole_file(run_dir / PREVIEW) as part:
+                preview(trainer, held_out).save(part, "PNG")
+        add_line(run_dir / LOG, row)
+        with whole_file(run_dir / CURVES) as part:
+            draw_curves(run_dir / LOG, part)
+        trainer.save_state()
     except (OSError, SafetensorError) as error:
-        raise OutputError(f"{trainer.run_dir}: the checkpoint cannot be written ({error}); the one before is whole"
+        raise OutputError(f"{run_dir}: the checkpoint cannot be written ({error}); the one before is whole"
                           ) from None
+
+
+def add_line(log: Path, row: dict[str, Any]) -> None:
+    """Add a checkpoint to the log, whole or not at all; lines of checkpoints that a kill undid go."""
+    rows: list[dict[str, Any]] = []
+    if log.is_file():
+        with log.open(newline="") as file:
+            rows = [line for line in csv.DictReader(file) if float(line["crops"]) < row["crops"]]
+    with whole_file(log) as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0] if rows else row, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows([*rows, row])

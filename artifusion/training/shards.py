@@ -16,12 +16,13 @@ from tqdm import tqdm
 
 from artifusion.config import Frozen, SpacingUm, describe
 from artifusion.errors import BROKEN_FILE, DataError, OutputError, shortened
-from artifusion.files import whole_file
+from artifusion.files import again, remove_parts, whole_file
 from artifusion.mask.reading import read_mask
 from artifusion.slide.reader import open_slide
 from artifusion.training.tiles import SHARD, TILE_PX, Tile, clean_tiles, cut_tiles, find_images, grid
 
 QUALITY = 95
+ANOTHER = "choose another name or remove it"
 
 
 class About(Frozen):
@@ -38,6 +39,7 @@ class ShardReport:
     tiles: int
     size_bytes: int
     left_out: int           # clean tiles that would have made it larger than asked
+    done_before: bool = False           # the same shard was there, and nothing was changed
 
 
 def read_tiles(images: Mapping[Path, str], quiet: bool = False) -> Iterator[Tile]:
@@ -64,20 +66,26 @@ def write_shard(
     Raises:
         DataError: no images, no clean tissue in them, or a mask for more than one.
         MaskError: the mask cannot be read, or cannot belong to the slide.
-        OutputError: `out` exists, is no .tar, or cannot be written.
+        OutputError: `out` is there and another shard or file, is no .tar, or cannot be written.
     """
     out = Path(out)
     if out.suffix != SHARD:
         raise OutputError(f"{out}: a shard is a {SHARD} file; name one")
-    if out.exists():
-        raise OutputError(f"{out}: exists already; choose another name or remove it")
+    remove_parts(out)
     images = find_images(data)
     first = next(iter(images))
     if mask is not None and (len(images) != 1 or first.suffix.lower() == SHARD):
         raise DataError(f"a mask belongs to one slide or image, and {len(images)} files are given; name its own"
                         if len(images) != 1 else f"{first}: a mask belongs to a slide or an image; name its own")
-    with whole_file(out) as part:
-        save_tiles(read_tiles(images, quiet) if mask is None else unmasked_tiles(first, mask), part)
+
+    def tiles() -> Iterator[Tile]:
+        return read_tiles(images, quiet) if mask is None else unmasked_tiles(first, mask)
+
+    there = out.exists()
+    if there and not begins_with(out, next(tiles(), None)):
+        raise OutputError(f"{out}: exists already; {ANOTHER}")                   # which is seen at once, mostly
+    with again(out, ANOTHER) if there else whole_file(out) as part:
+        save_tiles(tiles(), part)
         sizes = _tile_sizes(part)
         kept = _within(sizes, max_mb * 1e6 if max_mb else float("inf"))
         if not kept:
@@ -85,7 +93,15 @@ def write_shard(
                             f"{max_mb:g} MB hold none of {len(sizes)} tiles; allow more")
         if len(kept) < len(sizes):
             _thin(part, kept)
-    return ShardReport(len(kept), out.stat().st_size, len(sizes) - len(kept))
+    return ShardReport(len(kept), out.stat().st_size, len(sizes) - len(kept), there)
+
+
+def begins_with(path: Path, tile: Tile | None) -> bool:
+    """Whether a file is a shard whose first tile is this one."""
+    try:
+        return tile is not None and next(read_shard(path)).image == tile.image
+    except (DataError, StopIteration):
+        return False
 
 
 def unmasked_tiles(path: Path, mask: str | Path) -> Iterator[Tile]:

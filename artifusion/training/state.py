@@ -20,8 +20,9 @@ from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.diffusion.frame import Frame
 from artifusion.diffusion.schedule import Schedule
 from artifusion.errors import ArtifusionError, ConfigError, WeightsError
-from artifusion.files import whole_file
+from artifusion.files import whole_file, write_text
 from artifusion.pixels import tensor_from_images
+from artifusion.pretrained import embedded_names
 from artifusion.training.adversary import Adversary, Crops
 from artifusion.training.batches import Batch
 from artifusion.training.distillation import Teacher
@@ -37,12 +38,18 @@ MIN_KNOWN_SHARE = 0.05      # of a crop; with less the frame is that of the whol
 class Record:
     """What a run adds up to over all its sessions, and those of the weights it began from."""
 
+    name: str = ""                      # of the weights
     crops: int = 0                      # seen in this run
     minutes: float = 0.0                # in the loop, this run
     data: str = ""                      # digest of the tiles it learns from
     init: dict[str, Any] | None = None  # name, sha256 and record of the weights it began from
     distilled: dict[str, Any] | None = None     # the teacher's name and sha256, and in how many steps it paints
     adversarial: dict[str, Any] | None = None   # in how many steps it paints since its adversarial finish
+
+    @property
+    def parent(self) -> dict[str, str] | None:
+        """The name and the SHA-256 of the weights that the run began from."""
+        return {key: self.init[key] for key in ("name", "sha256")} if self.init else None
 
     def total(self) -> dict[str, Any]:
         earlier = (self.init or {}).get("training", {})
@@ -55,7 +62,7 @@ class Record:
 class Trainer:
     """The state of a run: denoiser, its moving average, optimisers and record. One folder holds all of it."""
 
-    def __init__(self, config: TrainConfig, run_dir: Path, group: Group, init: Weights | None) -> None:
+    def __init__(self, config: TrainConfig, run_dir: Path, group: Group, init: Weights | None, name: str = "") -> None:
         self.config, self.run_dir, self.group, self.device = config, run_dir, group, group.device
         self.schedule = Schedule(config.denoiser.schedule, config.denoiser.prediction)
         torch.manual_seed(config.seed)
@@ -75,6 +82,7 @@ class Trainer:
         self.adversary = self._adversary() if config.adversarial else None
         if (run_dir / STATE).is_file():
             self._load()
+        self.record.name = own_name(name or self.record.name or run_dir.resolve().name, self.record.init)
 
     def step(self, batch: Batch, rate: float) -> dict[str, float]:
         """One optimiser step at `rate` times the peak learning rate; the "loss" of the whole batch, and its parts.
@@ -169,7 +177,20 @@ class Trainer:
         return Frame.of_known(x, torch.where(too_few, 1.0, known)).enter(x)
 
     def save(self) -> None:
-        """Write the whole state, each file whole or not at all."""
+        """Write the weights and the whole state, each file whole or not at all."""
+        self.save_weights()
+        self.save_state()
+
+    def save_weights(self) -> None:
+        """Write the configuration and the averaged weights."""
+        write_text(self.run_dir / CONFIG, self.config.model_dump_json(indent=2))      # it comes first: the run is ours
+        save_weights(
+            self.run_dir / "weights", self.ema.state_dict(), self.config.denoiser, self.record.name,
+            {"recipe": self.config.name, **self.record.total()}, self.record.parent
+        )
+
+    def save_state(self) -> None:
+        """Write all that a run goes on from."""
         tensors = {f"{name}.{key}": value for name, module in self._modules().items()
                    for key, value in module.state_dict().items()}
         for n, optimizer in enumerate(self._all_optimizers()):
@@ -177,11 +198,6 @@ class Trainer:
                 tensors |= {f"optimizer.{n}.{i}.{k}": v for k, v in state.items()}
         if self.adversary:
             tensors |= {f"remembered.{n}": part for n, part in enumerate(self.adversary.remembered_parts())}
-        save_weights(
-            self.run_dir / "weights", self.ema.state_dict(), self.config.denoiser, self.config.name, self.record.total()
-        )
-        if not (self.run_dir / STATE).is_file():
-            (self.run_dir / CONFIG).write_text(self.config.model_dump_json(indent=2))
         # the record rides in the state file, so that the two can never disagree after a crash; the state comes last,
         # so that a run is never further than its weights
         with whole_file(self.run_dir / STATE) as part:
@@ -222,6 +238,16 @@ class Trainer:
             optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
         if self.adversary:
             self.adversary.remember(below("remembered.", tensors))
+
+
+def own_name(name: str, init: dict[str, Any] | None) -> str:
+    """A name for a run's weights. Raises ConfigError where other weights have it: a slide would declare those."""
+    if name in embedded_names() or name == (init or {}).get("name"):
+        raise ConfigError(f"{name}: is the name of other weights, and slides would declare those; give the weights of "
+                          "this run a name of their own with --name")
+    if not name.isprintable() or not name.strip():
+        raise ConfigError(f"{name!r}: is no name for weights; give one with --name")
+    return name
 
 
 def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

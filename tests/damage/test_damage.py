@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.ndimage import binary_erosion
 
+from artifusion.damage.artifacts import INKS, PenInk
 from artifusion.damage.spots import GAP_PX, KINDS, Spot, damage_spot, paint, plan_damage
 from artifusion.geometry import Box, Point, Size
+from artifusion.slide.tissue import optical_density
 
 SIZE_PX = 120
 CENTER = (100, 90)
@@ -213,3 +216,31 @@ def test_spot_equals_painting_the_whole_image(tissue_image, kind):
     assert np.array_equal(whole[l0_box.slices()], patch)
     assert np.array_equal(whole_mask[l0_box.slices()], mask) and whole_mask.sum() == mask.sum()
     assert np.array_equal(patch[~mask], image[l0_box.slices()][~mask])
+
+
+@pytest.mark.parametrize("colour", INKS)
+def test_ink_absorbs_what_it_is_said_to_and_its_spectrum_bends_where_it_is_thick(colour):
+    ink, channel = PenInk(colour, 1.2), int(np.argmax(INKS[colour]))
+    thin, full = ink.added(np.array([0.01])), ink.added(np.array([1.0]))
+    assert thin[0, channel] == pytest.approx(0.012, rel=0.02)
+    assert 0.8 * 1.2 < full[0, channel] < 1.2                       # what a broad channel lets through
+    others = np.delete(np.arange(3), channel)
+    assert (full[0, others] / full[0, channel] >= thin[0, others] / thin[0, channel] - 1e-6).all()
+
+
+def test_a_stroke_of_given_ink_has_the_shape_of_any_other_and_its_density():
+    white = np.full((200, 200, 3), 255, np.uint8)
+    masks = [paint("pen", white, (100, 100), 160, np.random.default_rng(3), ink=ink)[1]
+             for ink in (None, PenInk("red", 0.4), PenInk("black", 1.5, 0))]
+    assert (masks[0] == masks[1]).all() and (masks[0] == masks[2]).all()
+    inks = [PenInk("red", 0.4, streaks) for streaks in (0, 1)]
+    smooth, streaky = (paint("pen", white, (100, 100), 160, np.random.default_rng(3), ink=ink)[0] for ink in inks)
+    inside = binary_erosion(masks[0], iterations=22)
+    assert smooth[..., 1][inside].std() < 0.6 * streaky[..., 1][inside].std()
+    assert optical_density(smooth)[..., 1][inside].mean() == pytest.approx(0.35, abs=0.08)
+
+
+@pytest.mark.parametrize("wrong", [("violet", 1.0), ("red", 0.0), ("red", 9.0), ("red", 1.0, 5.0)])
+def test_ink_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError, match="ink"):
+        PenInk(*wrong)

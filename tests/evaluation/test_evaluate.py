@@ -11,7 +11,7 @@ from artifusion.checkpoint import Weights
 from artifusion.cli.app import main
 from artifusion.config import DenoiserConfig, RestoreConfig
 from artifusion.diffusion.denoiser import SwinDenoiser
-from artifusion.evaluation import figures, measures, probe, run
+from artifusion.evaluation import figures, measures, probe, run, trials
 from artifusion.evaluation.records import COLUMNS, TABLE
 from artifusion.restorer import Restorer
 
@@ -115,3 +115,17 @@ def test_without_the_extra_the_command_says_what_to_install(images, tmp_path, mo
     monkeypatch.setattr(run, "LIBRARIES", ("no_such_library",))
     result = invoke("--data", images, "-o", tmp_path / "out", *OPTIONS)
     assert result.exit_code == 1 and "pip install 'artifusion[evaluation]'" in result.output
+
+
+def test_pen_strokes_of_known_inks_are_recovered_and_have_a_table_of_their_own(images, tmp_path, monkeypatch):
+    monkeypatch.setitem(trials.ARTIFACTS, "thick", {"pen": (150, 250)})
+    result = invoke("--data", images, "-o", tmp_path / "out", "--tiles", 4, "--methods", "mean,recover", "-q",
+                    "--ink", "blue:0.5:0", "--ink", "red:0.5:0", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    psnr = {method: [float(row["psnr"]) for row in table(tmp_path / "out") if row["method"] == method]
+            for method in ("mean", "damaged", "recover")}
+    assert min(psnr["recover"]) > max(psnr["damaged"]) and np.mean(psnr["recover"]) > np.mean(psnr["mean"])
+    assert {row["artifact"] for row in table(tmp_path / "out")} == {"pen"}
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "## By ink" in page and "| blue 0.5 | 2 | recover |" in page and "| red 0.5 | 2 | recover |" in page
+    assert invoke("--data", images, "-o", tmp_path / "x", "--ink", "violet:1").exit_code == 2

@@ -45,6 +45,28 @@ def test_a_foreign_folder_in_the_way_is_never_removed(tmp_path):
     assert (foreign / "thesis.txt").read_text() == "precious"
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"tool": "theirs"}', "\udcff"])
+def test_a_foreign_folder_with_a_job_of_somebody_else_is_never_removed(tmp_path, text):
+    foreign = tmp_path / "out.svs.partial"
+    foreign.mkdir()
+    (foreign / "job.json").write_text(text, errors="surrogateescape")
+    (foreign / "thesis.txt").write_text("precious")
+    with pytest.raises(OutputError, match="move it away"), work_on(tmp_path / "out.svs", {}):
+        pass
+    assert (foreign / "thesis.txt").read_text() == "precious"
+
+
+def test_an_input_that_goes_away_costs_no_work(tmp_path):
+    source, target = tmp_path / "slide.svs", tmp_path / "out.svs"
+    for failure in (SlideError("damaged"), OSError(2, "No such file", str(source))):
+        source.write_text("slide")
+        with pytest.raises(OutputError, match="is gone"), Output(target, [source]).work_on({}) as work:
+            (work / "patch").write_text("painted")
+            source.unlink()
+            raise failure
+        assert (work / "patch").exists()
+
+
 def test_two_runs_of_one_job_do_not_share_a_folder(tmp_path):
     with work_on(tmp_path / "out.svs", {"a": 1}) as work:
         with pytest.raises(OutputError, match="another run"), work_on(tmp_path / "out.svs", {"a": 1}):

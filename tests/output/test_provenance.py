@@ -48,7 +48,7 @@ def test_geojson_is_the_same_every_time_and_counts_from_the_bounds():
 
 def test_the_note_is_one_line_that_fits_into_any_description():
     text = note(regions=1, share=0.0312, grafted=0.02, weights="my|weights\nv2", weights_sha256="ab" * 32,
-                sampler="DDIM 20 steps", seed=3, version="0.1.0")
+                sampler="DDIM 20 steps", seed=3)
     assert "|" not in text and "\n" not in text and text.endswith(WARNING)
     assert "1 region (3.12% of the area: 2.00% grafted, 1.12% painted)" in text and "sha256:abababababab," in text
 

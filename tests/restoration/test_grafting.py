@@ -137,7 +137,7 @@ def test_the_preview_outlines_grafted_and_painted_areas_in_two_colours():
     masked, grafted = np.zeros((2, 40, 60), bool)
     masked[4:36, :50], grafted[10:30, 6:44] = True, True
     image = np.full((40, 60, 3), 99, np.uint8)
-    found = outlined(image, masked, grafted)
+    found = outlined(image, masked, {"grafted": grafted})
     green, yellow = ((found == colour).all(axis=2) for colour in (PAINTED, GRAFTED))
     assert green.any() and yellow.any() and not (green & grafted).any() and not (yellow & ~grafted).any()
     assert (found[~masked] == 99).all() and yellow[10, 20] and green[4, 20] and green[20, 0]

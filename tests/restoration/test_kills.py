@@ -22,7 +22,8 @@ def kills(aperio_slide, tmp_path_factory):
     Image.fromarray(mask).save(folder / "mask.png")
     out = folder / "out"
     command = [sys.executable, ROOT / "tests" / "kills.py", out, "--every", "3", "--limits", "1,3000,60000", "--",
-               aperio_slide, "--mask", folder / "mask.png", "-o", out / "x.svs", "--preview", out / "look.png", "-q"]
+               "restore", aperio_slide, "--mask", folder / "mask.png", "-o", out / "x.svs",
+               "--preview", out / "look.png", "-q"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True,
                           env=os.environ | {"PYTHONPATH": str(ROOT)})
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -93,6 +93,36 @@ def test_going_on_from_weights_adds_their_record_up(tissue, tmp_path):
     assert load_weights(tmp_path / "two/weights").training["crops"] == 64
 
 
+def test_weights_are_called_after_their_run_and_name_their_parent(tissue, tmp_path):
+    from artifusion.checkpoint import load_weights
+
+    for name, init, given in (("one", None, ""), ("two", tmp_path / "one/weights", "mine")):
+        for _ in train(tiny_config(), [tissue], tmp_path / name, init=init, name=given, device="cpu", quiet=True):
+            pass
+    one, two = (load_weights(tmp_path / name / "weights") for name in ("one", "two"))
+    assert (one.name, one.parent) == ("one", None)
+    assert two.named() == {"name": "mine", "sha256": two.sha256, "parent": {"name": "one", "sha256": one.sha256}}
+    card = (tmp_path / "two/weights/README.md").read_text()
+    assert card.startswith("# mine\n") and one.sha256 in card and two.sha256 in card and "not for diagnosis" in card
+    with safe_open(tmp_path / "two/weights/model.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["parent"]) == two.parent
+    list(train(tiny_config(), [tissue], tmp_path / "two", init=tmp_path / "one/weights", device="cpu", quiet=True))
+    assert record(tmp_path / "two")["name"] == "mine"                       # no other name was given
+    for name, init in (("he-small", None), ("one", tmp_path / "one/weights"), ("a\nb", None)):
+        with pytest.raises(ConfigError, match="--name"):
+            next(train(tiny_config(), [tissue], tmp_path / "three", init=init, name=name, device="cpu", quiet=True))
+
+
+def test_weights_that_go_by_the_name_of_embedded_ones_are_called_after_their_folder(tmp_path):
+    from artifusion.checkpoint import load_weights, save_weights
+
+    embedded = load_weights("he-small")
+    save_weights(tmp_path / "run/weights", SwinDenoiser(TINY).state_dict(), TINY, "he-small", {})
+    assert load_weights(tmp_path / "run/weights").name == "run (trained as he-small)"
+    save_weights(tmp_path / "run/weights", SwinDenoiser(TINY).state_dict(), TINY, "other", {})
+    assert load_weights(tmp_path / "run/weights").name == "other" and embedded.name == "he-small"
+
+
 def test_a_student_is_resumed_bit_for_bit_and_its_weights_tell_the_teacher(tissue, tmp_path):
     from artifusion.checkpoint import load_weights
 
@@ -111,7 +141,7 @@ def test_a_student_is_resumed_bit_for_bit_and_its_weights_tell_the_teacher(tissu
     straight, resumed = final(tmp_path / "straight"), final(tmp_path / "resumed")
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
     record = load_weights(tmp_path / "resumed/weights").training
-    assert record["distilled"] == {"teacher": "tiny", "sha256": load_weights(teacher).sha256, "steps": 2}
+    assert record["distilled"] == {"teacher": "teacher", "sha256": load_weights(teacher).sha256, "steps": 2}
 
 
 def test_on_one_batch_a_tiny_student_halves_its_teachers_error_and_the_teacher_stays_as_it_was(tissue, tmp_path):

@@ -1,0 +1,65 @@
+"""The thickness of ink in detail, where its spectrum is known: sharp at a stroke's outline, streaks inside."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import cg
+
+from artifusion.evidence.colours import AT_ONCE, Colours
+from artifusion.evidence.ink_fit import EDGE, THICKEST, Fit, step_weight
+from artifusion.evidence.ink_map import Cells, Sample
+
+CELL_UM, CELL_PX = 1.0, 4
+ROUGH, ROUGH_AT_OUTLINE = 3000.0, 160.0     # as in `ink_fit`: ink ends at the mask's outline
+OUTLINE_CELLS = 5                           # wide is that outline; as much again leads over
+ROUNDS = 5
+
+
+def refine(fit: Fit, thickness: np.ndarray, tint: np.ndarray, sample: Sample, colours: Colours,
+           mask: np.ndarray, cells: Cells) -> np.ndarray:
+    """The thickness of each of some small cells (count,).
+
+    Expectation and maximisation (Dempster et al. 1977): with each pixel's shares of the Gaussians held, the thickness
+    is a problem of least squares.
+
+    thickness: float32 (H, W), the smooth one; tint: (3, P), of the sample's pixels.
+    """
+    found = cells.mean(thickness)
+    at, difference = cells.interpolation(sample.rows, sample.columns), cells.differences()
+    weight = roughness(mask, cells, difference) * step_weight(difference, np.asarray(at.sum(axis=0)).ravel())
+    for _ in range(ROUNDS):
+        here = np.maximum(at @ found, 0).astype(np.float32)
+        parts = [likelihood_of_more(fit, here[part], tint[:, part], sample.some(part), colours)
+                 for part in (np.s_[n : n + AT_ONCE] for n in range(0, len(here), AT_ONCE))]
+        pull, curve = np.concatenate(parts, axis=1) / len(here)
+        steps = sparse.diags(2 * weight / np.sqrt(1 + (difference @ found / EDGE) ** 2))
+        system = at.T @ sparse.diags(curve) @ at + difference.T @ steps @ difference
+        system = system + sparse.identity(cells.count) * 1e-9
+        found, _ = cg(system, at.T @ (pull + curve * here), x0=found, rtol=1e-4, maxiter=100,
+                      M=sparse.diags(1 / system.diagonal()))
+        found = np.clip(found, 0, THICKEST)
+    return found
+
+
+def likelihood_of_more(fit: Fit, thickness: np.ndarray, tint: np.ndarray, sample: Sample, colours: Colours
+                       ) -> np.ndarray:
+    """How the log likelihood of each pixel of a sample changes with its thickness (P,), and minus how that changes, the
+    pixel's shares of the Gaussians held: (2, P)."""
+    density, slope = fit.ink.density(thickness) + tint, fit.ink.slope(thickness)
+    precision = colours.precision(fit.noise.variance(sample.light, thickness, density))
+    _, shares, pulled = colours.compare(sample.density - density, precision, sample.log_shares)
+    a, b, c, d, e, f = ((shares * each).sum(axis=0) for each in precision[0])
+    x, y, z = slope
+    return np.stack([((shares * pulled).sum(axis=1) * slope).sum(axis=0),
+                     a * x * x + d * y * y + f * z * z + 2 * (b * x * y + c * x * z + e * y * z)])
+
+
+def roughness(mask: np.ndarray, cells: Cells, difference: sparse.csr_matrix) -> np.ndarray:
+    """What each step between cells costs: little at the mask's outline."""
+    if mask.all():
+        return np.full(difference.shape[0], ROUGH)
+    depth = cells.mean(cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)) / cells.px
+    near = np.clip(2 - depth / OUTLINE_CELLS, 0, 1)
+    return abs(difference) @ (ROUGH * (ROUGH_AT_OUTLINE / ROUGH) ** near) / 2

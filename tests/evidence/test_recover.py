@@ -1,0 +1,140 @@
+"""Recovery of tissue under ink that is known."""
+
+import numpy as np
+import pytest
+from inked import error, tissue, under
+
+from artifusion.damage.artifacts import PenInk
+from artifusion.evidence.colours import Colours, Places, posterior
+from artifusion.evidence.ink import KNOTS, Ink, Noise, layers
+from artifusion.evidence.ink_fit import Objective, spectrum
+from artifusion.evidence.ink_map import Cells, Sample
+from artifusion.evidence.recover import FAINT, FAINT_ID, KEPT_ID, PAINTED, PAINTED_ID, RECOVERED_ID, level_of, recover
+
+SIDE = 256
+
+
+def band(side=SIDE):
+    return np.tile(np.abs(np.arange(side) - side // 2) < side // 5, (side, 1))
+
+
+@pytest.mark.parametrize("colour", ["blue", "green", "red", "black"])
+def test_recovered_tissue_is_far_nearer_to_the_truth_than_the_inked_scan(colour):
+    clean, mask = tissue(), band()
+    inked = under(PenInk(colour, 0.65), clean, mask)
+    found = recover(inked, mask, mpp=0.5)
+    assert error(found.image, clean, mask) < 0.3 * error(inked, clean, mask)
+    assert (found.classes[mask] == RECOVERED_ID).mean() > 0.9
+    assert found.ink["failed"] is None
+    assert np.argmax(found.ink["spectrum"]) == np.argmax(PenInk(colour, 1).added(np.ones(1))) or colour == "black"
+
+
+def test_pixels_outside_the_mask_equal_the_input_and_classes_follow_the_level():
+    clean, mask = tissue(), band()
+    inked = under(PenInk("black", 1.3), clean, mask)
+    found = recover(inked, mask, mpp=0.5)
+    assert (found.image[~mask] == inked[~mask]).all()
+    assert (found.level[~mask] == 0).all() and (found.classes[~mask] == KEPT_ID).all()
+    assert ((found.classes == RECOVERED_ID) == (mask & (found.level < FAINT))).all()
+    assert ((found.classes == PAINTED_ID) == (mask & (found.level >= PAINTED))).all()
+    assert ((found.classes == FAINT_ID) == (mask & (found.level >= FAINT) & (found.level < PAINTED))).all()
+    painted = found.classes == PAINTED_ID
+    assert (found.image[painted] == inked[painted]).all()
+
+
+def test_levels_rise_with_the_ink_and_opaque_ink_is_to_be_painted_and_says_why():
+    clean, mask = tissue(), band()
+    levels = [recover(under(PenInk("black", density), clean, mask), mask, mpp=0.5).ink["level"]
+              for density in (0.3, 0.8, 1.3)]
+    assert levels == sorted(levels) and levels[0] < FAINT
+    opaque = recover(np.where(mask[..., None], np.uint8(0), clean), mask, mpp=0.5)
+    assert (opaque.classes[mask] == PAINTED_ID).all() and "opaque" in opaque.ink["failed"]
+
+
+def test_a_mask_without_ink_is_to_be_painted_and_says_why():
+    found = recover(tissue(), band(), mpp=0.5)
+    assert (found.classes[band()] == PAINTED_ID).all() and found.ink["failed"] == "no ink is seen there"
+    assert found.ink["spectrum"] is None
+
+
+def test_without_clean_tissue_nothing_is_recovered_and_a_reference_helps():
+    clean = tissue()
+    everywhere = np.ones((SIDE, SIDE), bool)
+    inked = under(PenInk("green", 0.65), clean, everywhere)
+    assert "clean tissue" in recover(inked, everywhere, mpp=0.5).ink["failed"]
+    found = recover(inked, everywhere, reference=tissue(seed=1), mpp=0.5)
+    assert error(found.image, clean, everywhere) < 0.4 * error(inked, clean, everywhere)
+
+
+def test_the_number_of_threads_changes_no_pixel(monkeypatch):
+    clean, mask = tissue(), band()
+    inked = under(PenInk("blue", 0.65), clean, mask)
+    monkeypatch.setattr("artifusion.evidence.recover.TILE_PX", 96)
+    found = []
+    for count in (1, 3):
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid, count=count: set(range(count)))
+        found.append(recover(inked, mask, mpp=0.5))
+    assert (found[0].image == found[1].image).all() and (found[0].level == found[1].level).all()
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"image": np.zeros((4, 4), np.uint8)}, "uint8"), ({"mask": np.zeros((3, 3), bool)}, "bool"),
+    ({"reference": np.zeros((9, 3), np.uint8)}, "reference"), ({"mpp": 0.0}, "mpp")])
+def test_wrong_arguments_are_named(change, words):
+    given = {"image": tissue(64), "mask": np.zeros((64, 64), bool), "reference": None, "mpp": 0.5} | change
+    with pytest.raises(ValueError, match=words):
+        recover(**given)
+
+
+def test_an_empty_mask_changes_nothing():
+    clean = tissue(64)
+    found = recover(clean, np.zeros((64, 64), bool))
+    assert (found.image == clean).all() and (found.classes == KEPT_ID).all()
+
+
+def test_the_posterior_of_one_gaussian_is_the_closed_form():
+    covariance = np.array([[0.02, 0.01, 0.0], [0.01, 0.03, 0.01], [0.0, 0.01, 0.02]])
+    mean, noise, seen = np.array([0.3, 0.5, 0.2]), np.array([0.01, 0.02, 0.5]), np.array([0.5, 0.6, 0.9])
+    colours = Colours(np.ones(1, np.float32), mean[None].astype(np.float32), covariance[None].astype(np.float32))
+    found, variance = posterior(colours, seen[:, None].astype(np.float32), noise[:, None].astype(np.float32),
+                                np.zeros((1, 1), np.float32))
+    gain = covariance @ np.linalg.inv(covariance + np.diag(noise))
+    assert found[:, 0] == pytest.approx(mean + gain @ (seen - mean), abs=1e-5)
+    assert variance[:, 0] == pytest.approx(np.diag(covariance - gain @ covariance), abs=1e-6)
+
+
+def test_the_gradient_of_the_fit_is_that_of_its_objective():
+    clean, mask = tissue(64), np.ones((64, 64), bool)
+    image = under(PenInk("blue", 0.65), clean, mask)
+    colours = Colours.of(clean.reshape(-1, 3))
+    sample = Sample.of(image, mask, Places(colours, image, ~mask, 4, 0.5), 3)
+    cells = Cells.over(mask.shape, 16)
+    aim = Objective(colours, sample, cells, Noise(clean, Ink.even(np.array([1, 0.5, 0.2]))), np.array([1, 0.5, 0.2]))
+    rng = np.random.default_rng(0)
+    x = aim.begin(rng.uniform(0.2, 0.7, cells.count))
+    x = x + 0.05 * rng.standard_normal(len(x))
+    thickness, shares, _ = aim.split(x)
+    here = aim.at @ thickness
+    density = spectrum(shares).density(here)
+    aim.precision = tuple(part.astype(np.float64) for part in
+                          colours.precision(aim.noise.variance(sample.light, here, density)))
+    aim.spread = 0.01 + 0.05 * rng.random((3, cells.count))
+    gradient = aim(x)[1]
+    for at in (0, 5, cells.count + 4, cells.count + 10, len(x) - 3, len(x) - cells.count - 2):
+        step = np.zeros_like(x)
+        step[at] = 2e-2 if at >= cells.count else 5e-3
+        slope = (aim(x + step)[0] - aim(x - step)[0]) / (2 * step[at])
+        assert gradient[at] == pytest.approx(slope, rel=0.08, abs=3e-4)
+
+
+def test_layers_add_up_to_the_thickness():
+    thickness = np.array([0, 0.1, 0.5, 2.2], np.float32)
+    assert layers(thickness).shape == (len(KNOTS), 4)
+    assert layers(thickness).sum(axis=0) == pytest.approx(thickness)
+
+
+def test_a_level_is_that_at_which_noise_has_the_variance():
+    mask = np.ones((8, 8), bool)
+    for level in (0.2, 0.5):
+        variance = np.full((8, 8), np.sin(np.pi * level / 2) ** 2, np.float32)
+        assert level_of(variance, mask) == pytest.approx(level, abs=1e-3)
