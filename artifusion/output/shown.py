@@ -158,9 +158,15 @@ def _copied(old: TiffPixels, mask: Mask, pixels: TiffPixels, level: int, window:
     def reduced(x: int, y: int) -> np.ndarray:
         return area_mean(_part(upper(), wide, above, x, y), above, window, size, up_size)
 
+    def reduced_source() -> np.ndarray:
+        number = old.above(size)
+        old_size = old.grids[number].size
+        box = footprint(window, size, old_size)
+        return area_mean(old.read(number, box), box, window, size, old_size)
+
     return Look(f"level {level} at {tuple(window[:2])}", lambda: pixels.read(level, window), lambda: reduced(0, 0),
                 _shifts(reduced, x_px, y_px), partial(old.read_size, size, window), inner(masked), furthest,
-                lambda: area_mean(old.read(0, l0_box), l0_box, window, size, l0_size))
+                reduced_source)
 
 
 def _built(pixels: TiffPixels, level: int, window: Box, furthest: float) -> Look:
@@ -180,7 +186,7 @@ def _thumbnail(before: Slide, after: Slide, mask: Mask, pixels: TiffPixels) -> I
     """The masked parts of the thumbnail, which are means of the smallest level that is larger."""
     shown, old = after.read_associated(THUMBNAIL), before.read_associated(THUMBNAIL)
     size = Size(shown.shape[1], shown.shape[0])
-    level = max(n for n, grid in enumerate(pixels.grids) if n == 0 or grid.size.width >= size.width)
+    level = pixels.above(size)
     lv_size, grid = pixels.grids[level].size, Grid(size, Size(WINDOW_PX, WINDOW_PX), True)
     for index in grid.touched(mask):
         window = grid.box(index).intersection(Box(0, 0, *size))
