@@ -144,23 +144,29 @@ def _painted(before: Slide, after: Slide, mask: Mask, patches: Patches, l0_box: 
 
 
 def _copied(old: TiffPixels, mask: Mask, pixels: TiffPixels, level: int, window: Box, furthest: float) -> Look:
-    """A touched place of a copied level: its masked pixels are means of level 0."""
-    size, l0_size = pixels.grids[level].size, pixels.grids[0].size
+    """A touched place of a copied level: its masked pixels are means of the level above."""
+    size, up_size = pixels.grids[level].size, pixels.grids[level - 1].size
     masked = mask.coverage(size, window)
     rows, columns = np.nonzero(masked)                       # the part that counts
     part = Box(int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
     masked, window = masked[part.slices()], Box(window.x + part.x, window.y + part.y, part.width, part.height)
-    l0_box = footprint(window, size, l0_size)
-    x_px, y_px = (max(1, round(l0 / lv / 2)) for l0, lv in zip(l0_size, size, strict=True))
-    wide = Box(l0_box.x - x_px, l0_box.y - y_px, l0_box.width + 2 * x_px, l0_box.height + 2 * y_px)
-    upper = cache(lambda: pixels.read(0, wide))
+    above = footprint(window, size, up_size)
+    x_px, y_px = (max(1, round(up / lv / 2)) for up, lv in zip(up_size, size, strict=True))
+    wide = Box(above.x - x_px, above.y - y_px, above.width + 2 * x_px, above.height + 2 * y_px)
+    upper = cache(lambda: pixels.read(level - 1, wide))
 
     def reduced(x: int, y: int) -> np.ndarray:
-        return area_mean(_part(upper(), wide, l0_box, x, y), l0_box, window, size, l0_size)
+        return area_mean(_part(upper(), wide, above, x, y), above, window, size, up_size)
+
+    def reduced_source() -> np.ndarray:
+        number = old.above(size)
+        old_size = old.grids[number].size
+        box = footprint(window, size, old_size)
+        return area_mean(old.read(number, box), box, window, size, old_size)
 
     return Look(f"level {level} at {tuple(window[:2])}", lambda: pixels.read(level, window), lambda: reduced(0, 0),
                 _shifts(reduced, x_px, y_px), partial(old.read_size, size, window), inner(masked), furthest,
-                lambda: area_mean(old.read(0, l0_box), l0_box, window, size, l0_size))
+                reduced_source)
 
 
 def _built(pixels: TiffPixels, level: int, window: Box, furthest: float) -> Look:
@@ -180,7 +186,7 @@ def _thumbnail(before: Slide, after: Slide, mask: Mask, pixels: TiffPixels) -> I
     """The masked parts of the thumbnail, which are means of the smallest level that is larger."""
     shown, old = after.read_associated(THUMBNAIL), before.read_associated(THUMBNAIL)
     size = Size(shown.shape[1], shown.shape[0])
-    level = max(n for n, grid in enumerate(pixels.grids) if n == 0 or grid.size.width >= size.width)
+    level = pixels.above(size)
     lv_size, grid = pixels.grids[level].size, Grid(size, Size(WINDOW_PX, WINDOW_PX), True)
     for index in grid.touched(mask):
         window = grid.box(index).intersection(Box(0, 0, *size))

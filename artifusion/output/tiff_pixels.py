@@ -57,6 +57,10 @@ class TiffPixels:
         """Return a box of the level of that size."""
         return self.read(next(n for n, grid in enumerate(self.grids) if grid.size == size), lv_box)
 
+    def above(self, size: Size) -> int:
+        """Return the smallest level that is larger than a size; level 0 where none is."""
+        return max(n for n, grid in enumerate(self.grids) if n == 0 or grid.size.width > size.width)
+
     def _tile(self, level: int, index: int) -> np.ndarray | None:
         """Return a tile, uint8 (H, W, 3); None where it is missing, or damaged in the source as well."""
         page, stored = self._pages[level], self._stored[level]
