@@ -56,8 +56,13 @@ def colour_problems(regions: Sequence[Mapping[str, Any]], read: Read, mask: Mask
     for region in regions:
         if "mean_rgb" not in region:
             continue
+        try:
+            told = np.array(region["mean_rgb"], np.float64).reshape(3)
+        except (TypeError, ValueError):
+            problems.append(f"region {region['id']} tells no colour")
+            continue
         mean, count = mean_rgb(read, mask, Box(*map(int, region["l0_box"])))
-        off = float(np.abs(np.subtract(mean, region["mean_rgb"])).max())
+        off = float(np.abs(mean - told).max())
         if off > COLOUR_OFF + COLOUR_OFF_PX / max(1, count) ** 0.5:
             problems.append(f"region {region['id']} at {tuple(region['l0_box'][:2])} does not show what was painted: "
                             f"its mean colour is {off:.1f} grey levels off")

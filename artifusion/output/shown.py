@@ -16,6 +16,7 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from artifusion.ahead import ahead
 from artifusion.errors import SlideError
@@ -35,6 +36,7 @@ SAMPLED = 32                         # untouched segments of a built level that 
 WINDOW_PX = 512                      # side of the boxes in which pages without tiles are looked at
 NOISE = 1.5                          # grey levels, on average, that encoding explains without looking further
 BETTER = 0.7                         # of the distance to what should be shown: something else explains it better
+DETAIL_PX = 2                        # blur below which detail may be lost where colours are stored at half the size
 STALE = 0.3                          # of that distance: nearer to the source than encoding it again comes
 LOOKED_AHEAD = 8
 
@@ -69,7 +71,9 @@ class Look:
         stays = self.before is not None and self._distance(right, self.before()) < max(NOISE, distance / 2)
         if self.source and not stays and self._distance(shown, self.source()) < STALE * distance:
             return f"{self.name} shows what the source shows"
-        return f"{self.name} is {distance:.1f} grey levels off on average" if distance > self.furthest else ""
+        detail = self._distance(right, gaussian_filter(right, (DETAIL_PX, DETAIL_PX, 0)))
+        far = distance > self.furthest + detail              # encoders drop fine colours
+        return f"{self.name} is {distance:.1f} grey levels off on average" if far else ""
 
     def _distance(self, shown: np.ndarray, other: np.ndarray) -> float:
         return float(np.abs(shown[self.where].astype(np.int16) - other[self.where]).mean())

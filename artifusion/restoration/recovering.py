@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 from shapely import Polygon
 from shapely.affinity import translate
 
+from artifusion.errors import BROKEN_FILE
 from artifusion.evidence.donors import Hole
 from artifusion.evidence.recover import FAINT_ID, RECOVERED_ID, Recovery, recover
 from artifusion.files import REMEDY, sync, whole_file
@@ -46,9 +48,11 @@ class Recoveries:
         self._load = lru_cache(maxsize=HELD)(self._read)
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob("*.npz")):
-            with np.load(path) as held:
+            with suppress(*BROKEN_FILE), np.load(path) as held:             # what cannot be read is recovered again
                 region, number = map(int, path.stem.split("-"))
-                self._remember(region, number, Box(*held["l0_box"].tolist()), held["classes"], str(held["ink"]))
+                box = Box(*held["l0_box"].tolist())
+                if held["pixels"].shape[:2] == held["classes"].shape == (box.height, box.width):
+                    self._remember(region, number, box, held["classes"], str(held["ink"]))
 
     def add(self, region: Region, number: int, l0_box: Box, recovery: Recovery, part: tuple[slice, slice]) -> None:
         """Keep a piece of a region: the part of a recovery that lies in its box."""

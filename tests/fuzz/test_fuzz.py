@@ -22,6 +22,7 @@ from artifusion.output.codecs import jpeg
 from artifusion.output.output import Output
 from artifusion.output.patches import Patches
 from artifusion.restoration.grafting import Grafts
+from artifusion.restoration.recovering import Recoveries
 from artifusion.slide.reader import open_slide
 
 TESTS = Path(__file__).parents[1]
@@ -60,7 +61,7 @@ def test_a_tile_that_no_memory_holds_is_refused_before_openslide_ends_the_proces
     slide = write_pyramid_tiff(tmp_path / "slide.tif", [(277, 203)], tile=64, **YCBCR)
     with tifffile.TiffFile(slide, mode="r+b") as file:
         file.pages[0].tags["TileWidth"].overwrite(width)
-    with pytest.raises(SlideError, match=f"tells tiles of {width} x 64 px"):
+    with pytest.raises(SlideError, match=f"{width} x 64"):
         open_slide(slide)
 
 
@@ -127,16 +128,17 @@ def test_broken_work_of_an_interrupted_run_is_done_again(tmp_path):
     file.write_bytes(b"x" * file.stat().st_size)
     (tmp_path / "patches" / "not_ours.npy").touch()
     assert not Patches(tmp_path / "patches", slide, mask).done(canvas)
-    grafts = tmp_path / "grafts"
-    grafts.mkdir()
-    (grafts / "1.npz").write_bytes(b"PK\3\4 and no more")
-    assert not Grafts(grafts).filled
+    for folder, name in (("grafts", "1.npz"), ("recovered", "1-0.npz")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes(b"PK\3\4 and no more")
+    recoveries = Recoveries(tmp_path / "recovered")
+    assert not recoveries.pieces and not Grafts(tmp_path / "grafts", recoveries).filled
     output = Output(tmp_path / "out.tif", [slide.path])
     with pytest.raises(KeyboardInterrupt), output.work_on({"a": 1}):
         raise KeyboardInterrupt
     (tmp_path / "out.tif.partial" / "job.json").write_bytes(b"\xff")
-    with output.work_on({"a": 1}) as work:
-        assert json.loads((work / "job.json").read_text()) == {"a": 1}
+    with pytest.raises(OutputError, match="move it away"), output.work_on({"a": 1}):
+        pass                                                     # it might be anybody's
 
 
 @pytest.mark.parametrize("row", ["1,a,b,,c,d,e,0.1,mean,1,1", "x" + ",1" * 40, "\xff"])
