@@ -17,9 +17,7 @@ from artifusion.config import DenoiserConfig
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.errors import BROKEN_FILE, WeightsError, shortened
 from artifusion.files import sha256, whole_file
-from artifusion.pretrained import CONFIG, MODEL, embedded_names, find_weights, read_config
-
-CARD = "README.md"
+from artifusion.pretrained import CARD, CONFIG, MODEL, embedded_names, find_weights, read_config
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from artifusion.config import DenoiserConfig, describe
 from artifusion.errors import BROKEN_FILE, WeightsError, shortened
 
-CONFIG, MODEL = "config.json", "model.safetensors"
+FILES = CONFIG, MODEL, CARD = "config.json", "model.safetensors", "README.md"      # the card is for people
 DEFAULT_WEIGHTS = "he-small"
 
 

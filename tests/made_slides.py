@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import numpy as np
 import tifffile
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+
+from artifusion.output.tiffwriter import TiffWriter, integers
+from artifusion.slide import tiff
 
 APERIO = ("Aperio Image Library v11.2.1 \r\n{w}x{h} [0,0 {w}x{h}] (128x128) JPEG/RGB Q=80"
           "|AppMag = 20|MPP = 0.5000|Filename = made-up")
@@ -61,6 +65,23 @@ def write_pyramid_tiff(path: Path, sizes: list[tuple[int, int]], tile: int = 128
                 small = np.asarray(base.resize((size[0] // 5, size[1] // 5), Image.Resampling.BOX))
                 writer.write(small, rowsperstrip=16, photometric="rgb", metadata=None, **(RGB if encode else codec),
                              description=f"Aperio Image Library\n{size[0]}x{size[1]} -> {size[0] // 5}x{size[1] // 5}")
+    return path
+
+
+def write_tiled_tiff(path: Path, images: list[np.ndarray], tile: tuple[int, int], order: str = "<", big: bool = False
+                     ) -> Path:
+    """Levels in deflate tiles of any width and height, which tifffile does not write."""
+    width, height = tile
+    with path.open("wb") as file, TiffWriter(file, order, big) as writer:
+        for number, image in enumerate(images):
+            rows, columns = image.shape[:2]
+            tags = {254: [int(number > 0)], 256: [columns], 257: [rows], 258: [8, 8, 8], 259: [8], 262: [2], 277: [3],
+                    284: [1], 322: [width], 323: [height]}
+            padded = np.pad(image, ((0, -rows % height), (0, -columns % width), (0, 0)), mode="edge")
+            writer.add({code: integers(code, values, tiff.LONG if code < 258 or code > 300 else tiff.SHORT, order)
+                        for code, values in tags.items()}, True,
+                       [zlib.compress(np.ascontiguousarray(padded[y : y + height, x : x + width]).tobytes())
+                        for y in range(0, rows, height) for x in range(0, columns, width)])
     return path
 
 

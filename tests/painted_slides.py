@@ -12,7 +12,7 @@ from artifusion.mask.mask import Mask
 from artifusion.mask.regions import find_regions, plan_canvases
 from artifusion.output.patches import Patches
 from artifusion.output.provenance import geojson
-from artifusion.output.segments import Grid
+from artifusion.output.stored import Grid
 from artifusion.output.writer import write_slide
 from artifusion.slide import tiff
 from artifusion.slide.reader import open_slide
@@ -63,15 +63,31 @@ def restored(source, folder, suffix=None, color=(40, 180, 60)):
     return out, mask, facts(source, out, mask, report)
 
 
-def place_segment(path, index, segment):
-    """Let a segment of the first page be other bytes, appended to the file."""
+def place_segment(path, index, segment, page=0):
+    """Let a segment of a page be other bytes, appended to the file; empty ones make it sparse."""
     end = path.stat().st_size
-    with tifffile.TiffFile(path) as file:
-        tags, order = file.pages[0].tags, {"<": "little", ">": "big"}[file.byteorder]
-        places = [(tag.valueoffset, {3: 2, 4: 4, 16: 8}[int(tag.dtype)]) for tag in (tags[324], tags[325])]
-    with path.open("rb+") as file:
-        file.seek(end)
+    with path.open("ab") as file:
         file.write(segment)
-        for (at, size), value in zip(places, (end, len(segment)), strict=True):
-            file.seek(at + index * size)
-            file.write(value.to_bytes(size, order))
+    point_segment(path, index, end if segment else 0, len(segment), page)
+
+
+def point_segment(path, index, offset, length, page=0):
+    """Let a segment of a page lie elsewhere in the file; None leaves its offset or length as it is."""
+    with tifffile.TiffFile(path) as file:
+        tags, order = file.pages[page].tags, {"<": "little", ">": "big"}[file.byteorder]
+        found = [tags[codes[0] if codes[0] in tags else codes[1]] for codes in ((324, 273), (325, 279))]
+        places = [(tag.valueoffset, {3: 2, 4: 4, 16: 8}[int(tag.dtype)]) for tag in found]
+    with path.open("rb+") as file:
+        for (at, size), value in zip(places, (offset, length), strict=True):
+            if value is not None:
+                file.seek(at + index * size)
+                file.write(value.to_bytes(size, order))
+
+
+def hide_tag(path, code, page=0):
+    """Let a tag of a page have a code that no reader knows."""
+    with tifffile.TiffFile(path) as file:
+        at, order = file.pages[page].tags[code].offset, {"<": "little", ">": "big"}[file.byteorder]
+    with path.open("rb+") as file:
+        file.seek(at)
+        file.write((65000).to_bytes(2, order))

@@ -11,7 +11,7 @@ from artifusion.mask.classes import CLASSES
 from artifusion.mask.mask import Mask
 from artifusion.mask.writer import mask_geojson
 from artifusion.slide.reader import in_memory
-from benchmarks.quality.judge_detect import figures, folds_found, judged, shares
+from benchmarks.quality.judge_detect import folds_found, judged, shares, show_unlabelled, summary
 from benchmarks.quality.labelled import LabelledSlide, Place, agreement, labelled_slides
 
 SIZE = Size(1000, 800)
@@ -63,11 +63,19 @@ def test_a_fold_is_found_by_half_of_its_area(judge):
     assert [folds_found([judge(region)], 0.5)["found in part"] for region in (whole, part, none)] == [0, 1, 0]
 
 
+def test_a_crop_is_written_of_each_region_that_no_reader_saw(judge, tmp_path):
+    result = judge((110, 110, 190, 290, "fold", 0.9), (700, 500, 800, 600, "pen", 0.9),
+                   (700, 700, 720, 720, "dust", 0.3))
+    with in_memory(np.full((SIZE.height, SIZE.width, 3), 120, np.uint8), 0.5) as slide:
+        show_unlabelled(slide, result.regions, LABELS, tmp_path / "crops")
+    assert [path.name for path in (tmp_path / "crops").iterdir()] == ["made-0-pen-700-500.png"]
+
+
 def test_labels_fit_a_slide_of_another_size(judge):
     half = LabelledSlide("made", "none", "judge", Size(500, 400), 1.0, tuple(
         Place(shapely.affinity.scale(p.outline, 0.5, 0.5, origin=(0, 0)), p.first, p.second) for p in PLACES))
     found = (110, 110, 190, 290, "fold", 0.9), (600, 600, 700, 700, "fold", 0.9)
-    assert figures([judge(*found, labels=half)]) == figures([judge(*found)])
+    assert summary([judge(*found, labels=half)]) == summary([judge(*found)])
 
 
 def test_kappa_is_one_for_equal_readings_and_zero_for_chance():

@@ -48,7 +48,7 @@ class OneLineErrors(click.Group):
         try:
             return super().invoke(ctx)
         except ArtifusionError as error:
-            click.echo(f"artifusion: {error}", err=True)
+            click.echo(f"artifusion: {in_one_line(str(error))}", err=True)
             ctx.exit(1)
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):    # torch's words for it
@@ -60,6 +60,11 @@ class OneLineErrors(click.Group):
             click.echo("artifusion: interrupted; what was begun goes on when the same command is given again",
                        err=True)
             ctx.exit(143 if isinstance(interrupt, Terminated) else 130)
+
+
+def in_one_line(text: str) -> str:
+    """A text whose line breaks and whatever else a terminal would obey are escaped: files say much."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

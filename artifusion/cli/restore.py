@@ -25,6 +25,7 @@ from artifusion.mask.selection import NEEDS_A_MASK, POLARITIES, MaskSelection
 
 if TYPE_CHECKING:
     from artifusion.config import RestoreConfig
+    from artifusion.restoration.pipeline import Plan
     from artifusion.slide.reader import Slide
 
 
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
               help="What to repaint: an image of the slide at any scale (white = restore), GeoJSON of QuPath, or what "
                    "GrandQC or HistoQC wrote.  [default: what `artifusion detect` finds]")
 @click.option("--classes", callback=known_classes, metavar="A,B",
-              help="Only these of fold, bubble, pen, blur, dark, dust, other.  [default: all; of what is detected, all "
-                   "but fold and blur]")
+              help="Only these of fold, bubble, pen, blur, dark, dust, other.  [default: all of a --mask; none of "
+                   "what is detected]")
 @ANY_STAIN
 @MASK_FORMAT
 @click.option("-o", "--output", type=PATH, help="Default: NAME.restored.SUFFIX beside the slide.")
@@ -80,9 +81,9 @@ def restore(
 ) -> None:
     """Restore the masked part of SLIDE: tissue from elsewhere on it, joined by what a diffusion model paints.
 
-    Without --mask the artifacts are detected first, and OUTPUT.mask.png keeps what was found. Folds and blur are then
-    reported but not repainted, unless --classes names them: most of what is found as folds on large slides is normal
-    tissue. Only masked pixels change. SVS and tiled TIFF keep their container, and what the mask does not touch is
+    Without --mask the artifacts are detected first and reported, and those that --classes names are repainted:
+    OUTPUT.mask.png keeps what was found. Look before you name any, since most of what is found on clean slides is
+    normal tissue. Only masked pixels change. SVS and tiled TIFF keep their container, what the mask does not touch is
     copied byte for byte; other formats become a pyramidal BigTIFF. Beside the output lie OUTPUT.json (what was done,
     with which weights) and OUTPUT.geojson (the invented regions, for QuPath). An interrupted run goes on when the same
     command is given again; a finished one is done. Of a slide that was restored before, both hold the earlier passes
@@ -108,18 +109,17 @@ def restore(
         if opened.mpp is None and not quiet:
             say_scale(opened, settings.default_spacing_um)
         if mask is not None and dry_run:
-            from artifusion.output.forecast import forecast
             from artifusion.output.history import earlier_passes
-            from artifusion.restoration.pipeline import plan_output
+            from artifusion.restoration.pipeline import foresee, plan_output
 
-            target = plan_output(opened, output, mask, preview, overwrite=overwrite, same_size=same_size).target
+            planned = plan_output(opened, output, mask, preview, overwrite=overwrite, same_size=same_size)
             earlier_passes(opened, undeclared)
             if adapt_minutes or adapt_crops:
                 length = f"about {adapt_minutes:g} minutes" if adapt_minutes else f"{adapt_crops:,} crops"
                 click.echo(f"first {weights} learns from this slide's clean tissue: {length}")
-            output_line = f"{target.name}: {forecast(opened, target, lossless)}"
-            say_plan(opened, MaskSelection(mask, polarity, grow_um, classes, mask_format), settings, weights, quiet)
-            click.echo(output_line)
+            selection = MaskSelection(mask, polarity, grow_um, classes, mask_format)
+            plan = say_plan(opened, selection, settings, weights, quiet)
+            click.echo(f"{planned.target.name}: {foresee(opened, plan, planned, lossless)}")
             return
 
     from artifusion.restoration.pipeline import restore_slide
@@ -133,9 +133,9 @@ def restore(
         undeclared=undeclared, overwrite=overwrite, quiet=quiet,
     )
     if content is None:
-        unasked = "" if classes or mask else " unasked"
         well = " that can be restored well" if settings.doubtful == "keep" else ""
-        click.echo(f"{slide}: found nothing to restore{unasked}{well}; nothing written")
+        what = f"found nothing to restore{well}" if classes or mask else "--classes names nothing to restore"
+        click.echo(f"{slide}: {what}; nothing written")
         return
     written = (output or slide).with_name(content["output"]["name"])
     left = named_counts(content["mask"].get("left", {}))
@@ -158,8 +158,8 @@ def counted_regions(regions: Sequence[Any]) -> str:
     return f"{len(regions):,} region{'s' if len(regions) != 1 else ''}"
 
 
-def say_plan(slide: Slide, selection: MaskSelection, settings: RestoreConfig, weights: str, quiet: bool) -> None:
-    """What a restoration will paint: regions, canvases, evaluations."""
+def say_plan(slide: Slide, selection: MaskSelection, settings: RestoreConfig, weights: str, quiet: bool) -> Plan:
+    """Print what a restoration will paint, regions, canvases, evaluations, and return it."""
     from artifusion.pretrained import canvas_multiple
     from artifusion.restoration.pipeline import plan_restoration
 
@@ -170,3 +170,4 @@ def say_plan(slide: Slide, selection: MaskSelection, settings: RestoreConfig, we
     click.echo(f"{counted_regions(plan.regions)}, {plan.area_px:,} px ({share:.2f} % of the slide)")
     click.echo(f"{len(plan.canvases)} canvases, {settings.evaluations:,} evaluations each"
                + ("; fewer where regions turn out doubtful and are kept" if settings.doubtful == "keep" else ""))
+    return plan

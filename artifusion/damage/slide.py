@@ -25,6 +25,7 @@ from artifusion.mask.outlines import rectilinear
 from artifusion.mask.regions import Canvas, find_regions
 from artifusion.output.container import container_of, say_left_out
 from artifusion.output.history import earlier_passes
+from artifusion.output.lookover import look_over, scanned
 from artifusion.output.output import Output, beside, digest
 from artifusion.output.patches import Patches
 from artifusion.output.progress_bar import byte_bar
@@ -87,7 +88,8 @@ def damage_slide(
             if work is None:                                          # an earlier run had published everything
                 return spots
             line = tqdm(spots, desc="damaging", unit="artifact", disable=quiet or None)
-            mask = paint_spots(line, slide, work / "patches")
+            mask = scanned(paint_spots(line, slide, work / "patches"), slide)
+            look_over(slide, mask, output.target)
             report = write_slide(Patches(work / "patches", slide, mask), output.target,
                                  note=f"{len(spots)} synthetic artifacts painted", work=work,
                                  progress=byte_bar("writing", quiet))

@@ -9,10 +9,12 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import torch
 from safetensors.torch import load
+from scipy.special import expit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,7 +47,10 @@ class FoldNet(nn.Module):
         for level, skip in zip(reversed(self.up), reversed(kept[:-1]), strict=True):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
             x = level(torch.cat([x, skip], 1))
-        return self.out(x)
+        logits = cast(Tensor, self.out.bias)
+        for channel, weight in zip(x.split(1, dim=1), self.out.weight.flatten(), strict=True):
+            logits = logits + weight * channel          # in one order: conv2d's depends on the number of threads
+        return logits
 
 
 def _conv(inputs: int, outputs: int) -> nn.Sequential:
@@ -87,7 +92,7 @@ def folds(look: Look, mpp: float) -> FoldProbability:
             padded = resized(padded, *(side // factor for side in padded.shape[:2]))
         logits = network()(network_input(padded, look))
         logits = F.interpolate(logits, scale_factor=float(factor), mode="bilinear", align_corners=False)
-        return torch.sigmoid(logits)[0, 0, :height, :width].numpy()
+        return expit(logits[0, 0, :height, :width].numpy())
 
     return probability
 

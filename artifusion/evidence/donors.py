@@ -43,7 +43,7 @@ class Weights:
     """What counts how much in a donor's cost (benchmarks/quality/donors.py chose them, seams.py that of the edge)."""
 
     ring: float = 1.0
-    edge: float = 1.0
+    edge: float = 2.0
     inside: float = 1.5
     grain: float = 3.0
     tone: float = 3.0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ INDEX_UM = (2.0, 4.0, 8.0, 16.0)     # um per pixel of the picture: the finest w
 SMALL_PX = 1_000_000                 # up to so many pixels, finer than 4 um per pixel
 FULL_PX = 40_000_000                 # of a picture: 160 MB with what is usable
 NEAR_PX = 720                        # side of the part around a hole that is searched as it is
+NEAR_KEPT = 2                        # of these parts: threads look around several holes, 25 MB each
 MARGIN_UM = 4.0                      # around what is masked, that is no donor either
 LEAST_GLASS, MOST_GLASS = 200, 235   # darkest channel from which on a pixel may be, and is, glass
 GLASS_SPREAD = 8                     # grey levels below the lightest pixels that glass may be dark
@@ -83,17 +84,20 @@ class DonorIndex:
         return free
 
     def near(self, l0_centre: Point) -> tuple[Picture, Point]:
-        """The part of the picture around a place, ready to be searched, and its first pixel. The last one is kept."""
+        """The part of the picture around a place, ready to be searched, and its first pixel. The last few are kept."""
         side = NEAR_PX // 8                                          # pieces of one region ask for the same part
         origin = Point(*(min(max(0, round((at / self.step - NEAR_PX / 2) / side) * side), max(0, length - NEAR_PX))
                          for at, length in zip(l0_centre, self.size, strict=True)))
-        kept = self.__dict__.get("_near")
-        if kept is None or kept[1] != origin:
+        return self._near(origin), origin
+
+    @cached_property
+    def _near(self) -> Callable[[Point], Picture]:
+        def picture(origin: Point) -> Picture:
             part = Box(*origin, NEAR_PX, NEAR_PX).slices()
-            seen = features(opponent(self.picture[part]), self.usable[part], self.step * self.mpp)
-            kept = Picture(seen, self.usable[part]), origin
-            self.__dict__["_near"] = kept
-        return kept
+            return Picture(features(opponent(self.picture[part]), self.usable[part], self.step * self.mpp),
+                           self.usable[part])
+
+        return lru_cache(maxsize=NEAR_KEPT)(picture)
 
     @property
     def size(self) -> Size:

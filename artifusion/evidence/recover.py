@@ -32,6 +32,7 @@ TILE_PX, MARGIN_PX = 1024, 64
 GLASS = 223                 # grey level of the darkest channel of glass
 LEAST_SCALE = 25.5          # grey levels: spread of tissue below which levels are not relative to it
 LEAST_CLEAN_PX = 2_000      # without so much clean tissue nothing is recovered
+LEAST_INK = 0.02            # optical density of a place that counts as inked
 MOST_ODD = 0.3              # share of colours that no clean tissue has, above which the fit failed
 PATCH_PX = 256              # side of the clean piece on which noise is measured
 LOOKED_AT = 200_000         # pixels of those around the ink
@@ -85,6 +86,8 @@ def recover(image: np.ndarray, mask: np.ndarray, reference: np.ndarray | None = 
     places = Places(colours, image, known, max(PLACE_PX, round(1 / mpp)), mpp)
     sample = Sample.of(image, mask, places, max(1, int((mask.sum() / SAMPLE) ** 0.5)))
     fit = fit_ink(image, mask, sample, colours, patch, mpp)
+    if fit.thickness.max() <= LEAST_INK:
+        return unrecovered(image, mask, "no ink is seen there")
     if fit.odd > MOST_ODD:
         return unrecovered(image, mask, f"{fit.odd:.0%} of the colours below the ink are those of no clean tissue", fit)
     recovered, level, thickness = image.copy(), np.zeros(mask.shape, np.float32), []
@@ -213,7 +216,7 @@ def told(image: np.ndarray, recovered: np.ndarray, mask: np.ndarray, level: np.n
     names = ("recovered", "faint", "painted")
     if failed is None and mask.any() and counts[PAINTED_ID] == masked:
         failed = "the ink is opaque"
-    spectrum = None if fit is None else fit.ink.density(np.array([np.median(fit.thickness[fit.thickness > 0.02])]))
+    spectrum = None if fit is None else fit.ink.density(np.array([np.median(fit.thickness[fit.thickness > LEAST_INK])]))
     facts = {
         "spectrum": None if spectrum is None else (spectrum[:, 0] / spectrum.max()).round(3).tolist(),
         "thickness": np.quantile(thickness, [0.5, 0.99]).round(3).tolist() if len(thickness) else None,

@@ -12,6 +12,7 @@ TONE_UM = 12.0              # blur under which colours are compared
 STEP_UM = 2.0               # um per pixel at which this is done
 CELL_UM = 12.0              # side of the cells of the field that comes of it
 MOST = 24.0                 # grey levels by which a colour is moved at most
+MOST_GLASS = 3.0            # ... glass: what differs more is no glass on one side
 FEWEST_PX = 50              # of glass, by which glass is moved
 BESIDE = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32) / 4       # the mean of the pixels beside one
 
@@ -38,7 +39,8 @@ def tone_of(donor: np.ndarray, pixels: np.ndarray, known: np.ndarray, mpp: float
     low = cv2.GaussianBlur(low, (0, 0), sigma_px / 2)
     cell = max(1, round(CELL_UM / (step * mpp)))
     low = reduced(np.pad(low, [*((0, -length % cell) for length in low.shape[:2]), (0, 0)], mode="edge"), cell)
-    field, (red, green, blue) = (np.rint(np.clip(each, -MOST, MOST) / UNIT).astype(np.int8) for each in (low, shift))
+    field, (red, green, blue) = (np.rint(np.clip(each, -most, most) / UNIT).astype(np.int8)
+                                 for each, most in ((low, MOST), (shift, MOST_GLASS)))
     return Tone(step * cell, len(field), field.tobytes(), (int(red), int(green), int(blue)), lightest)
 
 

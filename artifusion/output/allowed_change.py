@@ -75,7 +75,7 @@ def jpeg_reason(headers: tuple[jpeg.Header, jpeg.Header], shift: np.ndarray, ree
     shift = zeroed(shift, touched)
     width, height = (8 * factor for factor in new.sampling)
     beside = with_neighbours(per_block(np.logical_or, touched, width, height), across=True, down=True)
-    error = max(float(np.sqrt(np.square(table).sum())) for table in map(np.array, new.quantisation)) / 2 / 8
+    error = quantisation_error(new)
     smaller = np.minimum(largest_channel(np.abs(reencoded_shift)), largest_channel(np.abs(shift)))
     light = shift @ (np.array([0.299, 0.587, 0.114]) if photometric == jpeg.YCBCR else np.full(3, 1 / 3))
     peak = np.where(beside, 0, per_block(np.maximum, smaller, width, height))
@@ -91,6 +91,11 @@ def jpeg_reason(headers: tuple[jpeg.Header, jpeg.Header], shift: np.ndarray, ree
             corner = (lv_box.x + int(column) * width, lv_box.y + int(row) * height)
             return f"{what}, by {moved.max():.1f} grey levels at {corner}; encoding explains {limit:.1f}"
     return ""
+
+
+def quantisation_error(header: jpeg.Header) -> float:
+    """Return the grey levels, root mean square over a block, by which quantising with a segment's tables moves it."""
+    return max(float(np.sqrt(np.square(table).sum())) for table in map(np.array, header.quantisation)) / 2 / 8
 
 
 def largest_channel(pixels: np.ndarray) -> np.ndarray:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -16,9 +14,11 @@ from artifusion.mask.mask import Mask
 from artifusion.output.allowed_change import jpeg_reason, moved_reason, reencoded_reason
 from artifusion.output.codecs import jpeg
 from artifusion.output.codecs.block_arrays import zeroed
-from artifusion.output.codecs.segment_codecs import Jpeg2000Codec, JpegCodec, codec_of
+from artifusion.output.codecs.segment_codecs import Jpeg2000Codec, JpegCodec
 from artifusion.output.container import generic_pyramid, level_pages, thumbnail_page
-from artifusion.output.segments import Grid, PixelChange
+from artifusion.output.description import WORD, only_noted
+from artifusion.output.segments import PixelChange
+from artifusion.output.stored import StoredPage
 from artifusion.slide import tiff
 from artifusion.slide.reader import Slide
 
@@ -43,22 +43,6 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         return {"segments": self.segments, "touched": self.touched, "encoded_whole": self.whole,
                 "identical": self.identical, "outside": self.outside.to_dict()}
-
-
-@dataclass(frozen=True)
-class StoredPage:
-    """A directory of an open file, whose segments can be read."""
-
-    file: io.BufferedReader
-    page: tiff.Page
-
-    @cached_property
-    def grid(self) -> Grid:
-        return Grid.of(self.page)
-
-    def segment(self, index: int) -> bytes:
-        """Return the compressed bytes of a segment; empty for a sparse one."""
-        return tiff.read_segment(self.file, self.page, index)
 
 
 def compare_copied(before: Slide, after: Slide, mask: Mask, comparison: Comparison) -> list[str]:
@@ -95,7 +79,7 @@ def compare_generic(before: Slide, after: Slide, mask: Mask, comparison: Compari
             old = StoredPage(old_file, old_tiff.pages[level.page])
             new = StoredPage(new_file, new_tiff.pages[new_pages[number]])
             try:
-                if codec_of(old.page) != codec_of(new.page):
+                if old.codec != new.codec:
                     problems.append(f"level {number}: its codec changed")
             except SlideError as error:
                 problems.append(f"level {number}: {error}")
@@ -139,47 +123,53 @@ def changed_segments(old: StoredPage, new: StoredPage, indices: np.ndarray) -> l
     return changed
 
 
-def same_bytes(file: io.BufferedReader, other: io.BufferedReader, length: int) -> bool:
+def same_bytes(file: BinaryIO, other: BinaryIO, length: int) -> bool:
     """Return whether the next `length` bytes of two files are the same; moves both."""
     piece, other_piece = bytearray(COMPARED_BYTES), bytearray(COMPARED_BYTES)
     while length:
         if length < len(piece):
             piece, other_piece = bytearray(length), bytearray(length)
-        count = file.readinto(piece)
-        if count != len(piece) or other.readinto(other_piece) != count or piece != other_piece:
+        count = file.readinto(piece)                          # type: ignore[attr-defined]
+        if count != len(piece) or other.readinto(other_piece) != count or piece != other_piece:   # type: ignore
             return False
         length -= count
     return True
 
 
 def _tag_problems(number: int, old: tiff.Page, new: tiff.Page) -> list[str]:
-    """Return the tags of a directory that changed, except where segments lie and the note in the description."""
-    location = {*tiff.OFFSETS.values(), *tiff.COUNTS.values()}
+    """Return the tags of a directory that changed, except where segments lie and the note in the first one's texts."""
+    free = {*tiff.OFFSETS.values(), *tiff.COUNTS.values()}
+    texts = [code for code in {*old.tags, *new.tags} if number == 0 and code % tiff.REPEATED in (
+        tiff.DESCRIPTION, tiff.SOFTWARE)]
+    free |= {code for code in texts if only_noted(old.text(code), new.text(code))}
     changed = [code for code in sorted(old.tags.keys() | new.tags.keys())
-               if code not in location and old.tags.get(code) != new.tags.get(code)
-               and (number, code) != (0, tiff.DESCRIPTION)]
-    problems = [f"directory {number}: tag {code} changed" for code in changed]
-    text = old.text(tiff.DESCRIPTION).rstrip("\0 \r\n")
-    if number == 0 and not new.text(tiff.DESCRIPTION).startswith(text):
-        problems.append("the image description changed before its note")
+               if code not in free and old.tags.get(code) != new.tags.get(code)]
+    problems = [f"directory {number}: tag {code % tiff.REPEATED} changed" for code in changed]
+    if number == 0 and not any(new.text(code).count(WORD) > old.text(code).count(WORD) for code in texts):
+        problems.append("no text of the first directory tells what was restored")
     return problems
 
 
 def touched_reason(old: StoredPage, new: StoredPage, index: int, mask: Mask, comparison: Comparison) -> str:
     """Return why a touched segment is wrong outside the mask; empty where it is as its codec leaves it there."""
     old_data, new_data = old.segment(index), new.segment(index)
-    if old_data == new_data or not (old_data and new_data):
-        return "" if old_data == new_data else "it became sparse, or is no longer"
+    if old_data == new_data or not new_data:
+        return "" if old_data == new_data else "it became sparse"
+    if not old_data:                                         # built from level 0 where the mask touches it
+        comparison.whole += 1
+        return "it is no longer sparse" if old.grid.size == mask.l0_size else ""
     lv_box = old.grid.box(index).intersection(Box(0, 0, *old.grid.size))
     touched, shown = mask.coverage(old.grid.size, lv_box), np.s_[: lv_box.height, : lv_box.width]
     try:
-        codec, new_codec = codec_of(old.page), codec_of(new.page)
+        codec, new_codec = old.codec, new.codec
         old_samples, new_samples = codec.decode(old_data), new_codec.decode(new_data)
         if old_samples.shape != new_samples.shape:
             return f"its size changed from {old_samples.shape} to {new_samples.shape}"
         shift = (new_samples.astype(np.int16) - old_samples)[shown]
         comparison.outside.add(old_samples[shown], new_samples[shown], ~touched)
-        if comparison.same_size and isinstance(codec, Jpeg2000Codec):
+        anew = bool(codec.why_not(old_data))                   # not written in its own form
+        comparison.whole += anew
+        if anew or (comparison.same_size and isinstance(codec, Jpeg2000Codec)):
             return reencoded_reason(shift, touched, lv_box)
         beyond = zeroed(shift, codec.reach(touched, old_data))
         if not isinstance(codec, JpegCodec) or not isinstance(new_codec, JpegCodec):

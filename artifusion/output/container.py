@@ -14,7 +14,7 @@ from artifusion.errors import ConfigError, OutputError, SlideError
 from artifusion.geometry import Box, Size
 from artifusion.output.codecs.segment_codecs import Jpeg2000Codec, codec_of
 from artifusion.output.reencode import SMALLEST_PX, half_size
-from artifusion.output.segments import Grid
+from artifusion.output.stored import Grid, StoredPage
 from artifusion.slide import tiff
 from artifusion.slide.pages import left_out
 from artifusion.slide.reader import TIFF_VENDORS, ImageSlide, Slide
@@ -22,6 +22,7 @@ from artifusion.slide.reader import TIFF_VENDORS, ImageSlide, Slide
 TIFF_SUFFIXES = (".tif", ".tiff")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 LARGEST_STEP = 4.5                       # a level more than this many times smaller than the one before leaves a gap
+THUMBNAIL = "thumbnail"
 DECODERS_DIFFER = 4                      # grey levels by which two decoders of one codec may differ
 
 
@@ -58,6 +59,8 @@ def source_levels(slide: Slide) -> SourceLevels:
         raise SlideError(f"{slide.vendor} files cannot be copied segment by segment")
     source = tiff.read_tiff(slide.path)
     for page in source.pages:
+        if len(page.offsets) != len(page.counts):
+            raise SlideError(f"holds {len(page.offsets)} offsets of segments and {len(page.counts)} lengths")
         pointer = next((name for code, name in tiff.POINTERS.items() if code in page.tags), "")
         if pointer:
             raise SlideError(f"holds {pointer}")
@@ -80,18 +83,18 @@ def level_pages(source: tiff.Tiff, slide: Slide) -> list[int] | None:
 
 
 def segment_reason(file: BinaryIO, page: tiff.Page, level0_of: Slide | None = None) -> str:
-    """Return why the segments of a page cannot be written again; empty where they can. Looks at the largest one.
+    """Return why the segments of a page cannot be written again; empty where they can. Looks at the largest ones.
 
     Args:
         file: the file of the page.
         level0_of: the slide whose level 0 the page is: OpenSlide must show the pixels that the codec decodes.
     """
+    stored = StoredPage(file, page)
     try:
-        codec, grid = codec_of(page), Grid.of(page)
+        codec, grid = stored.codec, stored.grid
         if len(page.offsets) != grid.columns * grid.rows:
             return f"{len(page.offsets)} segments where the size asks for another number"
-        index = int(np.argmax(page.counts))
-        data = tiff.read_segment(file, page, index)
+        index, data = stored.pattern
         if not data:
             return ""
         samples = codec.decode(data)
@@ -106,6 +109,20 @@ def segment_reason(file: BinaryIO, page: tiff.Page, level0_of: Slide | None = No
         return reason
     except SlideError as error:
         return str(error)
+
+
+def restored_pages(slide: Slide, container: str) -> dict[int, str]:
+    """Return the source's directories whose touched segments are written again, with their names.
+
+    Raises:
+        SlideError: the slide is not written into a "copied" container or a "pyramid".
+    """
+    if container == "pyramid":
+        return {level.page: f"level {n}" for n, level in enumerate(generic_pyramid(slide)) if level.page is not None}
+    levels = source_levels(slide)
+    thumbnail = thumbnail_page(levels.file, slide)
+    return {number: f"level {level}" for level, number in enumerate(levels.pages)} | (
+        {} if thumbnail is None else {thumbnail: THUMBNAIL})
 
 
 def thumbnail_page(source: tiff.Tiff, slide: Slide) -> int | None:

@@ -25,9 +25,11 @@ class Forecast:
     reason: str                          # why it gets this container
     size_bytes: int
     basis: str                           # what size_bytes was computed from
+    whole: int = 0                       # touched segments that cannot be written in their own form
 
     def __str__(self) -> str:
-        return f"{self.container} ({self.reason}): about {self.size_bytes / 1e6:,.1f} MB, {self.basis}"
+        whole = f"; {self.whole} of the touched tiles encoded whole, not in place" if self.whole else ""
+        return f"{self.container} ({self.reason}): about {self.size_bytes / 1e6:,.1f} MB, {self.basis}{whole}"
 
 
 def forecast(slide: Slide, out: Path, lossless: bool = False) -> Forecast:

@@ -59,6 +59,14 @@ class Output:
         if not self._is_done(job):
             self._check_files(None if job is None else _text(job))
 
+    def check_space(self, needed: int) -> None:
+        """Raise OutputError where the disk has no room for so many bytes; what an interrupted run left counts in."""
+        free = shutil.disk_usage(self.target.parent).free
+        held = sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
+        if needed > free + held:
+            raise OutputError(f"{self.target}: needs about {needed / 1e6:,.0f} MB, and {(free + held) / 1e6:,.0f} MB "
+                              "are free there; make room, or write somewhere else with -o")
+
     @contextmanager
     def work_on(self, job: Mapping[str, Any]) -> Iterator[Path | None]:
         """The work folder, with what an interrupted run of the same job left in it; None where that job is done.

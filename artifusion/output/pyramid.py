@@ -11,7 +11,7 @@ from artifusion.geometry import Box, Size
 from artifusion.output.codecs.segment_codecs import codec_of
 from artifusion.output.container import PlannedLevel
 from artifusion.output.reencode import LevelSpool, Metadata, halved, level_spools
-from artifusion.output.segments import Grid
+from artifusion.output.stored import Grid
 from artifusion.output.tiffwriter import TiffWriter, segments_of
 from artifusion.slide import tiff
 
@@ -68,9 +68,22 @@ def missing_below(plan: Sequence[PlannedLevel], number: int) -> list[Size]:
 def build_levels(out: Path, page: tiff.Page, sizes: Sequence[Size], lossless: bool) -> dict[Size, LevelSpool]:
     """Build the levels below a written one, each half of the one above; their segments wait on disk beside the file."""
     spools = level_spools(sizes, out.parent, lossless)
-    for rows in level_rows(out, page):
+    for rows in even_pieces(level_rows(out, page)):
         spools[0].add(halved(rows))
     return {spool.size: spool for spool in spools}
+
+
+def even_pieces(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield rows of pixels in pieces of even height, but for the last: pairs of rows stay together."""
+    left = None
+    for rows in pieces:
+        together = rows if left is None else np.concatenate([left, rows])
+        even = len(together) // 2 * 2
+        left = together[even:] if even < len(together) else None
+        if even:
+            yield together[:even]
+    if left is not None:
+        yield left
 
 
 def level_rows(path: Path, page: tiff.Page) -> Iterator[np.ndarray]:

@@ -40,6 +40,7 @@ class Metadata:
     mpp_xy: tuple[float, float] | None     # um per level-0 pixel along x and y
     icc: bytes | None
     description: str                 # ImageDescription of level 0
+    software: str = "artifusion"     # Software of level 0
 
     def tags(self, size: Size, level0: bool, order: str = "<") -> dict[int, Tag]:
         """Return the tags of a level of this size that state its scale and colours, and on level 0 the description.
@@ -47,7 +48,8 @@ class Metadata:
         The resolution is in pixels per CENTIMETER, from which OpenSlide computes mpp.
         """
         tags = {tiff.SUBFILE: integers(tiff.SUBFILE, [0 if level0 else 1], tiff.LONG, order)}
-        for code, text in ((tiff.DESCRIPTION, self.description if level0 else None), (tiff.SOFTWARE, "artifusion")):
+        for code, text in ((tiff.DESCRIPTION, self.description if level0 else None),
+                           (tiff.SOFTWARE, self.software if level0 else "artifusion")):
             if text is not None:
                 raw = text.encode(errors="surrogateescape") + b"\0"
                 tags[code] = Tag(code, tiff.ASCII, len(raw), raw)

@@ -1,73 +1,24 @@
-"""Compressed segments of a level: which of them the mask touches, and what these hold once they are restored."""
+"""Compressed segments of a level, once they are restored: the touched ones decoded, painted and encoded again."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from artifusion.ahead import ahead
 from artifusion.geometry import Box, Size
-from artifusion.mask.mask import Mask, blocks, footprint, footprint_edges, level_box
+from artifusion.mask.mask import Mask, blocks, footprint, footprint_edges
 from artifusion.output.codecs.block_arrays import copy_where
-from artifusion.output.codecs.segment_codecs import Codec
 from artifusion.output.patches import Patches
-from artifusion.slide import tiff
+from artifusion.output.stored import StoredPage, touched_segments
 
 AVERAGED_PX = 1024                  # side of the level-0 boxes that are averaged at once
 RESTORED_AHEAD = 8                  # touched segments in work while the ones before them are written
-
-
-@dataclass(frozen=True)
-class Grid:
-    """How a page is cut into segments: tiles of one size, or strips, of which the last may be lower."""
-
-    size: Size                        # of the page, in its own pixels
-    segment: Size
-    tiled: bool
-
-    @classmethod
-    def of(cls, page: tiff.Page) -> Grid:
-        size = Size(page.number(tiff.WIDTH), page.number(tiff.HEIGHT))
-        if page.tiled:
-            return cls(size, Size(page.number(tiff.TILE_WIDTH), page.number(tiff.TILE_HEIGHT)), True)
-        return cls(size, Size(size.width, min(size.height, page.number(tiff.ROWS_PER_STRIP, size.height))), False)
-
-    @property
-    def columns(self) -> int:
-        return -(-self.size.width // self.segment.width)
-
-    @property
-    def rows(self) -> int:
-        return -(-self.size.height // self.segment.height)
-
-    def box(self, index: int) -> Box:
-        """Return the box of a segment's stored pixels; tiles at the right and lower edge reach beyond the page."""
-        row, column = divmod(index, self.columns)
-        box = Box(column * self.segment.width, row * self.segment.height, *self.segment)
-        return box if self.tiled else box.intersection(Box(0, 0, *self.size))
-
-    def touched(self, mask: Mask) -> list[int]:
-        """Return the indices of the segments with a pixel whose footprint holds a masked level-0 pixel, rising."""
-        candidates: set[int] = set()
-        for index, area in enumerate(mask.areas_px):
-            if area:
-                candidates.update(self.over(level_box(mask.polygons[index].bounds, self.size, mask.l0_size)))
-        frame = Box(0, 0, *self.size)
-        return [i for i in sorted(candidates) if mask.coverage(self.size, self.box(i).intersection(frame)).any()]
-
-    def over(self, lv_box: Box) -> Iterator[int]:
-        """Yield the indices of the segments that a box overlaps, rising."""
-        inside = lv_box.intersection(Box(0, 0, *self.size))
-        if not inside.empty:
-            for row in range(inside.y // self.segment.height, (inside.bottom - 1) // self.segment.height + 1):
-                for column in range(inside.x // self.segment.width, (inside.right - 1) // self.segment.width + 1):
-                    yield row * self.columns + column
 
 
 @dataclass
@@ -122,28 +73,35 @@ class Change:
         self.outside.include(other.outside)
 
 
-def restored_segments(file: BinaryIO, page: tiff.Page, codec: Codec, mask: Mask, patches: Patches, change: Change
+def restored_segments(stored: StoredPage, mask: Mask, patches: Patches, change: Change
                       ) -> Generator[tuple[int, bytes], None, None]:
     """Yield (index, new bytes) of every segment that the mask touches: decoded, painted, and encoded like the old one.
 
     Args:
-        file: the slide's file.
+        stored: the slide's page.
         change: counts what happened to the segments that were yielded.
 
     On level 0 masked pixels come from the patches. On other levels a pixel whose footprint holds a masked pixel
     becomes the mean of the painted level 0 over that footprint. All other pixels are encoded as they were decoded;
-    what `Codec.reach` leaves out is decoded unchanged. Sparse segments stay sparse: nothing was scanned there.
+    what `Codec.reach` leaves out is decoded unchanged. A segment that cannot be written in its own form is encoded
+    whole in that of another one (`StoredPage.like`), and a missing one of a reduced level is built from level 0.
 
     Threads work on up to RESTORED_AHEAD segments in advance and read the slide, so close the generator before the
     slide. Memory: four times the pixels of each of these, and AVERAGED_PX squared of level 0.
     """
-    grid = Grid.of(page)
+    grid, codec = stored.grid, stored.codec
 
-    def restored(segment: tuple[int, bytes]) -> tuple[int, bytes, Change]:
-        index, old = segment
-        before = codec.decode(old)
-        lv_box = grid.box(index).intersection(Box(0, 0, *grid.size))
+    def restored(segment: tuple[int, bytes, bytes]) -> tuple[int, bytes, Change]:
+        index, old, like = segment
+        box = grid.box(index)
+        lv_box = box.intersection(Box(0, 0, *grid.size))
         shown = np.s_[: lv_box.height, : lv_box.width]
+        if not old:
+            colours = painted_means(mask, patches, grid.size, lv_box, np.ones((lv_box.height, lv_box.width), bool))
+            beyond = ((0, box.height - lv_box.height), (0, box.width - lv_box.width), (0, 0))
+            samples = np.pad(codec.samples(colours), beyond, "edge")
+            return index, codec.encode(samples, like, np.ones(samples.shape[:2], bool)), Change(1, 1)
+        before = stored.decode(index, old)
         touched = np.zeros(before.shape[:2], bool)
         touched[shown] = mask.coverage(grid.size, lv_box)
         samples = before.copy()
@@ -153,14 +111,13 @@ def restored_segments(file: BinaryIO, page: tiff.Page, codec: Codec, mask: Mask,
         else:
             colours = painted_means(mask, patches, grid.size, lv_box, touched[shown])
         copy_where(samples[shown], codec.samples(colours), touched[shown])
-        new = codec.encode(samples, old, touched)
+        new = codec.encode(samples, like, touched if like is old else np.ones_like(touched))
         after = codec.decode(new)
-        own = Change(1, int(((before != after) & ~codec.reach(touched, old)[..., None]).any()))
+        own = Change(1, int(like is not old or ((before != after) & ~codec.reach(touched, old)[..., None]).any()))
         own.outside.add(before[shown], after[shown], ~touched[shown])
         return index, new, own
 
-    stored = ((index, old) for index in grid.touched(mask) if (old := tiff.read_segment(file, page, index)))
-    with closing(ahead(restored, stored, RESTORED_AHEAD, os.cpu_count() or 1)) as segments:
+    with closing(ahead(restored, touched_segments(stored, mask), RESTORED_AHEAD, os.cpu_count() or 1)) as segments:
         for index, new, own in segments:
             change.include(own)
             yield index, new

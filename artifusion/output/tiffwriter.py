@@ -15,11 +15,11 @@ from artifusion.errors import SlideError
 from artifusion.slide.tiff import (
     ASCII,
     COUNTS,
-    DESCRIPTION,
     INTEGERS,
     LONG,
     LONG8,
     OFFSETS,
+    REPEATED,
     SHORT,
     Page,
     Tag,
@@ -116,7 +116,7 @@ class TiffWriter:
             new_tags[OFFSETS[tiled]] = integers(OFFSETS[tiled], offsets, LONG8 if self.big else LONG, self.order)
             new_tags[COUNTS[tiled]] = integers(COUNTS[tiled], counts, kind, self.order)
         if new_tags.keys() != tags.keys():                   # otherwise the source's order stays
-            new_tags = dict(sorted(new_tags.items()))
+            new_tags = in_order(new_tags)
         self._link = _write_page(self._target, list(new_tags.values()), self._link, self.order, self.big)
         self._end = self._target.tell()
         return Page(new_tags, self.order)
@@ -155,13 +155,13 @@ class TiffWriter:
             self._progress(length)
 
 
-def copy_tiff(source: Tiff, out: Path, replaced: Callable[[int], Iterable[tuple[int, bytes]]], description: bytes,
-              big: bool, progress: Callable[[int], None] | None = None) -> None:
+def copy_tiff(source: Tiff, out: Path, replaced: Callable[[int], Iterable[tuple[int, bytes]]],
+              texts: Mapping[int, bytes], big: bool, progress: Callable[[int], None] | None = None) -> None:
     """Write a file with every directory, tag and segment of `source`, in the same byte order. It is not synced.
 
     Args:
         replaced: number of a directory -> (index, bytes) of its segments that get other bytes, rising.
-        description: the new ImageDescription of the first directory.
+        texts: the text tags of the first directory that change, by code.
         big: write BigTIFF.
 
     Raises:
@@ -169,15 +169,20 @@ def copy_tiff(source: Tiff, out: Path, replaced: Callable[[int], Iterable[tuple[
     """
     with out.open("wb") as target, TiffWriter(target, source.order, big, source, progress) as writer:
         for number, page in enumerate(source.pages):
-            tags = dict(page.tags) if number else _with_description(page.tags, description)
+            tags = dict(page.tags) if number else with_texts(page.tags, texts)
             writer.add(tags, page.tiled, segments_of(page, replaced(number)))
 
 
-def _with_description(tags: Mapping[int, Tag], description: bytes) -> dict[int, Tag]:
-    """Return tags with another ImageDescription."""
-    text = description + b"\0"
-    changed = {**tags, DESCRIPTION: Tag(DESCRIPTION, ASCII, len(text), text)}
-    return changed if DESCRIPTION in tags else dict(sorted(changed.items()))
+def with_texts(tags: Mapping[int, Tag], texts: Mapping[int, bytes]) -> dict[int, Tag]:
+    """Return tags with other texts, by code."""
+    changed = {**tags, **{key: Tag(key % REPEATED, ASCII, len(text) + 1, text + b"\0")
+                        for key, text in texts.items()}}
+    return changed if texts.keys() <= tags.keys() else in_order(changed)
+
+
+def in_order(tags: Mapping[int, Tag]) -> dict[int, Tag]:
+    """Return tags sorted by their code, as a directory has them."""
+    return dict(sorted(tags.items(), key=lambda item: item[1].code))
 
 
 def integers(code: int, values: Sequence[int], kind: int, order: str) -> Tag:

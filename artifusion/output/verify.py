@@ -20,8 +20,12 @@ from artifusion.mask.geojson import features_of
 from artifusion.mask.mask import Mask
 from artifusion.output.allowed_change import REENCODED_BLOCK_LIMIT, REENCODED_BLOCK_PX, worst_block
 from artifusion.output.compare import Comparison, compare_copied, compare_generic
+from artifusion.output.description import only_noted, text_problems
 from artifusion.output.history import declared_mask, features_from, pass_of, passes_of
+from artifusion.output.patches import Patches
+from artifusion.output.region_colours import colour_problems
 from artifusion.output.segments import PixelChange
+from artifusion.output.shown import shown_problems
 from artifusion.output.verify_grafts import graft_problems
 from artifusion.slide.reader import Slide, is_plausible, open_slide
 
@@ -76,7 +80,7 @@ class VerifyReport:
 def verify_slide(source: str | Path | Slide, restored: str | Path,
                  sidecar: str | Path | Mapping[str, Any] | None = None,
                  geojson: str | Path | Mapping[str, Any] | None = None, *,
-                 source_sha256: str | None = None) -> VerifyReport:
+                 source_sha256: str | None = None, patches: Patches | None = None) -> VerifyReport:
     """Compare a restored slide with its source; everything outside the declared polygons must be the same.
 
     The source may be that of an earlier pass: what all passes from there on declare may then have changed.
@@ -86,6 +90,7 @@ def verify_slide(source: str | Path | Slide, restored: str | Path,
         sidecar, geojson: files or their content; by default <restored>.json and <restored>.geojson. The content may
             be given before the files and the final name exist.
         source_sha256: the source's SHA-256 where it is known; by default it is computed.
+        patches: what was painted, where it is at hand: the slide must show it.
 
     Raises:
         SlideError: one of the slides cannot be opened.
@@ -106,12 +111,16 @@ def verify_slide(source: str | Path | Slide, restored: str | Path,
         mask = declared_mask(declared, restored, before.size, after.bounds_offset)
         for number, link in enumerate(links, first):
             own = [feature for feature in declared if pass_of(feature, last) == number]
-            problems += _area_problems(link, mask if first == last else declared_mask(
-                own, restored, before.size, after.bounds_offset), restored)
+            marked = mask if first == last else declared_mask(own, restored, before.size, after.bounds_offset)
+            problems += _area_problems(link, marked, restored)
         problems += _slide_problems(before, after, mask, claims, report.compared)
-        if before.size == after.size and first == last:       # grafts come from what that pass alone began from
+        if before.size == after.size:
+            problems += colour_problems(sidecar_content.get("regions", ()), after.read, marked)
+        if before.size == after.size and first == last:       # the rest is a matter of one pass
+            problems += text_problems(before, after, claims.container == "copied")
             problems += graft_problems(before, after, mask, links[0], {"type": "FeatureCollection",
                                                                        "features": declared}, report.grafted)
+            problems += shown_problems(before, after, mask, sidecar_content["written"], patches)
         report.output_sha256 = output_hash.result()
         if source_hash.result() != claims.source_sha256:
             problems.insert(0, f"{before.path.name} is not the file that was restored: its SHA-256 is another one")
@@ -241,18 +250,25 @@ def _metadata_problems(before: Slide, after: Slide) -> list[str]:
         problems.append("the ICC profile changed")
     for name in sorted(before.properties.keys() | after.properties.keys()):
         old, new = before.properties.get(name), after.properties.get(name)
-        if name not in NOTE_PROPERTIES and not name.startswith("aperio.artifusion") and old != new:
+        noted = name == "tiff.Software" and only_noted(old or "", new or "")
+        if name not in NOTE_PROPERTIES and not name.startswith("aperio.artifusion") and old != new and not noted:
             problems.append(f"property {name} changed: {old!r} to {new!r}")
     if before.associated != after.associated:
         problems.append(f"associated images changed: {before.associated} to {after.associated}")
     for name in set(before.associated) & set(after.associated) - {"thumbnail"}:
-        try:
-            same = np.array_equal(before.read_associated(name), after.read_associated(name))
-        except openslide.OpenSlideError:
-            same = False
-        if not same:
+        pixels = [_associated(slide.path, name) for slide in (before, after)]
+        if not (pixels[0] is pixels[1] is None or np.array_equal(np.asarray(pixels[0]), np.asarray(pixels[1]))):
             problems.append(f"associated image {name} changed")
     return problems
+
+
+def _associated(path: Path, name: str) -> np.ndarray | None:
+    """Return an associated image; None where it cannot be read, which spoils the handle: its bytes alone count then."""
+    with open_slide(path) as slide:
+        try:
+            return slide.read_associated(name)
+        except openslide.OpenSlideError:
+            return None
 
 
 def _scale_problems(before: Slide, after: Slide, mpp_xy: tuple[float, float] | None) -> list[str]:

@@ -19,7 +19,8 @@ from artifusion.output.codecs.block_arrays import zeroed
 from artifusion.output.codecs.segment_codecs import Codec, JpegCodec, codec_of
 from artifusion.output.container import level_pages
 from artifusion.output.provenance import GRAFT, Grafted
-from artifusion.output.segments import Grid, PixelChange
+from artifusion.output.segments import PixelChange
+from artifusion.output.stored import Grid
 from artifusion.slide import tiff
 from artifusion.slide.placed import placed, unoriented
 from artifusion.slide.reader import Slide
@@ -41,10 +42,10 @@ def graft_problems(before: Slide, after: Slide, mask: Mask, sidecar: Mapping[str
     Raises:
         OutputError: artifusion did not write this sidecar.
     """
-    outlines = grafted_outlines(geojson, after)
     encoding = Encoding(after, bool(sidecar["written"]["lossless"]))
     problems = []
     try:
+        outlines = grafted_outlines(geojson, after)
         for region in sidecar.get("regions", ()):
             grafts = [held for held in region.get("grafts", ()) if "tone" in held]
             kept_px = 0

@@ -14,12 +14,21 @@ from artifusion.errors import OutputError
 from artifusion.geometry import Point
 from artifusion.mask.mask import Mask
 from artifusion.output.codecs.segment_codecs import codec_of
-from artifusion.output.container import container_of, generic_pyramid, segment_reason, source_levels, thumbnail_page
+from artifusion.output.container import THUMBNAIL, container_of, generic_pyramid, restored_pages, source_levels
+from artifusion.output.description import (
+    WORD,
+    description_with_note,
+    lasting_page,
+    tags_with_note,
+    texts_with_note,
+)
 from artifusion.output.history import notes_in
+from artifusion.output.lookover import why_stale
 from artifusion.output.patches import Patches
 from artifusion.output.pyramid import write_generic
 from artifusion.output.reencode import Metadata, encoding_name, pyramid_sizes, segment_count, write_image, write_pyramid
-from artifusion.output.segments import Change, Grid, restored_segments
+from artifusion.output.segments import Change, restored_segments
+from artifusion.output.stored import StoredPage
 from artifusion.output.tiffwriter import copy_tiff
 from artifusion.slide import tiff
 from artifusion.slide.reader import ImageSlide, Slide, open_slide
@@ -118,45 +127,29 @@ def sync_in_background(path: Path) -> Iterator[None]:
         synced.result()
 
 
-def description_with_note(text: str, note: str, vendor: str) -> str:
-    """Return an ImageDescription with the note in the vendor's own form, never inside another value."""
-    text = text.rstrip("\0 \r\n")
-    if vendor == "aperio":
-        earlier = text.count("|artifusion")                  # a slide may be restored twice
-        return f"{text}|artifusion{f' {earlier + 1}' if earlier else ''} = {note}"
-    if text.lstrip("\ufeff").startswith("<"):                # OME-XML and other XML must stay well-formed
-        return f"{text}\n<!-- artifusion: {note.replace('--', '- -')} -->"
-    return f"{text}\nartifusion: {note}".lstrip("\n")
-
-
 def _write_copy(slide: Slide, mask: Mask, patches: Patches, path: Path, note: str, reason: str, same_size: bool,
                 progress: Progress | None) -> WriteReport:
     levels = source_levels(slide)
-    source = levels.file
-    names = {number: f"level {level}" for level, number in enumerate(levels.pages)}
-    thumbnail, stale = thumbnail_page(source, slide), ""
-    if thumbnail is not None:
-        stale = _thumbnail_reason(slide, source.pages[thumbnail])
-        names[thumbnail] = "thumbnail"
+    source, names = levels.file, restored_pages(slide, "copied")
+    stale = {number: reason for number, name in names.items()
+             if name == THUMBNAIL and (reason := why_stale(slide, source.pages[number], mask))}
     changes: dict[int, Change] = {}
 
     def replaced(number: int) -> Iterable[tuple[int, bytes]]:
         changes[number] = Change()
-        if number not in names or (number == thumbnail and stale):
+        if number not in names or number in stale:
             return ()
-        page = source.pages[number]
-        return generators.enter_context(closing(
-            restored_segments(file, page, codec_of(page, same_size), mask, patches, changes[number])))
+        stored = StoredPage(file, source.pages[number], names[number], same_size)
+        return generators.enter_context(closing(restored_segments(stored, mask, patches, changes[number])))
 
-    description = description_with_note(source.pages[0].text(tiff.DESCRIPTION), note, slide.vendor).encode(
-        errors="surrogateescape")
+    texts = tags_with_note(source.pages[0], note, slide.vendor)
     with slide.path.open("rb") as file, ExitStack() as generators:    # closed: no thread reads on
         try:
-            copy_tiff(source, path, replaced, description, source.big, _counted(progress, slide.path.stat().st_size))
+            copy_tiff(source, path, replaced, texts, source.big, _counted(progress, slide.path.stat().st_size))
         except OverflowError:                                 # the restored classic TIFF grew over 4 GiB
-            copy_tiff(source, path, replaced, description, True, _counted(progress, slide.path.stat().st_size))
-    reports = [_copied_level(name, source.pages[number], changes[number], same_size,
-                             stale if number == thumbnail else "") for number, name in names.items()]
+            copy_tiff(source, path, replaced, texts, True, _counted(progress, slide.path.stat().st_size))
+    reports = [_copied_level(name, source.pages[number], changes[number], same_size, stale.get(number, ""))
+               for number, name in names.items()]
     exact = all(codec_of(source.pages[number], same_size).exact for number in levels.pages)
     return WriteReport(path, "copied", reason, exact, tuple(reports))
 
@@ -167,11 +160,11 @@ def _write_generic(slide: Slide, mask: Mask, patches: Patches, path: Path, note:
     exact = all(codec_of(source.pages[level.page]).exact for level in plan if level.page is not None)
     lossless = lossless or exact                             # what is built is as exact as what it is built from
     changes = {level.page: Change() for level in plan if level.page is not None}
+    names = restored_pages(slide, "pyramid")
 
     def replaced(number: int) -> Iterable[tuple[int, bytes]]:
-        page = source.pages[number]
-        return generators.enter_context(closing(
-            restored_segments(file, page, codec_of(page), mask, patches, changes[number])))
+        stored = StoredPage(file, source.pages[number], names[number])
+        return generators.enter_context(closing(restored_segments(stored, mask, patches, changes[number])))
 
     with slide.path.open("rb") as file, ExitStack() as generators:
         write_generic(path, source, plan, replaced, _generic_metadata(slide, note), lossless=lossless,
@@ -188,10 +181,17 @@ def _write_generic(slide: Slide, mask: Mask, patches: Patches, path: Path, note:
 
 
 def _generic_metadata(slide: Slide, note: str) -> Metadata:
-    """Return a generic file's metadata, without the source's description: one that names Aperio is opened as Aperio."""
-    said = [f"{key}: {text}" for key, text in slide.text.items()] if isinstance(slide, ImageSlide) else [
-        f"artifusion: {earlier}" for earlier in notes_in(slide)]
-    return Metadata(slide.size, slide.mpp_xy, slide.icc, description_with_note("\n".join(said), note, "generic-tiff"))
+    """Return a generic file's metadata, with the source's description where it still holds, or an image's texts."""
+    kept = lasting_page(slide)
+    said = kept.text(tiff.DESCRIPTION)
+    if isinstance(slide, ImageSlide) and slide.text:
+        said = "\n".join(f"{key}: {text}" for key, text in slide.text.items())
+    elif not said:                                           # what earlier passes declare lasts in any case
+        said = "\n".join(f"artifusion: {earlier}" for earlier in notes_in(slide))
+    texts = {code: text.decode(errors="surrogateescape")
+             for code, text in texts_with_note(said, kept.text(tiff.SOFTWARE), note, "generic-tiff").items()}
+    return Metadata(slide.size, slide.mpp_xy, slide.icc, texts.get(tiff.DESCRIPTION, said),
+                    texts.get(tiff.SOFTWARE, WORD))
 
 
 def _copied_level(name: str, page: tiff.Page, change: Change, same_size: bool = False, stale: str = "") -> LevelReport:
@@ -205,7 +205,7 @@ def _copied_level(name: str, page: tiff.Page, change: Change, same_size: bool = 
     else:
         how, reason = "copied", codec_of(page, same_size).how
         if change.whole:
-            reason += f"; {change.whole} could not be taken apart into blocks and were encoded whole"
+            reason += f"; {change.whole} could not be written in place and were encoded whole"
     return LevelReport(name, how, reason, len(page.offsets), change.touched, change.whole, change.outside.share,
                        change.outside.largest)
 
@@ -221,15 +221,6 @@ def _counted(progress: Progress | None, total: int) -> Callable[[int], None]:
             progress(min(done, total), total)
 
     return count_in
-
-
-def _thumbnail_reason(slide: Slide, page: tiff.Page) -> str:
-    """Return why the thumbnail cannot be restored; empty where it can."""
-    size = Grid.of(page).size
-    if abs(size.width * slide.size.height / (size.height * slide.size.width) - 1) > 0.02:
-        return "shows another area than level 0"
-    with slide.path.open("rb") as file:
-        return segment_reason(file, page)
 
 
 def _changes_of_reencoding(exact: bool) -> tuple[int | None, float | None, int | None]:
@@ -252,7 +243,8 @@ def _write_reencoded(slide: Slide, patches: Patches, path: Path, note: str, reas
 def _write_image(slide: Slide, patches: Patches, path: Path, note: str, reason: str) -> WriteReport:
     exact = path.suffix == ".png"
     text = dict(slide.text) if isinstance(slide, ImageSlide) else {}
-    text["Description"] = description_with_note(text.pop("Description", ""), note, slide.vendor)    # last in a comment
+    told = text.pop("Description", "")
+    text["Description"] = description_with_note(told, note, slide.vendor) or f"{told}\n{WORD}: {note}"    # comes last
     write_image(path, patches.read, slide.size, mpp_xy=slide.mpp_xy, icc=slide.icc, text=text)
     how = "PNG, exact" if exact else "JPEG quality 95, 4:4:4: kept pixels change a little; choose .png to keep them"
     level = LevelReport("level 0", "re-encoded", how, 1, 1, *_changes_of_reencoding(exact))

@@ -7,9 +7,11 @@ like that and fits what lies around, and only a band along the seams is left to 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ import numpy as np
 from shapely import from_wkb
 from shapely.affinity import translate
 
+from artifusion.ahead import ahead
 from artifusion.errors import BROKEN_FILE
 from artifusion.evidence.donors import Hole
 from artifusion.evidence.filling import Filling, fill, region_hole
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from artifusion.restorer import Restorer  # torch, which planning does without
 
 HELD = 8                    # grafts in memory
+FINDERS = min(2, os.cpu_count() or 1)     # regions that are grafted at once
+SMALL_PX = 4_000_000        # of a region's box: some 200 MB while it is grafted
 LARGEST_PX = 36_000_000     # of a region's box; a larger one is painted, not grafted
 
 
@@ -109,21 +114,30 @@ def graft_regions(slide: Slide, mask: Mask, regions: Sequence[Region], index: Do
                   grafts: Grafts, seed: int) -> Iterator[Region]:
     """Graft every region that is not grafted yet; yields each when it is on disk. A function of the arguments.
 
-    What was recovered of a region is known, and no part of its hole.
+    What was recovered of a region is known, and no part of its hole. Threads work on FINDERS regions at once, on one of
+    over SMALL_PX alone.
     """
-    for region in regions:
-        if region.id not in grafts.filled:
-            if region.l0_box.area > LARGEST_PX:
-                grafts.filled[region.id] = Filled(score=0.0, verdict="unrestorable")
+    def filled(region: Region) -> tuple[Region, Hole, Filling] | tuple[Region, None, None]:
+        hole = grafts.recoveries.unseen(region_hole(slide, mask, region, index.mpp))
+        if hole is None:
+            return region, None, None
+        return region, hole, fill(hole, [index], lambda part: restorer.imagine(part, index.mpp, seed), seed)
+
+    left = [region for region in regions if region.id not in grafts.filled]
+    yield from [region for region in regions if region.id in grafts.filled]
+    small = [region for region in left if region.l0_box.area <= SMALL_PX]
+    large = [region for region in left if SMALL_PX < region.l0_box.area <= LARGEST_PX]
+    with closing(ahead(filled, small, FINDERS, FINDERS)) as found:
+        for region, hole, filling in chain(found, map(filled, large)):
+            if hole is None or filling is None:
+                grafts.filled[region.id] = Filled()
             else:
-                hole = grafts.recoveries.unseen(region_hole(slide, mask, region, index.mpp))
-                if hole is None:
-                    grafts.filled[region.id] = Filled()
-                    yield region
-                    continue
-                filling = fill(hole, [index], lambda part: restorer.imagine(part, index.mpp, seed), seed)
                 grafts.add(region, hole, filling)
-        yield region
+            yield region
+    for region in left:
+        if region.l0_box.area > LARGEST_PX:
+            grafts.filled[region.id] = Filled(score=0.0, verdict="unrestorable")
+            yield region
 
 
 def filled_by(filling: Filling, l0_box: Box) -> Filled:

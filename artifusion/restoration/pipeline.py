@@ -26,12 +26,15 @@ from artifusion.mask.regions import Canvas, Region, find_regions, plan_canvases,
 from artifusion.mask.selection import NEEDS_A_MASK, MaskFormat, MaskSelection, Polarity
 from artifusion.mask.writer import write_class_png
 from artifusion.output.container import check_same_size, container_of, default_output, say_left_out
+from artifusion.output.forecast import Forecast, forecast
 from artifusion.output.history import Earlier, earlier_passes
+from artifusion.output.lookover import look_over, scanned
 from artifusion.output.output import Output, beside, digest
 from artifusion.output.patches import Patches
 from artifusion.output.preview import check_picture_name, draw_comparison
 from artifusion.output.progress_bar import byte_bar
 from artifusion.output.provenance import Filled, declared, geojson, note, sidecar
+from artifusion.output.region_colours import with_colours
 from artifusion.output.verify import verify_slide
 from artifusion.output.writer import sync_in_background, write_slide
 from artifusion.restoration.grafting import Grafts, graft_regions
@@ -44,7 +47,6 @@ if TYPE_CHECKING:
     from artifusion.detection.detect import Detection
     from artifusion.restorer import Restorer  # torch, which planning does without
 
-UNASKED = tuple(name for name in CLASSES if name not in ("fold", "blur"))   # are restored where they are detected
 RECOVERED = ("pen",)                                                        # the same of what was detected
 # Most of what is found as folds on large slides is normal tissue (docs/detection.md), and blur carries information.
 
@@ -79,12 +81,25 @@ def plan_restoration(slide: Slide, selection: MaskSelection, config: RestoreConf
     if config.max_canvas_px < 4 * config.context_px + multiple:
         raise ConfigError(f"max_canvas_px must be at least 4 context_px + {multiple} = "
                           f"{4 * config.context_px + multiple}, not {config.max_canvas_px}")
-    mask = read_selection(selection, slide)
+    mask = scanned(read_selection(selection, slide), slide)
     regions = find_regions(mask, config.merge_px)
     canvases = plan_canvases(
         regions, slide.size, multiple=multiple, context_px=config.context_px, max_px=config.max_canvas_px, mask=mask
     )
     return Plan(mask, regions, canvases, slide.mpp or config.default_spacing_um)
+
+
+def foresee(slide: Slide, plan: Plan, output: Output, lossless: bool) -> Forecast:
+    """What will be written. What would fail then, but for the disk, fails now: all that will be read is looked over.
+
+    Raises:
+        SlideError: the slide is damaged where it will be read.
+        OutputError: no room on the disk.
+    """
+    expected = forecast(slide, output.target, lossless)
+    output.check_space(expected.size_bytes + 3 * sum(canvas.l0_target.area for canvas in plan.canvases))
+    boxes = [canvas.l0_box for canvas in plan.canvases]
+    return replace(expected, whole=look_over(slide, plan.mask, output.target, boxes))
 
 
 def restore_slide(
@@ -154,8 +169,7 @@ def restore_slide(
         raise ValueError(f"seed must not be negative, got {seed}")
     if mask is None and (polarity == "keep" or mask_format != "auto"):
         raise ConfigError(NEEDS_A_MASK)
-    selection = MaskSelection(Path("" if mask is None else mask), polarity, grow_um,
-                              UNASKED if mask is None and classes is None else classes, mask_format)
+    selection = MaskSelection(Path("" if mask is None else mask), polarity, grow_um, classes, mask_format)
     learning: dict[str, Any] = {"minutes": adapt_minutes, "crops": adapt_crops}
     if learns := any(length is not None for length in learning.values()):
         from artifusion.restoration.adaptation import check_length
@@ -170,7 +184,7 @@ def restore_slide(
         if mask is None:
             from artifusion.detection.detect import detect
 
-            asked = selection.classes or ()
+            asked = selection.classes or ()                           # nothing that is detected is restored unasked
             found = detect(slide, any_stain=any_stain, quiet=quiet)
             left = found.counts(set(CLASSES) - set(asked))
             if left and not quiet:
@@ -183,6 +197,7 @@ def restore_slide(
             job = {**describe(slide, selection, plan, restorer, seed), "lossless": lossless, "same_size": same_size,
                    "recover": list(RECOVERED if recover is None and mask is None else recover or ())}
             avoid = avoided(slide, selection, plan, earlier)
+            foresee(slide, plan, output, lossless)
         if not quiet:
             print(plan.mask.summary, file=sys.stderr)
             say_left_out(slide, output.target)
@@ -215,11 +230,12 @@ def restore_slide(
                               {"name": output.target.name}, time.monotonic() - started, filled)
             polygons = earlier.joined(geojson(plan.mask, plan.regions, job["source"]["sha256"], report.bounds_offset,
                                               filled))
+            content["regions"] = with_colours(content["regions"], patches.read, plan.mask)
             unchanged = file_state(source) == state                   # else the source's SHA-256 is taken again
-            content |= verify_written(slide, report.path, output.target, content, polygons, unchanged)
+            content |= verify_written(patches, report.path, output.target, content, polygons, unchanged)
             output.publish({
                 beside(output.target, ".json"): write_json(work / "declaration.json", content),
-                beside(output.target, ".geojson"): write_json(work / "polygons.json", polygons),
+                beside(output.target, ".geojson"): write_json(work / "polygons.json", polygons, indent=None),
                 **({} if found is None else {beside(output.target, ".mask.png"): detected_png(found, work)}),
                 **({Path(preview): draw_preview(slide, plan, grafts, report.path, work, Path(preview))}
                    if preview else {}),
@@ -374,7 +390,7 @@ def note_of(plan: Plan, slide: Slide, filled: Mapping[int, Filled], restorer: Re
                 sampler=f"{config.sampler} {config.evaluations} evaluations", seed=seed)
 
 
-def verify_written(slide: Slide, written: Path, target: Path, content: dict[str, Any], polygons: dict[str, Any],
+def verify_written(patches: Patches, written: Path, target: Path, content: dict[str, Any], polygons: dict[str, Any],
                    unchanged: bool) -> dict[str, Any]:
     """What the sidecar says of a written slide: its SHA-256 and the verification, while it is brought to the disk.
 
@@ -386,7 +402,7 @@ def verify_written(slide: Slide, written: Path, target: Path, content: dict[str,
     """
     known = content["source"]["sha256"] if unchanged else None
     with sync_in_background(written):
-        verified = verify_slide(slide, written, content, polygons, source_sha256=known)
+        verified = verify_slide(patches.slide, written, content, polygons, source_sha256=known, patches=patches)
     if not verified.ok:
         raise OutputError(f"{target}: not written, verification failed: {'; '.join(verified.problems)}")
     return {"output": content["output"] | {"sha256": verified.output_sha256}, "verified": verified.to_dict()}

@@ -12,14 +12,14 @@ from artifusion.evidence.index import DonorIndex
 from artifusion.geometry import Size
 from artifusion.mask.mask import Mask
 
-SEEN_PX = 1_500_000         # of the picture that is looked at: some 3 s of a core, however large the slide
+SEEN_PX = 4_000_000         # of the picture that is looked at: some 8 s of a core at most, however large the slide
 
 
 def unmasked(index: DonorIndex) -> Mask:
     """What detection finds on the index's picture, reduced to SEEN_PX; nothing on a slide whose stain it does not know.
 
-    At the usual scales (2 to 8 um per pixel) it sees ink, bubbles, folds and dark spots, and blur up to 2 um per pixel;
-    the smaller ones show when a donor is fitted (`Fit.spoiled`, `Fit.texture`).
+    At the usual scales (2 to 12 um per pixel) it sees ink, bubbles, folds and dark spots, and blur up to 2 um per
+    pixel; the smaller ones show when a donor is fitted (`Fit.spoiled`, `Fit.texture`).
     """
     from artifusion.detection.detect import detect  # torch, which planning does without
 

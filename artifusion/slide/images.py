@@ -15,10 +15,11 @@ from PIL import Image, ImageOps
 from artifusion.errors import SlideError
 from artifusion.geometry import STRIP_PX, strips
 from artifusion.slide import tiff
-from artifusion.slide.tiff import check_whole
+from artifusion.slide.whole import check_image, check_whole, tifffile_messages
 
 LOSSY_FORMATS = ("JPEG", "WEBP")
 LOSSY_TIFF_COMPRESSIONS = (6, 7, 34712, 33003, 33004, 33005, 50001)      # JPEG, JPEG 2000, WebP
+NAMES = {8: "deflate", 7: "JPEG", 32773: "PackBits", 34712: "JPEG 2000", 50001: "WebP", 50002: "JPEG XL"}
 GRAY_OR_RGB = (1, 2, 6)                # TIFF photometric interpretations that tifffile turns into gray or RGB itself
 OTHER_COLOURS = {b"GRAY", b"CMYK", b"CMY ", b"Lab ", b"Luv ", b"XYZ ", b"Yxy ", b"YCbr", b"HSV ", b"HLS ",
                  *(b"%XCLR" % colours for colours in range(2, 16))}      # colour spaces of ICC profiles
@@ -48,7 +49,7 @@ def read_image(path: Path) -> PlainImage:
         Image.DecompressionBombError: more pixels than Pillow's limit, twice.
         Whatever Pillow and tifffile raise on a file that is no image or a broken one.
     """
-    return _read_tiff_image(path) if _is_tiff(path) else _read_other_image(path)
+    return _read_tiff_image(path) if tiff.is_tiff(path) else _read_other_image(path)
 
 
 def both_axes(x: float, y: float) -> tuple[float, float] | None:
@@ -85,11 +86,6 @@ def _strip_on_white(image: Image.Image, info: dict[Any, Any]) -> np.ndarray:
     if image.getchannel("A").getextrema() != (255, 255):
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.asarray(image.convert("RGB"))
-
-
-def _is_tiff(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def _read_other_image(path: Path) -> PlainImage:
@@ -137,17 +133,28 @@ def _text(image: Image.Image) -> dict[str, str]:
 
 def _read_tiff_image(path: Path) -> PlainImage:
     check_whole(path)
-    with tifffile.TiffFile(path) as file:
+    check_image(path)
+    with tifffile_messages() as messages, tifffile.TiffFile(path) as file:
         page: Any = file.pages[0]
         if page.dtype is None or page.dtype.itemsize * 8 > 8 or page.dtype.kind not in "ub":
             raise SlideError(f"{path}: has {page.dtype} samples; only images of 8 bits (uint8) can be restored, "
                              "convert it to 8 bit")
         if page.imagewidth * page.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or 1 << 62):
+            if page.is_tiled:
+                name = NAMES.get(page.compression, getattr(page.compression, "name", page.compression))
+                raise SlideError(f"{path}: is a tiled TIFF of a kind that OpenSlide does not read (compression {name}"
+                                 f"{', separate planes' if page.planarconfig == 2 else ''}); convert it, for example "
+                                 "with vips tiffsave --tile --pyramid --compression jpeg")
             raise Image.DecompressionBombError
+        if page.samplesperpixel > 1 and page.planarconfig not in (1, 2):      # tifffile would invent pixels
+            raise SlideError(f"{path}: does not tell how its samples lie, the file is damaged; get a whole copy of it")
         lossless = page.compression not in LOSSY_TIFF_COMPRESSIONS
         icc = bytes(page.tags[34675].value) if 34675 in page.tags else None
         mpp = _tiff_mpp(page)
+        messages.clear()
         pixels = page.asarray() if page.photometric in GRAY_OR_RGB else None
+        if messages:
+            raise SlideError(f"{path}: is incomplete ({messages[0]}); get a whole copy of it")
         if pixels is not None and pixels.ndim == 3 and page.axes.startswith("S"):
             pixels = np.moveaxis(pixels, 0, -1)
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):

@@ -14,7 +14,7 @@ from artifusion.errors import BROKEN_FILE, SlideError, shortened
 from artifusion.geometry import Box, Point, Size
 from artifusion.slide.images import PlainImage, both_axes, of_rgb, on_white, read_image
 from artifusion.slide.pages import check_levels
-from artifusion.slide.tiff import check_tiles, check_whole
+from artifusion.slide.whole import check_tiles, check_whole
 
 PLAUSIBLE_MPP = (0.1, 4.0)
 CHUNK_PX = 4096              # OpenSlide reads squares of this side: 64 MB of RGBA at a time

@@ -15,6 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from artifusion.errors import SlideError
+from artifusion.geometry import Size
 
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 ASCII, SHORT, LONG, RATIONAL, UNDEFINED, IFD, LONG8, IFD8 = 2, 3, 4, 5, 7, 13, 16, 18
@@ -26,7 +27,7 @@ ORIENTATION, SAMPLE_FORMAT = 274, 339
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 YCBCR_POSITIONING, REFERENCE_BLACK_WHITE = 531, 532
 OFFSETS, COUNTS = {False: 273, True: 324}, {False: 279, True: 325}         # keyed by "is tiled"
-LARGEST_TILE_PX = 1 << 26
+REPEATED = 1 << 16                     # added to the key of a tag whose code the directory holds already
 POINTERS = {330: "SubIFDs", 34665: "an EXIF directory", 34853: "a GPS directory", 288: "free-space lists",
             40965: "an interoperability directory", 513: "an old-style JPEG", 519: "old-style JPEG tables",
             400: "global parameters"}
@@ -44,7 +45,10 @@ class Tag:
 
 @dataclass(frozen=True)
 class Page:
-    """One directory of a file: its tags by code, in order, and where its segments (tiles or strips) lie."""
+    """One directory of a file: its tags by code, in order, and where its segments (tiles or strips) lie.
+
+    A tag that a directory holds again is kept under its code + REPEATED: tifffile writes two descriptions.
+    """
 
     tags: dict[int, Tag]
     order: str                         # byte order, "<" or ">"
@@ -67,6 +71,14 @@ class Page:
         return tag.raw.rstrip(b"\0").decode("utf-8", "surrogateescape") if tag else ""
 
     @property
+    def segment_size(self) -> Size:
+        """The size of a tile, or of a strip, of which the last may be lower."""
+        if self.tiled:
+            return Size(self.number(TILE_WIDTH), self.number(TILE_HEIGHT))
+        height = self.number(HEIGHT)
+        return Size(self.number(WIDTH), min(height, self.number(ROWS_PER_STRIP, height)))
+
+    @property
     def tiled(self) -> bool:
         return OFFSETS[True] in self.tags
 
@@ -87,6 +99,12 @@ class Tiff:
     order: str                         # byte order, "<" or ">"
     big: bool                          # BigTIFF
     pages: tuple[Page, ...]
+
+
+def is_tiff(path: Path) -> bool:
+    """Return whether a file begins as a classic or BigTIFF does."""
+    with path.open("rb") as file:
+        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def read_tiff(path: Path) -> Tiff:
@@ -113,35 +131,6 @@ def read_tiff(path: Path) -> Tiff:
         except (struct.error, ValueError, KeyError, OSError, OverflowError) as error:
             raise SlideError(f"{path}: its TIFF directories are damaged ({error}); get a whole copy of it") from None
     return Tiff(path, order, big, tuple(pages))
-
-
-def check_whole(path: Path) -> None:
-    """Raise SlideError where a TIFF file ends before its directories or segments do.
-
-    A copy that was cut short may still open: the first level often lies first in the file.
-    """
-    end = path.stat().st_size
-    for page in read_tiff(path).pages:
-        counts = page.counts if len(page.counts) == len(page.offsets) else 0
-        needed = int((page.offsets + counts).max(initial=0))
-        if needed > end:
-            raise SlideError(f"{path}: is cut short, {needed:,} bytes are needed and {end:,} there; get a whole copy "
-                             "of it")
-
-
-def check_tiles(path: Path) -> None:
-    """Raise SlideError where a tile tells a size that no tile has: OpenSlide would end the process over its memory.
-
-    What is no TIFF file, or one whose directories cannot be read, is left to OpenSlide.
-    """
-    try:
-        pages = read_tiff(path).pages
-    except (SlideError, OSError):
-        return
-    for page in pages:
-        if page.tiled and page.number(TILE_WIDTH) * page.number(TILE_HEIGHT) > LARGEST_TILE_PX:
-            raise SlideError(f"{path}: tells tiles of {page.number(TILE_WIDTH)} x {page.number(TILE_HEIGHT)} px, the "
-                             "file is damaged; get a whole copy of it")
 
 
 def read_segment(file: BinaryIO, page: Page, index: int) -> bytes:
@@ -196,5 +185,7 @@ def _read_page(file: BinaryIO, offset: int, order: str, big: bool) -> tuple[Page
                 raise ValueError(f"tag {code} lies behind the end of the file")
             file.seek(position)
             raw = file.read(length)
-        tags[code] = Tag(code, kind, items, raw)
+        while code in tags:                                   # readers take the first; a copy keeps them all
+            code += REPEATED
+        tags[code] = Tag(code % REPEATED, kind, items, raw)
     return Page(tags, order), next_offset

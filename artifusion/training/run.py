@@ -15,12 +15,11 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from artifusion.checkpoint import CARD, Weights, load_weights
+from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import TrainConfig
 from artifusion.errors import ConfigError, DataError, DeviceError, OutputError
 from artifusion.files import remove_parts, whole_file
-from artifusion.pretrained import CONFIG as WEIGHTS_CONFIG
-from artifusion.pretrained import MODEL
+from artifusion.pretrained import FILES as WEIGHTS
 from artifusion.training.batches import batches
 from artifusion.training.corpus import Corpus, is_validation
 from artifusion.training.curves import draw_curves, read_log
@@ -100,8 +99,7 @@ def train(
         check_same_config(config, run_dir)
         if group.rank == 0:
             stack.enter_context(lock(run_dir))
-            weights = [f"weights/{part}" for part in (MODEL, WEIGHTS_CONFIG, CARD)]
-            for file in (STATE, CONFIG, LOG, CURVES, PREVIEW, *weights):
+            for file in (STATE, CONFIG, LOG, CURVES, PREVIEW, *(f"weights/{file}" for file in WEIGHTS)):
                 remove_parts(run_dir / file)
         begun = load_weights(init) if isinstance(init, str | Path) else init
         trainer = Trainer(config, run_dir, group, begun, name)

@@ -5,12 +5,12 @@
 SLIDES_FOLDER holds the slides as NAME.tiff, of any size in pixels. A region is *true* where at least half of it lies
 within MARGIN_UM of places that both readers called artifact, *in doubt* where at least half lies on those and on places
 that they disagree on or are unsure of, *unread* where it is dust that no reader saw, else *false*: every slide was
-looked over, so what no reader marked is normal. Shares are of regions that are true or false. An artifact is found
+looked over, so what no reader marked is normal. Shares are of regions that are true or false. A fold is found
 where regions of any class but blur cover at least half of it, and found in part from a tenth on.
 
-- unasked: what `restore` without a mask would paint, at the default threshold.
+- by rules: what rules find, everything but folds and blur, at the default threshold.
 - offered: everything but blur, at the default threshold; "false per cm2" is of tissue.
-- folds: regions of class fold, and all folds that both readers saw, at each threshold.
+- over thresholds: regions of class fold, all but blur, and how many of the folds that both readers saw are found.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from artifusion.detection.detect import THRESHOLD, detect
 from artifusion.geometry import ORIGIN, Box, Size
 from artifusion.mask.classes import CLASSES
 from artifusion.mask.writer import mask_geojson
-from artifusion.restoration.pipeline import UNASKED
 from artifusion.slide.reader import Slide, open_slide
 from artifusion.slide.tissue import tissue_mask
 from benchmarks.quality.labelled import LabelledSlide, labelled_slides
@@ -39,8 +38,10 @@ from benchmarks.quality.labelled import LabelledSlide, labelled_slides
 LEAST = 0.05                                 # threshold at which regions are asked for
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 MARGIN_UM = 10.0
+BY_RULES = tuple(name for name in CLASSES if name not in ("fold", "blur"))
 HALF, PART = 0.5, 0.1
 TISSUE_UM = 16.0
+ALL_BUT_BLUR = tuple(kind for kind in CLASSES if kind != "blur")
 VERDICTS = ("true", "false", "doubt", "unread")
 
 
@@ -127,15 +128,15 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-def figures(slides: Sequence[JudgedSlide]) -> dict[str, Any]:
-    """All figures of some slides, as the module's docstring says."""
-    all_but_blur = [kind for kind in CLASSES if kind != "blur"]
-    curve = [{"threshold": t, **shares(slides, ["fold"], t), **folds_found(slides, t)} for t in THRESHOLDS]
-    by_class = {kind: shares(slides, [kind], THRESHOLD) for kind in CLASSES}
-    return {"tissue cm2": rounded(sum(s.tissue_cm2 for s in slides)),
-            "unasked": shares(slides, UNASKED, THRESHOLD), "offered": shares(slides, all_but_blur, THRESHOLD),
-            "by class": {kind: share for kind, share in by_class.items() if any(share["regions"].values())},
-            "folds at the default": folds_found(slides, THRESHOLD), "folds": curve}
+def summary(slides: Sequence[JudgedSlide]) -> dict[str, Any]:
+    """The figures of some slides at the default threshold, as the module's docstring says."""
+    return {"tissue cm2": rounded(sum(s.tissue_cm2 for s in slides)), "by rules": shares(slides, BY_RULES, THRESHOLD),
+            "offered": shares(slides, ALL_BUT_BLUR, THRESHOLD), "folds": folds_found(slides, THRESHOLD)}
+
+
+def over_thresholds(slides: Sequence[JudgedSlide]) -> list[dict[str, Any]]:
+    return [{"threshold": t, "regions of class fold": shares(slides, ["fold"], t),
+             "all but blur": shares(slides, ALL_BUT_BLUR, t), **folds_found(slides, t)} for t in THRESHOLDS]
 
 
 def show_unlabelled(slide: Slide, regions: Sequence[Judged], labels: LabelledSlide, folder: Path) -> None:
@@ -165,10 +166,11 @@ def main() -> None:
             by_slide[labels.name] = judged(slide, labels, given.found and given.found / f"{labels.name}.geojson")
             if given.crops:
                 show_unlabelled(slide, by_slide[labels.name].regions, labels, given.crops)
-        print(labels.name, json.dumps(shares([by_slide[labels.name]], UNASKED, THRESHOLD)), flush=True)
-    result = {"use": given.use, **figures(list(by_slide.values())), "by slide": {
-        name: {key: figures([slide])[key] for key in ("tissue cm2", "unasked", "offered", "folds at the default")}
-        for name, slide in by_slide.items()}}
+        print(labels.name, json.dumps(shares([by_slide[labels.name]], BY_RULES, THRESHOLD)), flush=True)
+    slides = list(by_slide.values())
+    result = {"use": given.use, **summary(slides), "over thresholds": over_thresholds(slides),
+              "by class": {kind: shares(slides, [kind], THRESHOLD) for kind in CLASSES},
+              "by slide": {name: summary([slide]) for name, slide in by_slide.items()}}
     print(json.dumps({key: result[key] for key in result if key != "by slide"}, indent=2))
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ from artifusion.output.codecs import jpeg
 from artifusion.output.codecs.segment_codecs import JPEG_2000, JpegCodec, codec_of
 from artifusion.output.patches import Patches
 from artifusion.output.provenance import geojson
-from artifusion.output.segments import Grid
+from artifusion.output.stored import Grid
 from artifusion.output.verify import verify_slide
 from artifusion.output.writer import write_slide
 from artifusion.slide import tiff

@@ -137,14 +137,14 @@ def test_fluorescence_is_refused(wsi, tmp_path):
 
 def test_restoring_without_a_mask_repaints_what_was_found_and_keeps_the_mask(inked_png, inked, tiny, tmp_path):
     out = tmp_path / "out.png"
-    content = restore_slide(inked_png, None, out, restorer=tiny)
+    content = restore_slide(inked_png, None, out, restorer=tiny, classes=["pen"])
     kept = np.asarray(Image.open(tmp_path / "out.png.mask.png"))
     before, after = inked[0], np.asarray(Image.open(out))
     changed = (before != after).any(axis=2)
     assert content["mask"]["name"] == "out.png.mask.png" and changed.any()
     assert not changed[kept == 0].any()
     given = restore_slide(inked_png, tmp_path / "out.png.mask.png", tmp_path / "given.png", restorer=tiny,
-                          classes=[name for name in CLASSES if name not in ("fold", "blur")])
+                          classes=["pen"], recover=["pen"])
     assert np.array_equal(np.asarray(Image.open(tmp_path / "given.png")), after)
     assert given["regions"] == content["regions"]
 
@@ -154,12 +154,12 @@ def test_the_mask_that_is_kept_is_an_output_like_the_others(inked_png, tiny, tmp
     monkeypatch.setattr("artifusion.detection.detect.detect", lambda *_, **__: pytest.fail("nothing is looked for"))
     kept.write_bytes(b"mine")
     with pytest.raises(OutputError, match=r"mask\.png: exists already"):
-        restore_slide(inked_png, None, out, restorer=tiny)
+        restore_slide(inked_png, None, out, restorer=tiny, classes=["pen"])
     assert kept.read_bytes() == b"mine"
     kept.unlink()
     kept.mkdir()
     with pytest.raises(OutputError, match=r"mask\.png: is a folder"):
-        restore_slide(inked_png, None, out, restorer=tiny)
+        restore_slide(inked_png, None, out, restorer=tiny, classes=["pen"])
     assert sorted(tmp_path.iterdir()) == [kept, inked_png]
 
 
@@ -167,10 +167,10 @@ def test_a_restoration_that_fails_leaves_no_mask(tiny, inked, tmp_path):
     path, out = tmp_path / "s.png", tmp_path / "out.png"
     Image.fromarray(inked[0]).save(path)
     with pytest.raises(MaskError, match="what was detected: cannot be grown by 3 um"):
-        restore_slide(path, None, out, restorer=tiny, grow_um=3)
+        restore_slide(path, None, out, restorer=tiny, grow_um=3, classes=["pen"])
     (tmp_path / "out.png.partial").write_text("foreign")
     with pytest.raises(OutputError, match="in the way"):
-        restore_slide(path, None, out, restorer=tiny)
+        restore_slide(path, None, out, restorer=tiny, classes=["pen"])
     assert {file.name for file in tmp_path.iterdir()} == {"s.png", "out.png.partial"}
 
 
@@ -178,7 +178,7 @@ def test_a_restoration_that_fails_leaves_no_mask(tiny, inked, tmp_path):
 def test_a_restoration_of_what_was_detected_goes_on_after_a_kill(inked_png, tiny, tmp_path, monkeypatch, killed_after):
     from artifusion.output import output
 
-    restore_slide(inked_png, None, tmp_path / "straight.png", restorer=tiny)
+    restore_slide(inked_png, None, tmp_path / "straight.png", restorer=tiny, classes=["pen"])
     real = output.move
 
     def killed(file, name):
@@ -188,10 +188,10 @@ def test_a_restoration_of_what_was_detected_goes_on_after_a_kill(inked_png, tiny
 
     monkeypatch.setattr(output, "move", killed)
     with pytest.raises(KeyboardInterrupt):
-        restore_slide(inked_png, None, tmp_path / "out.png", restorer=tiny)
+        restore_slide(inked_png, None, tmp_path / "out.png", restorer=tiny, classes=["pen"])
     monkeypatch.setattr(output, "move", real)
     monkeypatch.setattr(tiny, "restore_batch", lambda *_, **__: pytest.fail("everything is painted"))
-    restore_slide(inked_png, None, tmp_path / "out.png", restorer=tiny)
+    restore_slide(inked_png, None, tmp_path / "out.png", restorer=tiny, classes=["pen"])
     for suffix in ("", ".mask.png"):
         assert (tmp_path / f"out.png{suffix}").read_bytes() == (tmp_path / f"straight.png{suffix}").read_bytes()
     assert not (tmp_path / "out.png.partial").exists()
@@ -221,8 +221,8 @@ def test_classes_may_have_any_of_their_names_without_a_mask(inked_png, tiny, tmp
     assert content["mask"]["classes"] == ["pen"] and {region["class"] for region in content["regions"]} == {"pen"}
 
 
-@pytest.mark.parametrize("name", ["fold", "blur"])
-def test_folds_and_blur_are_reported_but_repainted_only_when_asked(tiny, tmp_path, monkeypatch, capsys, name):
+@pytest.mark.parametrize("name", list(CLASSES))
+def test_what_is_detected_is_reported_but_repainted_only_when_asked(tiny, tmp_path, monkeypatch, capsys, name):
     from artifusion.detection import detect
 
     real = detect.detect
@@ -240,8 +240,7 @@ def test_folds_and_blur_are_reported_but_repainted_only_when_asked(tiny, tmp_pat
     assert not capsys.readouterr().err
     restore_slide(path, None, out, restorer=tiny, quiet=False)
     told = next(line for line in capsys.readouterr().err.splitlines() if "--overlay" in line)
-    assert "1 fold" in told or "1 blurred area" in told
-    assert f"--classes {name}" in told
+    assert " 1 " in told and f"--classes {name}" in told
     content = restore_slide(path, None, out, restorer=tiny, classes=[name])
     assert content["regions"] and content["mask"]["left"] == {}
 
@@ -257,10 +256,10 @@ def test_the_sidecar_counts_what_was_found_and_left(inked_png, tiny, tmp_path, m
         return detect.detection_of(detect.Survey.of(args[0], MPP), ids, np.full_like(ids, 200))
 
     monkeypatch.setattr(detect, "detect", with_fold)
-    content = restore_slide(inked_png, None, tmp_path / "out.png", restorer=tiny)
+    content = restore_slide(inked_png, None, tmp_path / "out.png", restorer=tiny, classes=["pen"])
     assert content["mask"]["left"] == {"fold": 1} and {region["class"] for region in content["regions"]} == {"pen"}
     monkeypatch.setattr("artifusion.restorer.Restorer.from_pretrained", lambda *_, **__: tiny)
-    done = run("restore", inked_png, "-o", tmp_path / "told.png", "-q")
+    done = run("restore", inked_png, "-o", tmp_path / "told.png", "--classes", "pen", "-q")
     assert "1 region repainted" in done.output and done.output.endswith("s; left as they are: 1 fold\n")
     assert done.output.count("\n") == 1
     asked = run("restore", inked_png, "-o", tmp_path / "none.png", "--classes", "dust", "-q")

@@ -3,11 +3,12 @@
 
 import numpy as np
 import pytest
+import torch
 from made_slides import doubled, he_like
 
 from artifusion.damage.spots import paint
 from artifusion.detection.findings import UNIT, find
-from artifusion.detection.folds import folds
+from artifusion.detection.folds import folds, network
 from artifusion.detection.signs import evidence, look_of
 from artifusion.detection.survey import COARSE_PX, Survey
 from artifusion.errors import SlideError
@@ -94,3 +95,16 @@ def test_maps_of_tiles_are_those_of_the_whole(tmp_path):
     assert maps.keys() == whole.keys() | {"density"}
     for kind, values in whole.items():
         assert np.abs(maps[kind] - np.clip(values * UNIT, 0, 255)).max() <= 1, kind
+
+
+def test_the_fold_network_does_not_depend_on_the_number_of_threads():
+    threads, found = torch.get_num_threads(), {}
+    x = torch.from_numpy(np.random.default_rng(0).random((1, 3, 184, 216), dtype=np.float32))
+    try:
+        for count in (1, 2, 3, 8):
+            torch.set_num_threads(count)
+            with torch.inference_mode():
+                found[count] = network()(x)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[1], logits) for logits in found.values())

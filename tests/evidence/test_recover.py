@@ -51,6 +51,12 @@ def test_levels_rise_with_the_ink_and_opaque_ink_is_to_be_painted_and_says_why()
     assert (opaque.classes[mask] == PAINTED_ID).all() and "opaque" in opaque.ink["failed"]
 
 
+def test_a_mask_without_ink_is_to_be_painted_and_says_why():
+    found = recover(tissue(), band(), mpp=0.5)
+    assert (found.classes[band()] == PAINTED_ID).all() and found.ink["failed"] == "no ink is seen there"
+    assert found.ink["spectrum"] is None
+
+
 def test_without_clean_tissue_nothing_is_recovered_and_a_reference_helps():
     clean = tissue()
     everywhere = np.ones((SIDE, SIDE), bool)

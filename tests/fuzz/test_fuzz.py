@@ -9,13 +9,19 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pytest
+import shapely
 import tifffile
 from click.testing import CliRunner
 from made_slides import YCBCR, tissue, write_pyramid_tiff
 
 from artifusion.cli.app import main
-from artifusion.errors import SlideError, WeightsError
+from artifusion.errors import OutputError, SlideError, WeightsError
+from artifusion.mask.mask import Mask
+from artifusion.mask.regions import find_regions, plan_canvases
 from artifusion.output.codecs import jpeg
+from artifusion.output.output import Output
+from artifusion.output.patches import Patches
+from artifusion.restoration.grafting import Grafts
 from artifusion.slide.reader import open_slide
 
 TESTS = Path(__file__).parents[1]
@@ -37,7 +43,7 @@ def test_a_thousand_broken_inputs_bring_nothing_down():
     said = ended.stdout.splitlines()
     assert ended.returncode == 0, "\n".join(line for line in said if line[:1].isdigit()) + ended.stderr[-2000:]
     kinds = json.loads(said[-1])["kinds"]
-    assert sum(sum(ends.values()) for ends in kinds.values()) == 1000
+    assert sum(ends.get("taken", 0) + ends.get("refused", 0) for ends in kinds.values()) == 1000
     assert all(ends.get("refused") for ends in kinds.values()), kinds
 
 
@@ -49,11 +55,12 @@ def test_the_harness_sees_every_fault():
 
 # What was found in ten thousand inputs, mended, one test per kind
 
-def test_a_tile_that_no_memory_holds_is_refused_before_openslide_ends_the_process(tmp_path):
+@pytest.mark.parametrize("width", [2**31 - 16, 0])
+def test_a_tile_that_no_memory_holds_is_refused_before_openslide_ends_the_process(tmp_path, width):
     slide = write_pyramid_tiff(tmp_path / "slide.tif", [(277, 203)], tile=64, **YCBCR)
     with tifffile.TiffFile(slide, mode="r+b") as file:
-        file.pages[0].tags["TileWidth"].overwrite(2**31 - 16)
-    with pytest.raises(SlideError, match="tells tiles of 2147483632 x 64 px"):
+        file.pages[0].tags["TileWidth"].overwrite(width)
+    with pytest.raises(SlideError, match=f"tells tiles of {width} x 64 px"):
         open_slide(slide)
 
 
@@ -101,14 +108,60 @@ def test_a_jpeg_marker_that_names_no_table_is_a_broken_segment():
         jpeg.parse(bytes(segment), b"")
 
 
+def test_an_image_whose_pixels_tifffile_would_invent_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "image.tif", tissue(277, 203), photometric="rgb", tile=(64, 64), metadata=None)
+    with tifffile.TiffFile(tmp_path / "image.tif", mode="r+b") as file:
+        file.pages[0].tags["PlanarConfiguration"].overwrite(0)
+    with pytest.raises(SlideError, match="how its samples lie"):
+        open_slide(tmp_path / "image.tif")
+
+
+def test_broken_work_of_an_interrupted_run_is_done_again(tmp_path):
+    slide = open_slide(write_pyramid_tiff(tmp_path / "slide.tif", [(277, 203)], tile=64, **YCBCR))
+    mask = Mask.of([shapely.box(20, 20, 60, 60)], slide.size)
+    canvas, = plan_canvases(find_regions(mask, 8), slide.size, mask=mask)
+    patches = Patches(tmp_path / "patches", slide, mask)
+    patches.add(canvas, slide.read(canvas.l0_box))
+    assert Patches(tmp_path / "patches", slide, mask).done(canvas)
+    file, = (tmp_path / "patches").iterdir()
+    file.write_bytes(b"x" * file.stat().st_size)
+    (tmp_path / "patches" / "not_ours.npy").touch()
+    assert not Patches(tmp_path / "patches", slide, mask).done(canvas)
+    grafts = tmp_path / "grafts"
+    grafts.mkdir()
+    (grafts / "1.npz").write_bytes(b"PK\3\4 and no more")
+    assert not Grafts(grafts).filled
+    output = Output(tmp_path / "out.tif", [slide.path])
+    with pytest.raises(KeyboardInterrupt), output.work_on({"a": 1}):
+        raise KeyboardInterrupt
+    (tmp_path / "out.tif.partial" / "job.json").write_bytes(b"\xff")
+    with output.work_on({"a": 1}) as work:
+        assert json.loads((work / "job.json").read_text()) == {"a": 1}
+
+
+@pytest.mark.parametrize("row", ["1,a,b,,c,d,e,0.1,mean,1,1", "x" + ",1" * 40, "\xff"])
+def test_a_broken_table_of_an_evaluation_is_refused(tmp_path, row):
+    from artifusion.evaluation.records import COLUMNS, Records
+
+    (tmp_path / "tiles.csv").write_bytes(f"{','.join(COLUMNS)}\n{row}\n".encode("latin-1"))
+    with pytest.raises(OutputError, match="is broken"):
+        Records(tmp_path).rows()
+
+
 @pytest.mark.parametrize("text", ["crops,loss\nx,0.5\n", "minutes\n1\n", "crops,loss\n1,0.5,3\n"])
 def test_a_broken_log_is_told_before_a_run_goes_on(tmp_path, text):
-    from artifusion.errors import OutputError
     from artifusion.training.curves import read_log
 
     (tmp_path / "log.csv").write_text(text)
     with pytest.raises(OutputError, match="move it away"):
         read_log(tmp_path / "log.csv")
+
+
+def test_what_a_file_says_does_not_command_the_terminal(tmp_path):
+    write_pyramid_tiff(tmp_path / "slide.tif", [(277, 203)], tile=64, **YCBCR)
+    (tmp_path / "mask.geojson").write_text(json.dumps({"type": "\x1b[2Jgone\n"}))
+    said = refused("mask", "convert", tmp_path / "mask.geojson", tmp_path / "o.png", "--slide", tmp_path / "slide.tif")
+    assert said.rstrip("\n").isprintable() and "\\x1b[2Jgone\\n" in said
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])

@@ -13,7 +13,8 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -36,7 +37,7 @@ from fuzz.seeds import BOX, FAR
 GREEN = (40, 180, 60)
 REACH_PX = 16                       # a JPEG block and its chroma: pixels so near the mask may move within encoding
 COMPARED_PX = 1024                  # side of the corner that is compared of large slides
-SPOKEN_BY_C = re.compile(r"(Fax\d|tempfile\.tif:|\w+Decode\w*:|TIFF\w+:|JPEG\w*:)")   # libtiff's own words, past Python
+SPOKEN_BY_C = re.compile(r"(?!artifusion)[\w.]+: |.*OpenSlide-WARNING")    # libtiff and GLib, past Python
 ADDRESS = re.compile(r"0x[0-9a-f]+|[0-9][0-9.,e+]*|'[^']*'")
 
 
@@ -86,7 +87,8 @@ class Trial:
         return write_qupath(self.inputs / "box.geojson", [qupath_feature(each, {"name": "Fold"}) for each in outlines])
 
     def found(self, what: str, detail: str = "") -> None:
-        self.findings.append(f"{what} [{self.commands[-1].split(' ')[0]}] {detail}")
+        finding = f"{what} [{self.commands[-1].split(' ')[0]}] {detail}"
+        self.findings.append(finding.encode("ascii", "backslashreplace").decode())
 
     def run(self, *arguments: object) -> int:
         """The exit code of a command; findings where it did not behave."""
@@ -127,8 +129,8 @@ class Trial:
             self.found("not one line", self.told())
         if code == 0 and lines:
             self.found("chatter", self.told())
-        if any(not letter.isprintable() for line in lines for letter in line) or len(complaint) > 2000:
-            self.found("unprintable or endless line", repr(complaint[:200]))
+        if any(not letter.isprintable() for line in lines for letter in line) or len("".join(lines)) > 2000:
+            self.found("unprintable or endless line", repr("".join(lines)[:200]))
         if re.search("allocate|MemoryError", complaint):
             self.found("memory", ADDRESS.sub("#", complaint[:200]))
         left = sorted(path.name for path in self.outputs.iterdir() if not path.name.startswith("kept"))
@@ -347,8 +349,8 @@ def sidecar(trial: Trial) -> None:
     same = broken.read_bytes() == data
     if trial.run("verify", restored / "slide.tif", out) == 0 and not same and broken.suffix == ".tif":
         trial.found("silent damage", "a changed output is verified")
-    trial.run("verify", restored / "slide.tif", out, "--json")
-    trial.restore(out, trial.box())
+    if trial.rng.random() < 0.4:
+        trial.restore(out, trial.box())
 
 
 def restore_toml(trial: Trial) -> None:
@@ -372,12 +374,18 @@ def interrupted(trial: Trial) -> None:
 def restore_two(trial: Trial, fail_after: int | None = None) -> int:
     """Restore two regions, with grafts; interrupted after so many canvases."""
     slide = trial.whole("slide.tif", "slides/raw.tif")
+    with grafting(fail_after):
+        return trial.run("restore", slide, "--mask", trial.box(BOX, FAR), "-o", trial.outputs / "kept.tif", "-q")
+
+
+@contextmanager
+def grafting(fail_after: int | None = None) -> Iterator[None]:
+    """A stand-in that lets regions be grafted, and is interrupted after so many canvases."""
     seam = import_module("artifusion.restorer")
     usual, seam.Restorer = seam.Restorer, SimpleNamespace(
         from_pretrained=lambda *_: Green(fail_after, batch_size=1, graft="auto"))
-    code = trial.run("restore", slide, "--mask", trial.box(BOX, FAR), "-o", trial.outputs / "kept.tif", "-q")
+    yield
     seam.Restorer = usual
-    return code
 
 
 def evaluation_table(trial: Trial) -> None:
@@ -406,13 +414,13 @@ def weights(trial: Trial) -> None:
 
 def train_toml(trial: Trial) -> None:
     config = trial.broken(trial.seeds / "train.toml", mutators.toml)
-    trial.run(*training(trial, config, trial.seeds / "tissue"), "--max-minutes", "0.005")
+    trial.run(*training(trial, config, trial.seeds / "tissue"), "--max-minutes", "0.002")
 
 
 def shard(trial: Trial) -> None:
     tiles = trial.broken(trial.seeds / "tiles.tar", mutators.tar)
     trial.run("tiles", "--data", tiles, "-o", trial.outputs / "again.tar", "-q")
-    trial.run(*training(trial, trial.seeds / "train.toml", tiles))
+    trial.run(*training(trial, trial.seeds / "train.toml", tiles), "--max-minutes", "0.0001")
 
 
 def training_run(trial: Trial) -> None:
@@ -431,6 +439,6 @@ def training(trial: Trial, config: Path, data: Path) -> list[object]:
 
 LIGHT: dict[Callable[[Trial], None], int] = {                # how often each is drawn
     slide_structure: 26, slide_streams: 16, slide_bytes: 4, plain_image: 8, mask_image: 9, grandqc: 3, histoqc: 3,
-    geojson: 10, sidecar: 8, restore_toml: 2, interrupted: 3}
+    geojson: 10, sidecar: 8, restore_toml: 2, interrupted: 2}
 HEAVY: dict[Callable[[Trial], None], int] = {           # import torch
     weights: 4, train_toml: 3, shard: 3, training_run: 2, detection: 1, evaluation_table: 1}

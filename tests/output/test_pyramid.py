@@ -15,7 +15,7 @@ from artifusion.geometry import Box, Size
 from artifusion.mask.mask import Mask
 from artifusion.output.container import container_of, generic_pyramid, without_gaps
 from artifusion.output.reencode import halved
-from artifusion.output.segments import Grid
+from artifusion.output.stored import Grid
 from artifusion.output.verify import verify_slide
 from artifusion.slide import tiff
 from artifusion.slide.reader import open_slide

@@ -13,7 +13,7 @@ from artifusion.errors import OutputError, SlideError
 from artifusion.files import sha256
 from artifusion.geometry import Box
 from artifusion.output.codecs.segment_codecs import codec_of
-from artifusion.output.segments import Grid
+from artifusion.output.stored import Grid
 from artifusion.output.verify import verify_slide
 from artifusion.slide import tiff
 

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from artifusion.errors import SlideError
+from artifusion.geometry import Size
 from artifusion.output.codecs import scan
 from artifusion.output.codecs.block_arrays import join_blocks, per_block, per_pixel, split_blocks, with_neighbours
 
@@ -65,7 +66,15 @@ def decode(data: bytes, tables: bytes, photometric: int) -> np.ndarray:
     try:
         return imagecodecs.jpeg8_decode(data, tables=tables or None, colorspace=space, outcolorspace="RGB")
     except (imagecodecs.Jpeg8Error, RuntimeError, ValueError) as error:
-        raise SlideError(f"a JPEG segment is damaged ({error}); get a whole copy of the slide") from None
+        raise SlideError(str(error)) from None
+
+
+def frame_size(data: bytes) -> Size:
+    """Return the size that a segment's frame states, whatever its kind. Raises SlideError where it has none."""
+    frame = next((payload for marker, _, payload in markers(data) if marker in FRAMES), b"")
+    if len(frame) < 5:
+        raise SlideError("no JPEG frame")
+    return Size(int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[1:3], "big"))
 
 
 def encode(pixels: np.ndarray, like: bytes, tables: bytes, photometric: int, touched: np.ndarray | None = None

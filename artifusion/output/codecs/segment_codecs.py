@@ -1,7 +1,8 @@
 """Codecs of TIFF segments: what a compressed segment holds, and how other pixels are written in its place.
 
 A codec belongs to one page. Its samples are uint8 (H, W, 3) as the page stores them, so an exact codec gives back
-what was written; `rgb` and `samples` convert between samples and colours. Everything that copies, builds or verifies
+what was written; `rgb` and `samples` convert between samples and colours. No more is unpacked than the page's segments
+can hold, whatever a segment says. Everything that copies, builds or verifies
 segments gets its codec from `codec_of`.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from artifusion.errors import SlideError
+from artifusion.geometry import Size
 from artifusion.output.codecs import jpeg
 from artifusion.slide import tiff
 
@@ -74,6 +77,7 @@ class JpegCodec:
 
     tables: bytes
     photometric: int
+    size: Size                          # of a whole segment
     name = "JPEG"
     exact = False
     generic = True
@@ -83,7 +87,13 @@ class JpegCodec:
         return jpeg.why_not(data, self.tables, self.photometric)
 
     def decode(self, data: bytes) -> np.ndarray:
-        return jpeg.decode(data, self.tables, self.photometric)
+        try:
+            size = jpeg.frame_size(data)
+            if size.width > self.size.width or size.height > self.size.height:
+                raise SlideError(f"{size.width} x {size.height} px in a tile of {self.size.width} x {self.size.height}")
+            return jpeg.decode(data, self.tables, self.photometric)
+        except SlideError as error:
+            raise _damaged(self, error) from None
 
     def encode(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
         """As in `Codec`. A segment that cannot be taken apart into blocks is encoded whole."""
@@ -110,6 +120,7 @@ class Jpeg2000Codec:
     """
 
     ycbcr: bool
+    size: Size                          # of a whole segment
     same_size: bool = False
     generic = False
 
@@ -136,10 +147,13 @@ class Jpeg2000Codec:
             if data[:2] != b"\xff\x4f" or data[40:42] != b"\0\3" or set(data[42:51:3]) != {7}:
                 raise ValueError("not three 8-bit components")
             width, height, left, top = struct.unpack(">4I", data[8:24])
+            if width - left > self.size.width or height - top > self.size.height:
+                raise ValueError(f"{width - left} x {height - top} px in a tile of {self.size.width} x "
+                                 f"{self.size.height}")
             with Image.open(io.BytesIO(_jp2(data, width - left, height - top))) as image:
                 return np.asarray(image)                    # subsampled components are repeated, as OpenSlide does
         except (OSError, ValueError, SyntaxError, struct.error) as error:
-            raise SlideError(f"a JPEG 2000 segment is damaged ({error}); get a whole copy of the slide") from None
+            raise _damaged(self, error) from None
 
     def encode(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
         if not self.same_size:
@@ -170,7 +184,7 @@ class PackedCodec:
 
     compression: int
     predictor: int
-    width: int
+    size: Size                          # of a whole segment
     exact = True
     generic = True
 
@@ -186,14 +200,16 @@ class PackedCodec:
         return ""
 
     def decode(self, data: bytes) -> np.ndarray:
+        """As in `Codec`. What follows the last pixel is left out, as readers do."""
+        most = 3 * self.size.width * self.size.height
         try:
             if self.compression == LZW:
-                data = bytes(imagecodecs.lzw_decode(data))
+                data = bytes(imagecodecs.lzw_decode(data, out=most))
             elif self.compression in (DEFLATE, OLD_DEFLATE):
-                data = bytes(imagecodecs.zlib_decode(data))
-            samples = np.frombuffer(data, np.uint8).reshape(-1, self.width, 3)
-        except (ValueError, imagecodecs.ZlibError, imagecodecs.LzwError) as error:
-            raise SlideError(f"a {self.name} segment is damaged ({error}); get a whole copy of the slide") from None
+                data = zlib.decompressobj().decompress(data, most)
+            samples = np.frombuffer(data[:most], np.uint8).reshape(-1, self.size.width, 3)
+        except (ValueError, zlib.error, imagecodecs.LzwError) as error:
+            raise _damaged(self, error) from None
         return np.cumsum(samples, axis=1, dtype=np.uint8) if self.predictor == HORIZONTAL else samples
 
     def encode(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
@@ -221,6 +237,7 @@ def codec_of(page: tiff.Page, same_size: bool = False) -> Codec:
         SlideError: the page's tags say that its segments cannot be written again; the message is the reason alone.
     """
     compression, photometric = page.number(tiff.COMPRESSION, 1), page.number(tiff.PHOTOMETRIC)
+    size = page.segment_size
     if page.number(tiff.SAMPLES, 1) != 3 or set(page.numbers(tiff.BITS).tolist()) != {8}:
         raise SlideError("not three 8-bit samples")
     if page.number(tiff.PLANAR, 1) != 1 or page.number(tiff.DEPTH, 1) != 1:
@@ -229,18 +246,22 @@ def codec_of(page: tiff.Page, same_size: bool = False) -> Codec:
         raise SlideError("bits in reverse order")
     if compression == JPEG and photometric in (jpeg.RGB, jpeg.YCBCR):
         tables = page.tags.get(tiff.JPEG_TABLES)
-        return JpegCodec(tables.raw if tables else b"", photometric)
+        return JpegCodec(tables.raw if tables else b"", photometric, size)
     if compression in JPEG_2000 and photometric in (jpeg.RGB, jpeg.YCBCR):
-        return Jpeg2000Codec(compression == APERIO_YCBCR, same_size)
+        return Jpeg2000Codec(compression == APERIO_YCBCR, size, same_size)
     if compression in PACKED and photometric == jpeg.RGB:
         predictor = page.number(tiff.PREDICTOR, 1)
         if predictor not in (1, HORIZONTAL):
             raise SlideError(f"predictor {predictor}")
-        return PackedCodec(compression, predictor, page.number(tiff.TILE_WIDTH if page.tiled else tiff.WIDTH))
+        return PackedCodec(compression, predictor, size)
     if compression in (JPEG, *JPEG_2000, *PACKED):
         raise SlideError(f"photometric interpretation {photometric}")
     names = ", ".join(dict.fromkeys(["JPEG", "Aperio's JPEG 2000", *PACKED.values()]))
     raise SlideError(f"compression {compression} is not among those that can be copied ({names})")
+
+
+def _damaged(codec: Codec, error: Exception) -> SlideError:
+    return SlideError(f"a {codec.name.partition(' (')[0]} segment is damaged ({error}); get a whole copy of the slide")
 
 
 def _jp2(codestream: bytes, width: int, height: int) -> bytes:

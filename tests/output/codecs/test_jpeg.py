@@ -14,11 +14,11 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 
 from artifusion.errors import SlideError
-from artifusion.geometry import Box
+from artifusion.geometry import Box, Size
 from artifusion.mask.mask import Mask
 from artifusion.output.codecs import jpeg, scan
 from artifusion.output.codecs.segment_codecs import JpegCodec, codec_of
-from artifusion.output.segments import Grid
+from artifusion.output.stored import Grid
 from artifusion.output.verify import verify_slide
 from artifusion.slide import tiff
 
@@ -133,7 +133,7 @@ def test_the_header_stays_and_nothing_changes_where_nothing_is_touched():
 
 def test_a_damaged_scan_is_encoded_whole_or_refused():
     old, photometric = segment((128, 128), 2, quality=80)
-    header, codec = jpeg.parse(old, b""), JpegCodec(b"", photometric)
+    header, codec = jpeg.parse(old, b""), JpegCodec(b"", photometric, Size(128, 128))
     touched = np.zeros((128, 128), bool)
     touched[:30, :30] = True
     for broken in (old[:-500], old[: header.end + 900] + b"\xff\0" * 9 + old[header.end + 918 :],
@@ -229,7 +229,7 @@ def test_a_segment_that_cannot_be_taken_apart_is_named_and_passes(tmp_path):
         place_segment(source, index, tiff.read_segment(file, page, index)[:-2] + b"\xff\xd0\xff\xd9")
     out = tmp_path / "out.tif"
     mask, report = restore(source, out, tmp_path, mask=mask)
-    assert report.levels[0].encoded_whole == 1 and "1 could not be taken apart" in report.levels[0].reason
+    assert report.levels[0].encoded_whole == 1 and "1 could not be written in place" in report.levels[0].reason
     found = verify_slide(source, out, *facts(source, out, mask, report))
     assert found.ok and found.compared.whole == 1, found.problems
     assert "0 of 1" in found.lines()[1]

@@ -1,0 +1,165 @@
+"""The note in a TIFF's description, in whatever form the description has: readers of that form still understand it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+from xml.parsers import expat
+
+import tifffile
+from PIL import Image
+
+from artifusion.slide import tiff
+from artifusion.slide.reader import Slide
+from artifusion.slide.whole import tifffile_messages
+
+WORD = "artifusion"                      # by which a note is found
+
+
+def tags_with_note(page: tiff.Page, note: str, vendor: str) -> dict[int, bytes]:
+    """Return `texts_with_note` of a page, and every further description of it: readers differ in which they take."""
+    again = {code: description_with_note(page.text(code), note, vendor) for code in page.tags
+             if code % tiff.REPEATED == tiff.DESCRIPTION and code != tiff.DESCRIPTION}
+    return texts_with_note(page.text(tiff.DESCRIPTION), page.text(tiff.SOFTWARE), note, vendor) | {
+        code: text.encode(errors="surrogateescape") for code, text in again.items() if text is not None}
+
+
+def texts_with_note(description: str, software: str, note: str, vendor: str) -> dict[int, bytes]:
+    """Return the text tags of a first directory that change so that it holds the note, by code.
+
+    The note stands in ImageDescription, or in Software where the description has no place for it.
+    """
+    code, text = tiff.DESCRIPTION, description_with_note(description, note, vendor)
+    if text is None:
+        code, told = tiff.SOFTWARE, software.partition("\0")[0]
+        text = f"{told}; {WORD}: {note}" if told else f"{WORD}: {note}"
+    return {code: text.encode(errors="surrogateescape")}
+
+
+def text_problems(before: Slide, after: Slide, kept: bool) -> list[str]:
+    """Return what readers no longer find in the texts of a restored slide: the note, and what the source says there.
+
+    Args:
+        kept: the description is the source's; by others than copies it is kept where it still holds.
+    """
+    if not tiff.is_tiff(after.path):
+        with Image.open(after.path) as image:
+            told = [str(image.info.get("comment", "")), *map(str, getattr(image, "text", {}).values())]
+        return [] if any(WORD in text for text in told) else ["no text of the image tells what was restored"]
+    problems = []
+    if after.kind == "slide" and not any(WORD in text for text in (*after.properties, *after.properties.values())):
+        problems.append("OpenSlide shows no note of what was restored")
+    with tifffile_messages(), tifffile.TiffFile(after.path) as file:
+        page: Any = file.pages[0]
+        if not any(WORD in text for text in (page.description, page.description1, page.software)):
+            problems.append("tifffile shows no note of what was restored")
+        if not kept and not lasting_page(before).tags:
+            return problems
+        with tifffile.TiffFile(before.path) as source:
+            problems += [f"tifffile reads other {form} metadata" for form, read in FORMS.items()
+                         if (old := read(source)) and not old.items() <= (read(file) or {}).items()]
+    return problems
+
+
+def _ome(file: tifffile.TiffFile) -> dict[str, Any]:
+    """What tifffile takes as OME-XML, parsed."""
+    try:
+        return tifffile.xml2dict(file.ome_metadata) if file.is_ome and file.ome_metadata else {}
+    except SyntaxError:                                      # no XML in spite of its end
+        return {}
+
+
+def _json(file: tifffile.TiffFile) -> dict[str, Any]:
+    """The description where it is a JSON object."""
+    try:
+        content = json.loads(cast(Any, file.pages[0]).description)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+FORMS: dict[str, Callable[[tifffile.TiffFile], Mapping[str, Any] | None]] = {
+    "OME": _ome, "JSON": _json, "ImageJ": lambda file: {k: repr(v) for k, v in (file.imagej_metadata or {}).items()},
+    "shape": lambda file: (file.shaped_metadata or ({},))[0]}
+
+
+def lasting_page(slide: Slide) -> tiff.Page:
+    """Return the first directory of a slide where its texts also hold for a generic pyramid of it; else an empty one.
+
+    They do not where the pixels become others (gray, planes, several images in one OME-XML), nor where OpenSlide would
+    take the pyramid for Aperio's.
+    """
+    nothing = tiff.Page({}, "<")
+    if slide.vendor not in ("generic-tiff", "image") or not tiff.is_tiff(slide.path):
+        return nothing
+    pages = tiff.read_tiff(slide.path).pages
+    first, text = pages[0], pages[0].text(tiff.DESCRIPTION)
+    alone = sum((page.number(tiff.WIDTH), page.number(tiff.HEIGHT)) == slide.size for page in pages) == 1
+    colours = first.number(tiff.SAMPLES, 1) == 3 and first.number(tiff.PLANAR, 1) == 1
+    return first if alone and colours and not text.startswith("Aperio") and text.count("Pixels ") < 2 else nothing
+
+
+def description_with_note(text: str, note: str, vendor: str) -> str | None:
+    """Return an ImageDescription with the note inserted, never inside another value; None where it has no place.
+
+    Nothing else of the text changes. The note stands before the first NUL, where readers stop.
+    """
+    head, nul, rest = text.rstrip("\0").partition("\0")
+    place = _place(head.rstrip(), note, vendor)
+    if place is None:
+        return None
+    at, insertion = place
+    return head[:at] + insertion + head[at:] + nul + rest
+
+
+def only_noted(old: str, new: str) -> bool:
+    """Return whether a text is an older one with at most one insertion, which holds a note."""
+    old, new = old.rstrip("\0 \r\n"), new.rstrip("\0 \r\n")
+    pairs = enumerate(zip(old, new, strict=False))
+    same = next((at for at, (one, other) in pairs if one != other), min(len(old), len(new)))
+    inserted = new[same : len(new) - (len(old) - same)]
+    return old == new or (new.endswith(old[same:]) and WORD in inserted)
+
+
+def _place(body: str, note: str, vendor: str) -> tuple[int, str] | None:
+    """Return where the note goes in a description without trailing space, and the text that goes there."""
+    name = next(name for n in range(1, len(body) + 2) if (name := f"{WORD} {n}" if n > 1 else WORD)
+                if f"|{name} = " not in body and json.dumps(name) not in body)     # a slide may be restored twice
+    first = body.lstrip("\ufeff \t\r\n")[:1]
+    if vendor == "aperio":
+        return len(body), f"|{name} = {note}"
+    if first == "<":
+        at = _end_of_root(body)
+        safe = re.sub("-(?=-)", "- ", note)                  # a comment must not hold two hyphens in a row
+        return None if at is None else (at, f"<!-- {WORD}: {safe} -->")
+    if body.startswith("shape="):                            # tifffile reads all that follows as numbers
+        return None
+    try:
+        content = json.loads(body.lstrip("\ufeff")) if first in set('{["') else None
+    except ValueError:
+        content = None                                       # no JSON in spite of its first character
+    except RecursionError:
+        return None
+    if content is None:
+        return len(body), f"\n{WORD}: {note}" if body else f"{WORD}: {note}"
+    if isinstance(content, dict):
+        return len(body) - 1, f"{', ' if content else ''}{json.dumps(name)}: {json.dumps(note)}"
+    return None
+
+
+def _end_of_root(xml: str) -> int | None:
+    """Return where the closing tag of the root element begins; None where there is none, or this is no XML."""
+    data = xml.encode(errors="surrogateescape")
+    leading = len(data) - len(data.lstrip())
+    for encoding in ("utf-8", "iso-8859-1"):                 # whatever the text declares: .NET writes "utf-16"
+        parser, ends = expat.ParserCreate(encoding), list[int]()
+        parser.EndElementHandler = lambda _, parser=parser, ends=ends: ends.append(parser.CurrentByteIndex)
+        try:
+            parser.Parse(data[leading:], True)
+        except expat.ExpatError:
+            continue
+        at = leading + ends[-1]
+        return len(data[:at].decode(errors="surrogateescape")) if data[at : at + 2] == b"</" else None
+    return None

@@ -1,0 +1,147 @@
+"""Looks over all that writing a restored slide will read, before work begins: what is damaged is found now."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import shapely
+
+from artifusion.ahead import ahead
+from artifusion.errors import MaskError, SlideError
+from artifusion.geometry import Box, Size
+from artifusion.mask.mask import Mask
+from artifusion.mask.polygons import polygons_of
+from artifusion.output.container import (
+    THUMBNAIL,
+    container_of,
+    generic_pyramid,
+    level_pages,
+    restored_pages,
+    segment_reason,
+)
+from artifusion.output.pyramid import missing_below
+from artifusion.output.stored import Grid, StoredPage, touched_segments
+from artifusion.slide import tiff
+from artifusion.slide.reader import TIFF_VENDORS, Slide
+
+LOOKED_AHEAD = 8                     # segments or boxes that are read while the ones before them are
+BOX_PX = 1024                        # side of the boxes that are read where everything is encoded anew
+
+
+def look_over(slide: Slide, mask: Mask, out: Path, l0_boxes: Sequence[Box] = ()) -> int:
+    """Return how many touched segments cannot be written in their own form and will be encoded whole.
+
+    Every touched segment of every level is decoded, and every other one from which a level is built or that is
+    encoded anew. The thumbnail is left out: where it cannot be restored it stays, and the report says so.
+
+    Args:
+        l0_boxes: what else will be read of level 0.
+
+    Raises:
+        SlideError: one is damaged; with the file and the place.
+        OutputError: a suffix that does not fit the source.
+    """
+    container, _ = container_of(slide, out)
+    if container == "image":
+        return 0
+    if container == "re-encoded":
+        _total(lambda box: len(slide.read(box)), _boxes(slide.size))
+        return 0
+    source, whole = tiff.read_tiff(slide.path), 0
+    built_from = _built_from(slide) if container == "pyramid" else set()
+    with slide.path.open("rb") as file:
+        for number, name in restored_pages(slide, container).items():
+            if name != THUMBNAIL:
+                stored = StoredPage(file, source.pages[number], name)
+                if number in built_from:
+                    _decode(stored, range(len(stored.page.offsets)))
+                elif stored.grid.size == slide.size:
+                    _decode(stored, sorted({index for box in l0_boxes for index in stored.grid.over(box)}))
+                whole += _look_at(stored, mask)
+    return whole
+
+
+def why_stale(slide: Slide, page: tiff.Page, mask: Mask) -> str:
+    """Return why a slide's thumbnail cannot be restored; empty where it can."""
+    size = Grid.of(page).size
+    if abs(size.width * slide.size.height / (size.height * slide.size.width) - 1) > 0.02:
+        return "shows another area than level 0"
+    with slide.path.open("rb") as file:
+        try:
+            return segment_reason(file, page) or (
+                "holds segments of several kinds" if _look_at(StoredPage(file, page, THUMBNAIL), mask) else "")
+        except SlideError as error:
+            return str(error)
+
+
+def scanned(mask: Mask, slide: Slide) -> Mask:
+    """Return the mask without the segments of level 0 that are missing: nothing was scanned there, or is painted.
+
+    Raises:
+        MaskError: nothing else is masked.
+    """
+    boxes = _missing(slide, mask)
+    if not boxes:
+        return mask
+    missing = shapely.union_all([shapely.box(box.x, box.y, box.right, box.bottom) for box in boxes])
+    parts = [(part, name) for polygon, name in zip(mask.polygons, mask.classes, strict=True)
+             for part in polygons_of(polygon.difference(missing))]
+    kept = replace(mask, polygons=tuple(part for part, _ in parts), classes=tuple(name for _, name in parts),
+                   origin=f"{mask.origin} outside missing tiles")
+    if not kept.area_px:
+        raise MaskError(f"{slide.path}: the mask marks only places of which the file holds no tiles; there is nothing "
+                        "to restore")
+    return kept
+
+
+def _missing(slide: Slide, mask: Mask) -> list[Box]:
+    """Return the boxes of the segments of level 0 that the mask touches and the file does not hold."""
+    if slide.kind != "slide" or slide.vendor not in TIFF_VENDORS:
+        return []
+    source = tiff.read_tiff(slide.path)
+    pages = level_pages(source, slide)
+    if pages is None or source.pages[pages[0]].counts.all():
+        return []
+    page = source.pages[pages[0]]
+    grid = Grid.of(page)
+    return [grid.box(index) for index in grid.touched(mask) if not page.counts[index]]
+
+
+def _built_from(slide: Slide) -> set[int | None]:
+    """Return the directories from which levels of a generic pyramid are built: every segment of them is read."""
+    plan = generic_pyramid(slide)
+    return {level.page for number, level in enumerate(plan) if level.page is not None and missing_below(plan, number)}
+
+
+def _decode(stored: StoredPage, indices: Iterable[int]) -> None:
+    """Raise SlideError where one of these segments is damaged."""
+    held = ((index, data) for index in indices if (data := stored.segment(index)))
+    _total(lambda segment: len(stored.decode(*segment)), held)
+
+
+def _look_at(stored: StoredPage, mask: Mask) -> int:
+    """Return how many touched segments cannot be written in their own form; raise SlideError where one is damaged."""
+    def anew(segment: tuple[int, bytes, bytes]) -> bool:
+        index, data, like = segment
+        if data:
+            stored.decode(index, data)
+        return like is not data
+
+    return _total(anew, touched_segments(stored, mask))
+
+
+def _boxes(size: Size) -> Iterator[Box]:
+    for y in range(0, size.height, BOX_PX):
+        for x in range(0, size.width, BOX_PX):
+            yield Box(x, y, BOX_PX, BOX_PX).intersection(Box(0, 0, *size))
+
+
+def _total(function: Callable[[Any], int], items: Iterable[Any]) -> int:
+    """Return the sum of a function of some items, computed by threads."""
+    with closing(ahead(function, items, LOOKED_AHEAD, os.cpu_count() or 1)) as results:
+        return sum(results)

@@ -1,0 +1,98 @@
+"""The pixels of a TIFF slide as tifffile shows them."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from artifusion.errors import SlideError
+from artifusion.geometry import Box, Size
+from artifusion.output.allowed_change import quantisation_error
+from artifusion.output.codecs import jpeg
+from artifusion.output.codecs.segment_codecs import APERIO_YCBCR, JpegCodec, PackedCodec, codec_of
+from artifusion.output.container import level_pages
+from artifusion.output.stored import Grid
+from artifusion.slide import tiff
+from artifusion.slide.reader import Slide
+
+EXACT, LOSSY = 3.0, 12.0             # grey levels: rounding, also of other colours; any usual encoding
+
+
+class TiffPixels:
+    """The pixels of a TIFF's levels, as tifffile decodes them. Threads may share it."""
+
+    def __init__(self, slide: Slide) -> None:
+        source = tiff.read_tiff(slide.path)
+        pages = level_pages(source, slide)
+        if pages is None:
+            raise ValueError("its tiled directories are not the levels OpenSlide shows")
+        self._stored = [source.pages[number] for number in pages]
+        self.grids = [Grid.of(page) for page in self._stored]
+        self._tifffile = tifffile.TiffFile(slide.path)
+        self._pages: list[Any] = [self._tifffile.pages[number] for number in pages]
+        self._file, self._lock = slide.path.open("rb"), threading.Lock()
+
+    def close(self) -> None:
+        self._tifffile.close()
+        self._file.close()
+
+    def read(self, level: int, lv_box: Box) -> np.ndarray:
+        """Return a box of a level, uint8 (H, W, 3); beyond the level its edge is repeated, missing tiles are white."""
+        grid = self.grids[level]
+        inside = lv_box.intersection(Box(0, 0, *grid.size))
+        pixels = np.full((inside.height, inside.width, 3), 255, np.uint8)
+        for index in grid.over(inside):
+            tile = self._tile(level, index)
+            if tile is not None:
+                part = grid.box(index).intersection(inside)
+                pixels[part.slices(inside)] = tile[part.slices(grid.box(index))]
+        across, down = ((inside.x - lv_box.x, lv_box.right - inside.right),
+                        (inside.y - lv_box.y, lv_box.bottom - inside.bottom))
+        return np.pad(pixels, (down, across, (0, 0)), mode="edge")
+
+    def read_size(self, size: Size, lv_box: Box) -> np.ndarray:
+        """Return a box of the level of that size."""
+        return self.read(next(n for n, grid in enumerate(self.grids) if grid.size == size), lv_box)
+
+    def above(self, size: Size) -> int:
+        """Return the smallest level that is larger than a size; level 0 where none is."""
+        return max(n for n, grid in enumerate(self.grids) if n == 0 or grid.size.width > size.width)
+
+    def _tile(self, level: int, index: int) -> np.ndarray | None:
+        """Return a tile, uint8 (H, W, 3); None where it is missing, or damaged in the source as well."""
+        page, stored = self._pages[level], self._stored[level]
+        with self._lock:
+            data = tiff.read_segment(self._file, stored, index)
+        if not data:
+            return None
+        try:
+            if page.compression == APERIO_YCBCR:               # which tifffile does not convert
+                return codec_of(stored).rgb(codec_of(stored).decode(data))
+            return page.decode(data, index, jpegtables=page.jpegtables)[0][0]
+        except (SlideError, RuntimeError, ValueError, tifffile.TiffFileError):
+            return None
+
+    def furthest(self, level: int, index: int) -> float:
+        """Return the grey levels by which encoding can move the pixels of a tile, on average over any part of it."""
+        codec = codec_of(self._stored[level])
+        if not isinstance(codec, JpegCodec):
+            return EXACT if isinstance(codec, PackedCodec) else LOSSY
+        with self._lock:
+            data = tiff.read_segment(self._file, self._stored[level], index)
+        return max(LOSSY, quantisation_error(jpeg.parse(data, codec.tables)))
+
+    def resolution(self, level: int) -> tuple[float, float]:
+        """Return the pixels per cm of a level along x and y; 0 where it states none."""
+        page, stored = self._pages[level], self._stored[level]
+        try:
+            told = tiff.X_RESOLUTION in stored.tags and page.resolutionunit != 1
+            return page.get_resolution("CENTIMETER") if told else (0.0, 0.0)
+        except (ValueError, KeyError, ZeroDivisionError):
+            return 0.0, 0.0
+
+    def holds(self, level: int, index: int) -> bool:
+        """Return whether a tile is not missing."""
+        return bool(self._stored[level].counts[index])
