@@ -212,7 +212,7 @@ def restore_slide(
             if work is None:                                          # an earlier run had published everything
                 return json.loads(beside(output.target, ".json").read_text()) | {"done_before": True}
             restorer, facts = learn_slide(restorer, slide, avoid, job, work, quiet)
-            grafts = Grafts(work / "grafts", recover_plan(slide, plan, job["recover"], work, quiet))
+            grafts = Grafts(work / "grafts", recover_plan(slide, plan, avoid, job["recover"], work, quiet))
             graft_plan(slide, plan, avoid, found, grafts, restorer, seed, quiet)
             verdicts = grafts.without_doubtful() if restorer.config.doubtful == "keep" else {}
             whole, plan = plan, plan.without(verdicts)
@@ -335,12 +335,15 @@ def learn_slide(restorer: Restorer, slide: Slide, avoid: Mask, job: Mapping[str,
     return adapt(restorer, slide, avoid, work / "adaptation", **length, quiet=quiet)
 
 
-def recover_plan(slide: Slide, plan: Plan, classes: Sequence[str], work: Path, quiet: bool) -> Recoveries:
-    """What is recovered of all regions of a plan; what an interrupted run recovered is taken as it is."""
+def recover_plan(slide: Slide, plan: Plan, avoid: Mask, classes: Sequence[str], work: Path, quiet: bool) -> Recoveries:
+    """What is recovered of all regions of a plan; what an interrupted run recovered is taken as it is.
+
+    Nothing of `avoid` is taken for clean tissue.
+    """
     recoveries = Recoveries(work / "recovered")
     regions = [region for region in plan.regions if classes]
-    for _ in tqdm(recover_regions(slide, plan.mask, regions, classes, plan.spacing_um, recoveries), desc="recovering",
-                  unit="region", total=len(regions), disable=quiet or not regions or None):
+    for _ in tqdm(recover_regions(slide, plan.mask, regions, classes, plan.spacing_um, recoveries, avoid),
+                  desc="recovering", unit="region", total=len(regions), disable=quiet or not regions or None):
         pass
     return recoveries
 

@@ -109,21 +109,22 @@ class Recoveries:
 
 
 def recover_regions(slide: Slide, mask: Mask, regions: Sequence[Region], classes: Collection[str], mpp: float,
-                    recoveries: Recoveries) -> Iterator[Region]:
+                    recoveries: Recoveries, avoid: Mask | None = None) -> Iterator[Region]:
     """Recover every region of these classes that is not recovered yet; yields each when it is on disk.
 
-    A function of the slide and the mask. Memory: one piece with what lies around it, some 400 MB.
+    `avoid`: what is not clean, the mask and more of it (default: the mask). A function of the slide and the masks.
+    Memory: one piece with what lies around it, some 400 MB.
     """
-    inked = only(mask, classes)
+    inked, avoid = only(mask, classes), avoid or mask
     reference = None
     for region in regions:
         for number, box in enumerate(pieces(region.l0_box)):
             if (region.id, number) in recoveries.pieces or not inked.read(box).any():
                 continue
             if reference is None:
-                reference = clean_squares(slide, mask)
+                reference = clean_squares(slide, avoid)
             wide = box.expanded(AROUND_PX).intersection(Box(0, 0, *slide.size))
-            found = recover(slide.read(wide), inked.read(wide), reference, mpp, known=~mask.read(wide))
+            found = recover(slide.read(wide), inked.read(wide), reference, mpp, known=~avoid.read(wide))
             recoveries.add(region, number, box, found, box.slices(wide))
         yield region
 
