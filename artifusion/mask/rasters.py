@@ -18,6 +18,7 @@ from scipy import ndimage
 from artifusion.errors import BROKEN_FILE, MaskError, shortened
 from artifusion.geometry import Size, strips
 from artifusion.mask.classes import CLASSES_KEY
+from artifusion.slide.whole import tifffile_messages
 
 ASPECT_TOLERANCE = 0.003             # beside one mask pixel of rounding per side; more would misplace edges unnoticed
 MOST_CLASS_IDS = 7                   # the largest class id of any tool, ours included
@@ -166,7 +167,7 @@ def _load(path: Path) -> Raster:
                         "or use GeoJSON") from None
     except BROKEN_FILE as error:
         try:
-            pixels = tifffile.imread(path)
+            pixels = _from_tifffile(path)
         except BROKEN_FILE:
             raise MaskError(f"{path}: not a mask image that can be read ({shortened(error)}); use PNG, TIFF, JPEG or "
                             "QuPath GeoJSON") from None
@@ -177,6 +178,18 @@ def _load(path: Path) -> Raster:
     if pixels.ndim != 2 or not pixels.size:
         raise MaskError(f"{path}: has shape {pixels.shape}; a mask is one image with black and white pixels")
     return Raster(path, _whole_numbers(path, pixels), lossless=pixels.dtype.kind != "f")
+
+
+def _from_tifffile(path: Path) -> np.ndarray:
+    with tifffile_messages() as messages, tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        if series.size > MOST_PX:
+            raise ValueError("too many pixels for a raster mask")
+        messages.clear()
+        pixels = series.asarray()
+        if messages:                                        # tifffile leaves what it cannot read as it is in memory
+            raise MaskError(f"{path}: is incomplete ({shortened(messages[0])}); get a whole copy of it")
+        return pixels
 
 
 def _from_pillow(path: Path, image: Image.Image) -> Raster:

@@ -63,6 +63,7 @@ def look_over(slide: Slide, mask: Mask, out: Path, l0_boxes: Sequence[Box] = ())
                 elif stored.grid.size == slide.size:
                     _decode(stored, sorted({index for box in l0_boxes for index in stored.grid.over(box)}))
                 whole += _look_at(stored, mask)
+    _total(lambda box: len(slide.read(box)), l0_boxes)      # as painting will: OpenSlide refuses what we would decode
     return whole
 
 

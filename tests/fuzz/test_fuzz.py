@@ -119,6 +119,18 @@ def test_an_image_whose_pixels_tifffile_would_invent_is_refused(tmp_path):
         open_slide(tmp_path / "image.tif")
 
 
+def test_a_mask_of_which_a_part_cannot_be_read_is_refused(tmp_path):
+    """Pillow refuses it; tifffile would leave that part as it is in memory."""
+    slide, mask = write_pyramid_tiff(tmp_path / "slide.tif", [(277, 203)], tile=64, **YCBCR), tmp_path / "mask.tif"
+    white = np.zeros((203, 277), np.uint8)
+    white[20:60, 20:60] = 255
+    tifffile.imwrite(mask, white, tile=(64, 64), compression="lzw", photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(mask, mode="r+b") as file:
+        for name in ("TileOffsets", "TileByteCounts"):
+            file.pages[0].tags[name].overwrite(file.pages[0].tags[name].value[:-3])
+    assert "is incomplete" in refused("mask", "convert", mask, tmp_path / "out.png", "--slide", slide, "-q")
+
+
 def test_broken_work_of_an_interrupted_run_is_done_again(tmp_path):
     slide = open_slide(write_pyramid_tiff(tmp_path / "slide.tif", [(277, 203)], tile=64, **YCBCR))
     mask = Mask.of([shapely.box(20, 20, 60, 60)], slide.size)
