@@ -29,7 +29,7 @@ from artifusion.output.region_colours import FEWEST_PX, inner
 from artifusion.output.segments import area_mean
 from artifusion.output.stored import Grid
 from artifusion.output.tiff_pixels import LOSSY, TiffPixels
-from artifusion.slide.reader import Slide, open_slide
+from artifusion.slide.reader import Slide, associated_image, open_slide
 from artifusion.slide.whole import tifffile_messages
 
 SAMPLED = 32                         # untouched segments of a built level that are looked at
@@ -188,7 +188,9 @@ def _built(pixels: TiffPixels, level: int, window: Box, furthest: float) -> Look
 
 def _thumbnail(before: Slide, after: Slide, mask: Mask, pixels: TiffPixels) -> Iterator[Look]:
     """The masked parts of the thumbnail, which are means of the smallest level that is larger."""
-    shown, old = after.read_associated(THUMBNAIL), before.read_associated(THUMBNAIL)
+    shown, old = (associated_image(slide.path, THUMBNAIL) for slide in (after, before))
+    if shown is None or old is None:                         # what cannot be read is copied as it is
+        return
     size = Size(shown.shape[1], shown.shape[0])
     level = pixels.above(size)
     lv_size, grid = pixels.grids[level].size, Grid(size, Size(WINDOW_PX, WINDOW_PX), True)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openslide
 
 from artifusion.errors import OutputError
 from artifusion.files import sha256
@@ -27,7 +26,7 @@ from artifusion.output.region_colours import colour_problems
 from artifusion.output.segments import PixelChange
 from artifusion.output.shown import shown_problems
 from artifusion.output.verify_grafts import graft_problems
-from artifusion.slide.reader import Slide, is_plausible, open_slide
+from artifusion.slide.reader import Slide, associated_image, is_plausible, open_slide
 
 REENCODED_MEAN_LIMIT = 3.0               # grey levels that another JPEG moves a slide's pixels by on average
 READ_PX = 1024                           # side of the boxes that are compared at once
@@ -256,19 +255,10 @@ def _metadata_problems(before: Slide, after: Slide) -> list[str]:
     if before.associated != after.associated:
         problems.append(f"associated images changed: {before.associated} to {after.associated}")
     for name in set(before.associated) & set(after.associated) - {"thumbnail"}:
-        pixels = [_associated(slide.path, name) for slide in (before, after)]
+        pixels = [associated_image(slide.path, name) for slide in (before, after)]
         if not (pixels[0] is pixels[1] is None or np.array_equal(np.asarray(pixels[0]), np.asarray(pixels[1]))):
             problems.append(f"associated image {name} changed")
     return problems
-
-
-def _associated(path: Path, name: str) -> np.ndarray | None:
-    """Return an associated image; None where it cannot be read, which spoils the handle: its bytes alone count then."""
-    with open_slide(path) as slide:
-        try:
-            return slide.read_associated(name)
-        except openslide.OpenSlideError:
-            return None
 
 
 def _scale_problems(before: Slide, after: Slide, mpp_xy: tuple[float, float] | None) -> list[str]:

@@ -131,8 +131,8 @@ def _write_copy(slide: Slide, mask: Mask, patches: Patches, path: Path, note: st
                 progress: Progress | None) -> WriteReport:
     levels = source_levels(slide)
     source, names = levels.file, restored_pages(slide, "copied")
-    stale = {number: reason for number, name in names.items()
-             if name == THUMBNAIL and (reason := why_stale(slide, source.pages[number], mask))}
+    stale = {number: why for number, name in names.items()
+             if name == THUMBNAIL and (why := why_stale(slide, source.pages[number], mask))}
     changes: dict[int, Change] = {}
 
     def replaced(number: int) -> Iterable[tuple[int, bytes]]:

@@ -264,6 +264,15 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
                          f"{shortened(error)}); it must be {FORMATS}") from None
 
 
+def associated_image(path: Path, name: str) -> np.ndarray | None:
+    """Return an associated image, uint8 (H, W, 3); None where it cannot be read, which spoils OpenSlide's handle."""
+    with open_slide(path) as slide:
+        try:
+            return slide.read_associated(name)
+        except openslide.OpenSlideError:
+            return None
+
+
 def is_plausible(mpp_xy: tuple[float, float]) -> bool:
     """Return whether a file that tells this scale is believed."""
     return all(PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] for mpp in mpp_xy)

@@ -43,12 +43,14 @@ class SampledPainter:
     def __init__(self, count: int, steps: int, device: str) -> None:
         self.config, self.multiple = RestoreConfig(steps=steps, graft="off"), canvas_multiple(DEFAULT_WEIGHTS)
         self.weights, self.device = SimpleNamespace(name="flat colour", sha256="0" * 64), SimpleNamespace(type="cpu")
+        self.machine, self.threads = {"torch": "none", "processor": "none", "dtype": "uint8"}, {"threads": 1}
         self.left, self.px, self.sampled_px, self.sampled_s = count, 0, 0, 0.0
         if count:
             from artifusion import Restorer
 
             self.restorer = Restorer.from_pretrained(device=device, config=self.config)
             self.weights, self.device = self.restorer.weights, self.restorer.device
+            self.machine, self.threads = self.restorer.machine, self.restorer.threads
         self.devices = (self.device,)
 
     def restore_batch(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray], **given: Any
