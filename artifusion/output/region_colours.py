@@ -57,11 +57,11 @@ def colour_problems(regions: Sequence[Mapping[str, Any]], read: Read, mask: Mask
         if "mean_rgb" not in region:
             continue
         try:
-            told = np.array(region["mean_rgb"], np.float64).reshape(3)
-        except (TypeError, ValueError):
-            problems.append(f"region {region['id']} tells no colour")
+            told, l0_box = np.array(region["mean_rgb"], np.float64).reshape(3), Box(*map(int, region["l0_box"]))
+        except (TypeError, ValueError, KeyError):
+            problems.append(f"region {region.get('id')} tells no colour, or no place")
             continue
-        mean, count = mean_rgb(read, mask, Box(*map(int, region["l0_box"])))
+        mean, count = mean_rgb(read, mask, l0_box)
         off = float(np.abs(mean - told).max())
         if off > COLOUR_OFF + COLOUR_OFF_PX / max(1, count) ** 0.5:
             problems.append(f"region {region['id']} at {tuple(region['l0_box'][:2])} does not show what was painted: "
