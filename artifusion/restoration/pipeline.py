@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     from artifusion.detection.detect import Detection
     from artifusion.restorer import Restorer  # torch, which planning does without
 
-RECOVERED = ("pen",)                                                        # the same of what was detected
-# Most of what is found as folds on large slides is normal tissue (docs/detection.md), and blur carries information.
+RECOVERED = ("pen",)        # of what was detected: classes under which tissue is recovered unless others are named
 
 
 @dataclass(frozen=True)
@@ -128,8 +127,8 @@ def restore_slide(
     """Restore the masked part of a slide or image into a new file; returns the sidecar's content, with "done_before"
     where the same call had been finished earlier and nothing was done now.
 
-    Without a mask what `detect` finds is restored, and OUT.mask.png keeps it. Where that is nothing, or all of it is
-    doubtful and kept, nothing is written and None is returned. Only pixels under the mask are painted; the source is
+    Without a mask, what `detect` finds of `classes` is restored, and OUT.mask.png keeps it. Where that is nothing, or
+    all of it is doubtful and kept, nothing is written and None is returned. Only pixels under the mask are painted; the source is
     never touched. Beside OUT lie OUT.json (what was done) and OUT.geojson (the painted regions, for QuPath). Work in
     progress lies in OUT.partial: the same call after a crash goes on with the canvases already painted. OUT appears
     last, verified and whole. What earlier passes over the slide declared beside it is declared with this one, and is
@@ -144,8 +143,8 @@ def restore_slide(
         mpp: um per pixel, where the slide does not tell or tells wrong.
         polarity: "keep" where white means keep; given explicitly, the mask may cover over half of the slide.
         grow_um: widen the mask by this much.
-        classes: restore only these of fold, bubble, pen, blur, dark, dust, other; of what is detected by default all
-            but folds and blur, which the sidecar counts as left.
+        classes: restore only these of fold, bubble, pen, blur, dark, dust, other; of what is detected by default none.
+            The sidecar counts what is detected and left.
         mask_format: what the mask image is, where its content and name leave it open.
         recover: classes under which tissue still shows: what can be measured through them is, and only the rest is
             invented; by default pen where it was detected; () for none.
