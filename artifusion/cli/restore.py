@@ -25,7 +25,7 @@ from artifusion.mask.selection import NEEDS_A_MASK, POLARITIES, MaskSelection
 
 if TYPE_CHECKING:
     from artifusion.config import RestoreConfig
-    from artifusion.restoration.pipeline import Plan
+    from artifusion.restoration.plan import Plan
     from artifusion.slide.reader import Slide
 
 
@@ -110,7 +110,7 @@ def restore(
             say_scale(opened, settings.default_spacing_um)
         if mask is not None and dry_run:
             from artifusion.output.history import earlier_passes
-            from artifusion.restoration.pipeline import foresee, plan_output
+            from artifusion.restoration.plan import foresee, plan_output
 
             planned = plan_output(opened, output, mask, preview, overwrite=overwrite, same_size=same_size)
             earlier_passes(opened, undeclared)
@@ -161,7 +161,7 @@ def counted_regions(regions: Sequence[Any]) -> str:
 def say_plan(slide: Slide, selection: MaskSelection, settings: RestoreConfig, weights: str, quiet: bool) -> Plan:
     """Print what a restoration will paint, regions, canvases, evaluations, and return it."""
     from artifusion.pretrained import canvas_multiple
-    from artifusion.restoration.pipeline import plan_restoration
+    from artifusion.restoration.plan import plan_restoration
 
     plan = plan_restoration(slide, selection, settings, canvas_multiple(weights))
     if not quiet:

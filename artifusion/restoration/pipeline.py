@@ -6,32 +6,28 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from artifusion import __version__
-from artifusion.config import RestoreConfig
 from artifusion.errors import ConfigError, MaskError, OutputError
 from artifusion.evidence.index import DonorIndex
 from artifusion.files import file_state, sha256, write_json
 from artifusion.mask.classes import CLASSES, named_counts
 from artifusion.mask.mask import Mask
 from artifusion.mask.reading import fingerprint, read_selection
-from artifusion.mask.regions import Canvas, Region, find_regions, plan_canvases, without_regions
 from artifusion.mask.selection import NEEDS_A_MASK, MaskFormat, MaskSelection, Polarity
 from artifusion.mask.writer import write_class_png
-from artifusion.output.container import check_same_size, container_of, default_output, say_left_out
-from artifusion.output.forecast import Forecast, forecast
+from artifusion.output.container import say_left_out
 from artifusion.output.history import Earlier, earlier_passes
-from artifusion.output.lookover import look_over, scanned
-from artifusion.output.output import Output, beside, digest
+from artifusion.output.output import beside, digest
 from artifusion.output.patches import Patches
-from artifusion.output.preview import check_picture_name, draw_comparison
+from artifusion.output.preview import draw_comparison
 from artifusion.output.progress_bar import byte_bar
 from artifusion.output.provenance import Filled, declared, geojson, note, sidecar
 from artifusion.output.region_colours import with_colours
@@ -39,6 +35,7 @@ from artifusion.output.verify import verify_slide
 from artifusion.output.writer import sync_in_background, write_slide
 from artifusion.restoration.grafting import Grafts, graft_regions
 from artifusion.restoration.painting import paint
+from artifusion.restoration.plan import Plan, foresee, plan_output, plan_restoration
 from artifusion.restoration.recovering import Recoveries, recover_regions
 from artifusion.restoration.unmasked import unmasked
 from artifusion.slide.reader import Slide, open_slide
@@ -47,58 +44,7 @@ if TYPE_CHECKING:
     from artifusion.detection.detect import Detection
     from artifusion.restorer import Restorer  # torch, which planning does without
 
-RECOVERED = ("pen",)        # of what was detected: classes under which tissue is recovered unless others are named
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What will be painted, in which order; a resumed run follows the same plan and so rounds like a straight one."""
-
-    mask: Mask
-    regions: tuple[Region, ...]
-    canvases: tuple[Canvas, ...]
-    spacing_um: float
-
-    @property
-    def area_px(self) -> int:
-        return sum(region.area_px for region in self.regions)
-
-    def without(self, ids: Collection[int]) -> Plan:
-        """The plan without the regions of these ids."""
-        away = [region for region in self.regions if region.id in ids]
-        return Plan(without_regions(self.mask, away), tuple(region for region in self.regions if region not in away),
-                    tuple(canvas for canvas in self.canvases if canvas.region not in ids), self.spacing_um)
-
-
-def plan_restoration(slide: Slide, selection: MaskSelection, config: RestoreConfig, multiple: int) -> Plan:
-    """The regions of a mask and the canvases in which they are painted; reads no pixels of the slide.
-
-    Raises:
-        MaskError: the mask cannot be read, cannot belong to this slide, or leaves nothing to paint from.
-        ConfigError: the largest canvas has no room for its context.
-    """
-    if config.max_canvas_px < 4 * config.context_px + multiple:
-        raise ConfigError(f"max_canvas_px must be at least 4 context_px + {multiple} = "
-                          f"{4 * config.context_px + multiple}, not {config.max_canvas_px}")
-    mask = scanned(read_selection(selection, slide), slide)
-    regions = find_regions(mask, config.merge_px)
-    canvases = plan_canvases(
-        regions, slide.size, multiple=multiple, context_px=config.context_px, max_px=config.max_canvas_px, mask=mask
-    )
-    return Plan(mask, regions, canvases, slide.mpp or config.default_spacing_um)
-
-
-def foresee(slide: Slide, plan: Plan, output: Output, lossless: bool) -> Forecast:
-    """What will be written. What would fail then, but for the disk, fails now: all that will be read is looked over.
-
-    Raises:
-        SlideError: the slide is damaged where it will be read.
-        OutputError: no room on the disk.
-    """
-    expected = forecast(slide, output.target, lossless)
-    output.check_space(expected.size_bytes + 3 * sum(canvas.l0_target.area for canvas in plan.canvases))
-    boxes = [canvas.l0_box for canvas in plan.canvases]
-    return replace(expected, whole=look_over(slide, plan.mask, output.target, boxes))
+RECOVERED = ("pen",)        # of what was detected: where tissue is recovered unless other classes are named
 
 
 def restore_slide(
@@ -128,11 +74,11 @@ def restore_slide(
     where the same call had been finished earlier and nothing was done now.
 
     Without a mask, what `detect` finds of `classes` is restored, and OUT.mask.png keeps it. Where that is nothing, or
-    all of it is doubtful and kept, nothing is written and None is returned. Only pixels under the mask are painted; the source is
-    never touched. Beside OUT lie OUT.json (what was done) and OUT.geojson (the painted regions, for QuPath). Work in
-    progress lies in OUT.partial: the same call after a crash goes on with the canvases already painted. OUT appears
-    last, verified and whole. What earlier passes over the slide declared beside it is declared with this one, and is
-    neither donor nor learned from. Memory is bounded by a batch of canvases and the mask, not by the slide.
+    all of it is doubtful and kept, nothing is written and None is returned. Only pixels under the mask are painted; the
+    source is never touched. Beside OUT lie OUT.json (what was done) and OUT.geojson (the painted regions, for QuPath).
+    Work in progress lies in OUT.partial: the same call after a crash goes on with the canvases already painted. OUT
+    appears last, verified and whole. What earlier passes over the slide declared beside it is declared with this one,
+    and is neither donor nor learned from. Memory is bounded by a batch of canvases and the mask, not by the slide.
 
     Args:
         source: anything OpenSlide opens, or a PNG, JPEG or TIFF image.
@@ -247,30 +193,6 @@ def how_to_accept(left: Mapping[str, int], slide: Slide) -> str:
     """What was detected and is left as it is, how to look at it, and how to have it restored."""
     return (f"{slide.path.name}: {named_counts(left)} found and left as they are; look with `artifusion detect SLIDE "
             f"-o MASK.png --overlay LOOK.png`, and name with --classes what to restore (--classes {','.join(left)})")
-
-
-def plan_output(slide: Slide, out: str | Path | None, mask: str | Path | None, preview: str | Path | None, *,
-                overwrite: bool, same_size: bool) -> Output:
-    """The output of a restoration, with its sidecar, its polygons and its preview, checked before any work.
-
-    Raises:
-        OutputError: a file that may not be written, or that the slide cannot be written as.
-    """
-    target = Path(out) if out is not None else default_output(slide.path, slide)
-    inputs, suffixes = [slide.path], [".json", ".geojson"]
-    if mask is None:
-        suffixes.append(".mask.png")                                  # of what will be detected
-    else:
-        inputs.append(Path(mask))
-    output = Output(target, inputs, suffixes=suffixes, others=[Path(preview)] if preview else [],
-                    overwrite=overwrite)
-    output.check()
-    if preview:
-        check_picture_name(Path(preview))
-    container_of(slide, target)
-    if same_size:
-        check_same_size(slide, target)
-    return output
 
 
 @contextmanager

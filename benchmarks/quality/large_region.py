@@ -29,7 +29,8 @@ from artifusion.checkpoint import Weights
 from artifusion.config import DenoiserConfig, RestoreConfig
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.mask.selection import MaskSelection
-from artifusion.restoration.pipeline import plan_restoration, restore_slide
+from artifusion.restoration.pipeline import restore_slide
+from artifusion.restoration.plan import plan_restoration
 from artifusion.slide.reader import open_slide
 from benchmarks.memory import peak_mb
 
