@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 from made_slides import he_like
 from PIL import Image
 from safetensors.torch import load_file
@@ -72,14 +73,20 @@ def test_a_commands_peak_memory_is_its_own_and_its_childrens():
     assert small_mb < 100 and 200 < large_mb < 350
 
 
-def test_the_network_that_sees_folds_learns_from_clean_tissue(tmp_path):
-    from artifusion.detection.folds import FoldNet
+def test_the_network_that_sees_artifacts_learns_from_clean_tissue(tmp_path):
+    from artifusion.detection.network import ArtifactNet
 
-    for name in ("brecahad/a.png", "brecahad/10037.jpg", "osteosarcoma/a.png", "tnbc/a.png", "her2st/a.png"):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(he_like(1000, 1000)).save(path)
-    done = subprocess.run([sys.executable, ROOT / "tools/train_folds.py", tmp_path, tmp_path / "out.safetensors",
-                           "--steps", "2", "--samples", "4"], check=True, capture_output=True, text=True)
-    assert done.stdout.count("validation") == 3
-    FoldNet().load_state_dict(load_file(tmp_path / "out.safetensors"))
+    for name in ("brecahad", "osteosarcoma", "tnbc", "her2st", "patolojiatlasi/keloid-scar", "liverquant_gtex",
+                 "histolab_tcga", "patolojiatlasi/hodgkin"):
+        path = tmp_path / "data" / name / "a.png"
+        path.parent.mkdir(exist_ok=True, parents=True)
+        Image.fromarray(he_like(500, 500)).save(path)
+
+    def run(*arguments):
+        return subprocess.run([sys.executable, "-m", *arguments], check=True, capture_output=True, text=True, cwd=ROOT)
+
+    run("tools.detector_samples", tmp_path / "data", tmp_path, tmp_path, "--parts", "images", "--count", "6")
+    samples = np.load(tmp_path / "images-0.npz")
+    assert samples["truth"].any() and "hodgkin" not in samples["slide"]
+    run("tools.train_detector", tmp_path, tmp_path / "out.safetensors", "--seconds", "1")
+    ArtifactNet().load_state_dict(load_file(tmp_path / "out.safetensors"))

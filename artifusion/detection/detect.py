@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from artifusion.config import DEFAULT_SPACING_UM
-from artifusion.detection.findings import find
-from artifusion.detection.folds import COARSEST_UM, folds
+from artifusion.detection.findings import Finding, find
 from artifusion.detection.overlay import draw_outlines
+from artifusion.detection.sight import Sight, apart, scored, seen_findings
 from artifusion.detection.survey import Survey
 from artifusion.errors import OutputError, SlideError
 from artifusion.geometry import Box
@@ -94,9 +95,10 @@ def detect(
         look = survey.look(tiles, any_stain)
     except SlideError as error:
         raise SlideError(f"{source.path}: {error}") from None
-    fold_probability = folds(look, survey.coarse_um) if survey.coarse_um <= COARSEST_UM else None
-    maps = survey.maps(tqdm(tiles, desc="looking", unit="tile", disable=quiet or None), look, fold_probability)
-    found = [finding for finding in find(maps, survey.coarse_um) if finding.score >= threshold]
+    sight = Sight.of(survey, look)
+    maps = survey.maps(tqdm(tiles, desc="looking", unit="tile", disable=quiet or None), look, sight and sight.far)
+    found = [finding for finding in all_findings(maps, survey.coarse_um, sight) if finding.score >= threshold]
+    found = list(apart(found, survey.coarse[::-1]))
     ids, scores = survey.outline(found, look, partial(tqdm, desc="outlining", unit="tile", disable=quiet or None))
     return detection_of(survey, ids, scores)
 
@@ -136,6 +138,13 @@ def detect_slide(
         write_geojson(annotations, mask_geojson(found.mask, slide.bounds_offset, scores))
         write_class_png(target, found.ids)
     return found
+
+
+def all_findings(maps: Mapping[str, np.ndarray], mpp: float, sight: Sight | None) -> Iterator[Finding]:
+    """What rules find and what the network sees, with the probability of each; rules' own scores without a network."""
+    if sight is None:
+        return find(maps, mpp)
+    return scored(chain(find(maps, mpp), seen_findings(maps, mpp)), maps, sight)
 
 
 def empty_detection(survey: Survey) -> Detection:

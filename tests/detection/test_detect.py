@@ -1,6 +1,7 @@
 """Detection from pixels to files: the command, determinism, scale, and restoring what was found."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,12 +14,17 @@ from artifusion.cli.app import main
 from artifusion.config import DenoiserConfig, RestoreConfig
 from artifusion.damage.spots import paint
 from artifusion.detection.detect import detect
+from artifusion.detection.findings import Finding
+from artifusion.detection.sight import Sight, apart
+from artifusion.detection.signs import Look
+from artifusion.detection.survey import Survey
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.errors import ConfigError, MaskError, OutputError
-from artifusion.geometry import Box
+from artifusion.geometry import Box, Size
 from artifusion.mask.classes import CLASSES, CLASSES_KEY
 from artifusion.restoration.pipeline import restore_slide
 from artifusion.restorer import Restorer
+from artifusion.slide.reader import in_memory
 
 MPP = 0.5
 
@@ -60,13 +66,20 @@ def test_a_strip_laid_double_is_found_where_no_glass_shows(mpp):
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.55
 
 
-def test_the_fold_network_is_not_asked_of_pictures_coarser_than_it_knows(monkeypatch):
-    asked = []
-    monkeypatch.setattr("artifusion.detection.detect.folds", lambda look, mpp:
-                        asked.append(mpp) or (lambda rgb: np.zeros(rgb.shape[:2], np.float32)))
-    for mpp in (16.0, 20.0):
-        detect(he_like(), mpp=mpp)
-    assert asked == [16.0]
+@pytest.mark.parametrize(("mpp", "coarse_um", "times"), [
+    (0.5, 1.0, 1), (0.5, 4.0, 2), (2.0, 2.0, 1), (9.0, 9.0, 1), (0.5, 16.0, 2), (10.0, 10.0, None)])
+def test_the_network_reads_no_pixels_finer_or_coarser_than_it_knows(mpp, coarse_um, times):
+    survey = Survey(in_memory(he_like()), mpp, Size(40, 40), coarse_um, Size(80, 80), coarse_um / 2)
+    sight = Sight.of(survey, Look())
+    assert (sight and sight.times) == times
+
+
+def test_of_two_findings_at_one_place_the_rule_s_stays():
+    rule = Finding("dark", "black", 0.6, Box(0, 0, 10, 10), np.ones((10, 10), bool))
+    seen = replace(rule, map_name="seen", score=0.9)
+    by_half, by_less = (Finding("fold", "seen", 0.6, Box(x, 0, 4, 10), np.ones((10, 4), bool)) for x in (8, 9))
+    assert list(apart([seen, by_half, rule, by_less], (20, 20))) == [rule, by_less]
+    assert list(apart([by_half, seen], (20, 20))) == [seen]
 
 
 def test_a_pen_stroke_is_found_where_it_is(inked):

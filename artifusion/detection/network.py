@@ -1,0 +1,101 @@
+"""A small network that names the artifact that a pixel shows, from the pixel's surroundings.
+
+It learned from artifacts laid on clean tissue, from labelled places of real slides and from what it took for artifacts
+there before (weights/artifacts/README.md; tools/train_detector.py).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from itertools import pairwise
+from typing import cast
+
+import numpy as np
+import torch
+from safetensors.torch import load
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from artifusion.detection.signs import Look
+from artifusion.slide.tissue import optical_density
+
+KINDS = ("normal", "fold", "bubble", "pen", "blur", "dark", "dust")
+CHANNELS = (16, 32, 48, 96)             # at strides 2, 4, 8, 16
+BLOCKS = (0, 1, 1, 2)                   # residual ones
+MULTIPLE = 2 ** len(CHANNELS)
+
+
+class ArtifactNet(nn.Module):
+    """A residual encoder whose levels are added to the decoder's (LinkNet, Chaurasia and Culurciello 2017).
+
+    Optical density over that of the slide's median tissue (B, 3, H, W), sides multiples of MULTIPLE -> logits of KINDS
+    (B, 7, H / 2, W / 2).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(convolution(i, o, stride=2) for i, o in pairwise((3, *CHANNELS)))
+        self.blocks = nn.ModuleList(nn.Sequential(*(Residual(c) for _ in range(count)))
+                                    for c, count in zip(CHANNELS, BLOCKS, strict=True))
+        self.narrow = nn.ModuleList(convolution(low, high, side=1) for high, low in pairwise(CHANNELS))
+        self.up = nn.ModuleList(convolution(c, c) for c in CHANNELS[:-1])
+        self.out = nn.Conv2d(CHANNELS[0], len(KINDS), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = []
+        for down, block in zip(self.down, self.blocks, strict=True):
+            x = block(down(x))
+            kept.append(x)                                      # (B, 16, H / 2, W / 2) ... (B, 96, H / 16, W / 16)
+        for narrow, up, skip in zip(reversed(self.narrow), reversed(self.up), reversed(kept[:-1]), strict=True):
+            x = up(skip + F.interpolate(narrow(x), scale_factor=2, mode="nearest"))
+        return cast(Tensor, self.out(x))
+
+
+class Residual(nn.Module):
+    """Two convolutions, added to what went in."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.second = convolution(channels, channels), convolution(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + cast(Tensor, self.second(self.first(x)))
+
+
+def convolution(inputs: int, outputs: int, stride: int = 1, side: int = 3) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, side, stride, side // 2, bias=False), nn.BatchNorm2d(outputs),
+                         nn.ReLU(inplace=True))
+
+
+def network_input(rgb: np.ndarray, look: Look) -> Tensor:
+    """The network's input for pixels uint8 (H, W, 3): float32 (1, 3, H, W)."""
+    density = (optical_density(rgb) - np.array(look.glass, np.float32)) / np.mean(look.density, dtype=np.float32)
+    return torch.from_numpy(density).permute(2, 0, 1)[None]
+
+
+@cache
+def network() -> ArtifactNet:
+    """The embedded network."""
+    net = ArtifactNet()
+    net.load_state_dict(load((files("artifusion") / "weights/artifacts/model.safetensors").read_bytes()))
+    return for_use(net)
+
+
+def for_use(net: ArtifactNet) -> ArtifactNet:
+    """The network in the form in which it answers, in float32: each normalization is part of its convolution."""
+    net = net.float().eval()
+    for part in net.modules():
+        if isinstance(part, nn.Sequential) and len(part) == 3 and isinstance(part[1], nn.BatchNorm2d):
+            part[0], part[1] = fuse_conv_bn_eval(part[0], part[1]), nn.Identity()
+    return net.to(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def probabilities(net: ArtifactNet, rgb: np.ndarray, look: Look) -> np.ndarray:
+    """The probability of each of KINDS, float32 (7, ceil(H / 2), ceil(W / 2)), for pixels uint8 (H, W, 3)."""
+    height, width = rgb.shape[:2]
+    padded = np.pad(rgb, ((0, -height % MULTIPLE), (0, -width % MULTIPLE), (0, 0)), "edge")
+    x = network_input(padded, look).contiguous(memory_format=torch.channels_last)
+    return torch.softmax(net(x)[0], 0)[:, : -(-height // 2), : -(-width // 2)].numpy()
