@@ -168,20 +168,20 @@ def touched_reason(old: StoredPage, new: StoredPage, index: int, mask: Mask, com
         shift = (new_samples.astype(np.int16) - old_samples)[shown]
         comparison.outside.add(old_samples[shown], new_samples[shown], ~touched)
         anew = bool(codec.why_not(old_data))                   # not written in its own form
-        comparison.whole += anew
-        if anew or (comparison.same_size and isinstance(codec, Jpeg2000Codec)):
+        if comparison.same_size and isinstance(codec, Jpeg2000Codec):
             return reencoded_reason(shift, touched, lv_box)
-        beyond = zeroed(shift, codec.reach(touched, old_data))
         if not isinstance(codec, JpegCodec) or not isinstance(new_codec, JpegCodec):
-            return moved_reason(beyond, lv_box, f"{codec.name} keeps every pixel beside the regions, but one")
-        reencoded_shift = shift
-        if beyond.any():
+            return moved_reason(zeroed(shift, codec.reach(touched, old_data)), lv_box,
+                                f"{codec.name} keeps every pixel beside the regions, but one")
+        header = jpeg.parse(new_data, new_codec.tables)
+        headers, whole = (header if anew else jpeg.parse(old_data, codec.tables), header), anew
+        if not anew and (beyond := zeroed(shift, codec.reach(touched, old_data))).any():
             if comparison.by_block and not _must_be_encoded_whole(codec, old_samples, old_data, touched):
                 return moved_reason(beyond, lv_box, "blocks keep their coefficients beside the regions, but a pixel")
-            comparison.whole += 1
-            reencoded = codec.decode(jpeg.encode(old_samples, old_data, codec.tables, codec.photometric))
-            reencoded_shift = (new_samples.astype(np.int16) - reencoded)[shown]
-        headers = jpeg.parse(old_data, codec.tables), jpeg.parse(new_data, new_codec.tables)
+            whole = True
+        comparison.whole += whole
+        reencoded = jpeg.encoded(old_samples, headers[0], codec.photometric) if whole else old_samples
+        reencoded_shift = (new_samples.astype(np.int16) - reencoded)[shown]
         return jpeg_reason(headers, shift, reencoded_shift, touched, lv_box, codec.photometric, comparison.passes)
     except SlideError as error:
         return str(error)

@@ -27,6 +27,7 @@ ORIENTATION, SAMPLE_FORMAT = 274, 339
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 YCBCR_POSITIONING, REFERENCE_BLACK_WHITE = 531, 532
 OFFSETS, COUNTS = {False: 273, True: 324}, {False: 279, True: 325}         # keyed by "is tiled"
+LARGEST = (1 << 62) - 1                # of the numbers that are read: two of them add up without overflow
 REPEATED = 1 << 16                     # added to the key of a tag whose code the directory holds already
 POINTERS = {330: "SubIFDs", 34665: "an EXIF directory", 34853: "a GPS directory", 288: "free-space lists",
             40965: "an interoperability directory", 513: "an old-style JPEG", 519: "old-style JPEG tables",
@@ -54,11 +55,12 @@ class Page:
     order: str                         # byte order, "<" or ">"
 
     def numbers(self, code: int) -> np.ndarray:
-        """The integers of a tag; empty where the page has no such tag."""
+        """The integers of a tag, none over LARGEST; empty where the page has no such tag."""
         tag = self.tags.get(code)
         if tag is None or tag.type not in INTEGERS:
             return np.zeros(0, np.int64)
-        return np.frombuffer(tag.raw, self.order + INTEGERS[tag.type]).astype(np.int64)
+        values = np.frombuffer(tag.raw, self.order + INTEGERS[tag.type])
+        return (np.minimum(values, np.uint64(LARGEST)) if tag.type in (LONG8, IFD8) else values).astype(np.int64)
 
     def number(self, code: int, default: int = 0) -> int:
         """The first integer of a tag; `default` where the page has no such tag."""

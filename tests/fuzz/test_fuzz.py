@@ -39,8 +39,8 @@ def refused(*words):
 
 def test_a_thousand_broken_inputs_bring_nothing_down():
     """`python -m fuzz` says how to look at one again."""
-    ended = subprocess.run([sys.executable, "-m", "fuzz", "--count", "1000", "--seed", str(SEED)], cwd=TESTS,
-                           capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    ended = subprocess.run([sys.executable, "-m", "fuzz", "--count", "1000", "--seed", str(SEED), "--strict"],
+                           cwd=TESTS, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     said = ended.stdout.splitlines()
     assert ended.returncode == 0, "\n".join(line for line in said if line[:1].isdigit()) + ended.stderr[-2000:]
     kinds = json.loads(said[-1])["kinds"]

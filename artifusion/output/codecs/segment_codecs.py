@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image
 
 from artifusion.errors import SlideError
-from artifusion.geometry import Size
+from artifusion.geometry import Box, Size
+from artifusion.output.allowed_change import reencoded_reason
 from artifusion.output.codecs import jpeg
 from artifusion.slide import tiff
 
@@ -116,7 +117,8 @@ class JpegCodec:
 class Jpeg2000Codec:
     """Aperio's JPEG 2000: bare codestreams, RGB (33005) or YCbCr without a declared transform (33003).
 
-    Segments are written reversibly, or with `same_size` at the rate of the segment that they replace.
+    Segments are written reversibly; with `same_size` at the rate of the segment that they replace, unless that moves
+    pixels further than `verify` lets pass.
     """
 
     ycbcr: bool
@@ -156,13 +158,15 @@ class Jpeg2000Codec:
             raise _damaged(self, error) from None
 
     def encode(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
-        if not self.same_size:
-            return bytes(imagecodecs.jpeg2k_encode(np.ascontiguousarray(samples), level=0, codecformat="J2K",
-                                                   reversible=True, mct=not self.ycbcr))
-        file = io.BytesIO()
-        Image.fromarray(samples).save(file, "JPEG2000", no_jp2=True, irreversible=True, mct=int(not self.ycbcr),
-                                      quality_mode="rates", quality_layers=[max(1.0, samples.size / len(like))])
-        return file.getvalue()
+        if self.same_size:
+            file = io.BytesIO()
+            Image.fromarray(samples).save(file, "JPEG2000", no_jp2=True, irreversible=True, mct=int(not self.ycbcr),
+                                          quality_mode="rates", quality_layers=[max(1.0, samples.size / len(like))])
+            shift = self.decode(file.getvalue()).astype(np.int16) - samples
+            if not reencoded_reason(shift, np.zeros_like(touched), Box(0, 0, *samples.shape[1::-1])):
+                return file.getvalue()
+        return bytes(imagecodecs.jpeg2k_encode(np.ascontiguousarray(samples), level=0, codecformat="J2K",
+                                               reversible=True, mct=not self.ycbcr))
 
     def reach(self, touched: np.ndarray, like: bytes) -> np.ndarray:
         return np.ones_like(touched) if self.same_size else touched
