@@ -12,7 +12,10 @@ import pytest
 import shapely
 import tifffile
 from click.testing import CliRunner
-from made_slides import YCBCR, tissue, write_pyramid_tiff
+from made_masks import qupath_feature, ring, write_qupath
+from made_slides import APERIO, YCBCR, tissue, write_pyramid_tiff
+from painted_slides import point_segment
+from painters import Flat
 
 from artifusion.cli.app import main
 from artifusion.errors import OutputError, SlideError, WeightsError
@@ -22,6 +25,7 @@ from artifusion.output.codecs import jpeg
 from artifusion.output.output import Output
 from artifusion.output.patches import Patches
 from artifusion.restoration.grafting import Grafts
+from artifusion.restoration.pipeline import restore_slide
 from artifusion.restoration.recovering import Recoveries
 from artifusion.slide.reader import open_slide
 
@@ -186,3 +190,47 @@ def test_too_little_memory_is_one_line(tmp_path, monkeypatch, error):
     monkeypatch.setattr("artifusion.slide.reader.open_slide", fails)
     (tmp_path / "slide.tif").touch()
     assert "not enough memory" in refused("info", tmp_path / "slide.tif")
+
+
+@pytest.mark.parametrize("offset", [2**63, 2**64 - 1])
+def test_a_segment_beyond_all_files_is_found_when_the_slide_is_opened(tmp_path, offset):
+    """Also that of a page that nothing touches: the writer would copy it after everything was painted."""
+    slide = write_pyramid_tiff(tmp_path / "slide.tif", [(277, 203), (138, 101)], tile=64, bigtiff=True, **YCBCR)
+    point_segment(slide, 5, offset, None, page=1)
+    assert "is cut short" in refused("info", slide)
+
+
+def test_a_warning_of_openslide_does_not_stand_beside_our_line(tmp_path):
+    """Levels that get larger again, and then no pixels: GLib would print the first past Python."""
+    slide = write_pyramid_tiff(tmp_path / "slide.svs", [(277, 203), (55, 40), (138, 101)], tile=32, **YCBCR,
+                               description=APERIO.format(w=277, h=203), thumbnail=True)
+    shown = subprocess.run([sys.executable, "-m", "artifusion", "info", slide], capture_output=True, text=True,
+                           cwd=TESTS.parent, check=False)
+    with_openslide = subprocess.run([sys.executable, "-c", f"import openslide; openslide.OpenSlide({str(slide)!r})"],
+                                    capture_output=True, text=True, check=False)
+    assert "OpenSlide-WARNING" in with_openslide.stderr and "OpenSlide-WARNING" not in shown.stderr
+
+
+def test_a_thumbnail_that_tells_no_size_stays_and_the_report_says_so(tmp_path):
+    slide = write_pyramid_tiff(tmp_path / "slide.svs", [(277, 203), (138, 101)], tile=64, thumbnail=True, **YCBCR,
+                               description=APERIO.format(w=277, h=203))
+    with tifffile.TiffFile(slide) as file:
+        at = file.pages[1].tags["ImageLength"].offset
+    with slide.open("rb+") as file:
+        file.seek(at + 2)
+        file.write((8).to_bytes(2, "little"))                # a signed number, which OpenSlide reads all the same
+    mask = write_qupath(tmp_path / "mask.geojson", [qupath_feature({"type": "Polygon", "coordinates": [
+        ring(100, 60, 140, 100)]}, {"name": "Fold"})])
+    content = restore_slide(slide, mask, tmp_path / "out.svs", restorer=Flat())
+    (thumbnail,) = (level for level in content["written"]["levels"] if level["name"] == "thumbnail")
+    assert thumbnail["how"] == "as it was" and "tells a size of" in thumbnail["reason"]
+
+
+@pytest.mark.parametrize("levels", [["level 0"], [{"name": "level 0"}], [{"name": [], "how": "copied"}], 3])
+def test_a_sidecar_whose_levels_are_none_is_one_line(tmp_path, levels):
+    slide = write_pyramid_tiff(tmp_path / "slide.tif", [(277, 203)], tile=64, **YCBCR)
+    (tmp_path / "slide.tif.json").write_text(json.dumps({
+        "source": {"sha256": ""}, "output": {"sha256": "0"}, "regions": [{"area_px": 9}],
+        "written": {"container": "copied", "lossless": False, "levels": levels}}))
+    (tmp_path / "slide.tif.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    assert "not one that artifusion wrote" in refused("verify", slide, slide)
