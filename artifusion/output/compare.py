@@ -21,6 +21,7 @@ from artifusion.output.segments import PixelChange
 from artifusion.output.stored import StoredPage
 from artifusion.slide import tiff
 from artifusion.slide.reader import Slide
+from artifusion.slide.whole import lacking
 
 COMPARED_BYTES = 1 << 18                 # read from each file at once: both pieces stay in the cache
 LISTED = 5                               # problems of one directory that are listed one by one
@@ -57,7 +58,8 @@ def compare_copied(before: Slide, after: Slide, mask: Mask, comparison: Comparis
         for number, pages in enumerate(zip(old_tiff.pages, new_tiff.pages, strict=True)):
             old, new = StoredPage(old_file, pages[0]), StoredPage(new_file, pages[1])
             problems += _tag_problems(number, old.page, new.page)
-            touched = old.grid.touched(mask) if number in restored_pages else []
+            restored = number in restored_pages and not lacking(old.page)      # such a thumbnail stays as it was
+            touched = old.grid.touched(mask) if restored else []
             problems += compare_segments(f"directory {number}", old, new, touched, mask, comparison)
     return problems
 

@@ -90,7 +90,11 @@ class Page:
 
     @cached_property
     def counts(self) -> np.ndarray:
-        return self.numbers(COUNTS[self.tiled])
+        """The bytes of each segment; of an uncompressed one those up to its last pixel, for readers refuse more."""
+        width, height = self.segment_size
+        samples, bits = max(1, self.number(SAMPLES, 1)), int(self.numbers(BITS).max(initial=1))
+        most = -(-width * samples * bits // 8) * height if self.number(COMPRESSION, 1) == 1 else LARGEST
+        return np.minimum(self.numbers(COUNTS[self.tiled]), most)
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,23 @@ import tifffile
 from click.testing import CliRunner
 from made_masks import qupath_feature, ring, write_qupath
 from made_slides import APERIO, YCBCR, tissue, write_pyramid_tiff
-from painted_slides import point_segment
+from painted_slides import place_segment, point_segment
 from painters import Flat
 
 from artifusion.cli.app import main
 from artifusion.errors import OutputError, SlideError, WeightsError
+from artifusion.geometry import Box
 from artifusion.mask.mask import Mask
 from artifusion.mask.regions import find_regions, plan_canvases
 from artifusion.output.codecs import jpeg
+from artifusion.output.container import container_of, generic_pyramid
 from artifusion.output.output import Output
 from artifusion.output.patches import Patches
+from artifusion.output.verify import verify_slide
 from artifusion.restoration.grafting import Grafts
 from artifusion.restoration.pipeline import restore_slide
 from artifusion.restoration.recovering import Recoveries
+from artifusion.slide import tiff
 from artifusion.slide.reader import open_slide
 
 TESTS = Path(__file__).parents[1]
@@ -39,6 +43,11 @@ def refused(*words):
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit), result.exception
     assert result.stderr.startswith("artifusion: ") and result.stderr.count("\n") == 1
     return result.stderr
+
+
+def box_mask(folder):
+    return write_qupath(folder / "mask.geojson", [qupath_feature(
+        {"type": "Polygon", "coordinates": [ring(100, 60, 140, 100)]}, {"name": "Fold"})])
 
 
 def test_a_thousand_broken_inputs_bring_nothing_down():
@@ -211,19 +220,47 @@ def test_a_warning_of_openslide_does_not_stand_beside_our_line(tmp_path):
     assert "OpenSlide-WARNING" in with_openslide.stderr and "OpenSlide-WARNING" not in shown.stderr
 
 
-def test_a_thumbnail_that_tells_no_size_stays_and_the_report_says_so(tmp_path):
+@pytest.mark.parametrize(("tag", "at", "value", "told"), [
+    ("ImageLength", 2, 8, "tells a size of"),                # a signed number, which OpenSlide reads all the same
+    ("RowsPerStrip", 8, 3, "of 14 segments")])
+def test_a_thumbnail_that_lacks_what_it_needs_stays_and_the_report_says_so(tmp_path, tag, at, value, told):
     slide = write_pyramid_tiff(tmp_path / "slide.svs", [(277, 203), (138, 101)], tile=64, thumbnail=True, **YCBCR,
                                description=APERIO.format(w=277, h=203))
     with tifffile.TiffFile(slide) as file:
-        at = file.pages[1].tags["ImageLength"].offset
+        at += file.pages[1].tags[tag].offset
     with slide.open("rb+") as file:
-        file.seek(at + 2)
-        file.write((8).to_bytes(2, "little"))                # a signed number, which OpenSlide reads all the same
-    mask = write_qupath(tmp_path / "mask.geojson", [qupath_feature({"type": "Polygon", "coordinates": [
-        ring(100, 60, 140, 100)]}, {"name": "Fold"})])
-    content = restore_slide(slide, mask, tmp_path / "out.svs", restorer=Flat())
+        file.seek(at)
+        file.write(value.to_bytes(2, "little"))
+    content = restore_slide(slide, box_mask(tmp_path), tmp_path / "out.svs", restorer=Flat())
     (thumbnail,) = (level for level in content["written"]["levels"] if level["name"] == "thumbnail")
-    assert thumbnail["how"] == "as it was" and "tells a size of" in thumbnail["reason"]
+    assert thumbnail["how"] == "as it was" and told in thumbnail["reason"]
+
+
+def test_a_tag_of_two_numbers_where_readers_want_one_is_not_copied_by_its_first(tmp_path):
+    """Readers take such a predictor for none, and would show what is painted as noise."""
+    slide = write_pyramid_tiff(tmp_path / "slide.tif", [(277, 203), (138, 101)], tile=64, compression="lzw",
+                               predictor=True, bigtiff=True)
+    with tifffile.TiffFile(slide) as file:
+        at = file.pages[1].tags["Predictor"].offset
+    with slide.open("rb+") as file:
+        file.seek(at + 4)
+        file.write((2).to_bytes(8, "little"))
+    with open_slide(slide) as opened:
+        assert container_of(opened, tmp_path / "out.tif")[0] == "pyramid"
+        assert [level.page for level in generic_pyramid(opened)] == [0]
+
+
+def test_an_uncompressed_tile_that_is_longer_than_its_pixels_is_copied_without_what_follows(tmp_path):
+    """Where it lies elsewhere, OpenSlide refuses to read it."""
+    slide = write_pyramid_tiff(tmp_path / "slide.tif", [(277, 203)], tile=64, bigtiff=True)
+    far = Box(192, 128, 85, 75)
+    with slide.open("rb") as file, open_slide(slide) as before:
+        tile, pixels = tiff.read_segment(file, tiff.read_tiff(slide).pages[0], 18), before.read(far)
+    place_segment(slide, 18, tile + bytes(258))
+    restore_slide(slide, box_mask(tmp_path), tmp_path / "out.tif", restorer=Flat())
+    with open_slide(tmp_path / "out.tif") as after:
+        assert np.array_equal(after.read(far), pixels)
+    assert verify_slide(slide, tmp_path / "out.tif").ok
 
 
 @pytest.mark.parametrize("levels", [["level 0"], [{"name": "level 0"}], [{"name": [], "how": "copied"}], 3])

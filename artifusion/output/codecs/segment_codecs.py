@@ -27,6 +27,8 @@ from artifusion.slide import tiff
 NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE, APERIO_YCBCR, APERIO_RGB = 1, 5, 7, 8, 32946, 33003, 33005
 PACKED = {NONE: "uncompressed", LZW: "LZW", DEFLATE: "deflate", OLD_DEFLATE: "deflate"}
 JPEG_2000 = {APERIO_YCBCR: "JPEG 2000 (YCbCr)", APERIO_RGB: "JPEG 2000 (RGB)"}
+ONE_NUMBER = (tiff.WIDTH, tiff.HEIGHT, tiff.COMPRESSION, tiff.PHOTOMETRIC, tiff.FILL_ORDER, tiff.SAMPLES, tiff.PLANAR,
+              tiff.PREDICTOR, tiff.TILE_WIDTH, tiff.TILE_HEIGHT, tiff.ROWS_PER_STRIP)
 HORIZONTAL = 2                          # TIFF predictor: differences along a row
 
 
@@ -240,6 +242,9 @@ def codec_of(page: tiff.Page, same_size: bool = False) -> Codec:
     Raises:
         SlideError: the page's tags say that its segments cannot be written again; the message is the reason alone.
     """
+    several = [code for code in ONE_NUMBER if code in page.tags and len(page.numbers(code)) != 1]
+    if several:
+        raise SlideError(f"tag {several[0]} does not hold one number")      # readers take it for this or that
     compression, photometric = page.number(tiff.COMPRESSION, 1), page.number(tiff.PHOTOMETRIC)
     size = page.segment_size
     if page.number(tiff.SAMPLES, 1) != 3 or set(page.numbers(tiff.BITS).tolist()) != {8}:
