@@ -13,7 +13,7 @@ import shapely
 import tifffile
 from click.testing import CliRunner
 from made_masks import qupath_feature, ring, write_qupath
-from made_slides import APERIO, YCBCR, tissue, write_pyramid_tiff
+from made_slides import APERIO, YCBCR, YCBCR_444, tissue, write_pyramid_tiff
 from painted_slides import place_segment, point_segment
 from painters import Flat
 
@@ -271,3 +271,30 @@ def test_a_sidecar_whose_levels_are_none_is_one_line(tmp_path, levels):
         "written": {"container": "copied", "lossless": False, "levels": levels}}))
     (tmp_path / "slide.tif.geojson").write_text('{"type": "FeatureCollection", "features": []}')
     assert "not one that artifusion wrote" in refused("verify", slide, slide)
+
+
+def test_a_description_in_no_encoding_gets_the_note_where_readers_show_one(tmp_path):
+    slide = write_pyramid_tiff(tmp_path / "slide.svs", [(277, 203), (138, 101)], tile=64, **YCBCR_444,
+                               description=APERIO.format(w=277, h=203) + "|Title = ??")
+    slide.write_bytes(slide.read_bytes().replace(b"Title = ??", b"Title = \xff\x81"))
+    restore_slide(slide, box_mask(tmp_path), tmp_path / "out.svs", restorer=Flat())
+    with tifffile.TiffFile(tmp_path / "out.svs") as file, open_slide(tmp_path / "out.svs") as after:
+        assert "artifusion: restored 1 region" in file.pages[0].software and "aperio.artifusion" in after.properties
+    assert verify_slide(slide, tmp_path / "out.svs").ok
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e999"])
+def test_a_declaration_with_what_is_no_number_is_not_handed_on(tmp_path, number):
+    slide = write_pyramid_tiff(tmp_path / "slide.tif", [(277, 203)], tile=64, **YCBCR)
+    restore_slide(slide, box_mask(tmp_path), tmp_path / "out.tif", restorer=Flat())
+    sidecar = tmp_path / "out.tif.json"
+    sidecar.write_text(sidecar.read_text().replace("{", f'{{"seen": {number}, ', 1))
+    with pytest.raises(SlideError, match="is not of this file"):
+        restore_slide(tmp_path / "out.tif", box_mask(tmp_path), tmp_path / "again.tif", restorer=Flat())
+
+
+def test_a_long_text_of_a_file_makes_no_endless_line_and_the_remedy_stays(tmp_path):
+    slide = write_pyramid_tiff(tmp_path / "slide.tif", [(277, 203)], tile=64, **YCBCR)
+    (tmp_path / "mask.geojson").write_text(json.dumps({"type": "x" * 5000}))
+    said = refused("mask", "convert", tmp_path / "mask.geojson", tmp_path / "o.png", "--slide", slide)
+    assert len(said) < 1500 and "mask.geojson" in said and not said.rstrip().endswith("x")
