@@ -23,8 +23,7 @@ from artifusion.cli.train import train
 from artifusion.cli.verify import verify
 from artifusion.errors import ArtifusionError
 
-
-LONGEST_LINE = 1200                  # letters of an error, whose remedy comes last
+LONGEST_LINE = 1900                  # letters of an error, whose remedy comes last
 
 
 class Terminated(KeyboardInterrupt):
