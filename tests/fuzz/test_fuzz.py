@@ -18,8 +18,9 @@ from painted_slides import place_segment, point_segment
 from painters import Flat
 
 from artifusion.cli.app import main
-from artifusion.errors import OutputError, SlideError, WeightsError
-from artifusion.geometry import Box
+from artifusion.errors import MaskError, OutputError, SlideError, WeightsError
+from artifusion.geometry import Box, Point
+from artifusion.mask.geojson import geojson_polygons
 from artifusion.mask.mask import Mask
 from artifusion.mask.regions import find_regions, plan_canvases
 from artifusion.output.codecs import jpeg
@@ -298,3 +299,20 @@ def test_a_long_text_of_a_file_makes_no_endless_line_and_the_remedy_stays(tmp_pa
     (tmp_path / "mask.geojson").write_text(json.dumps({"type": "x" * 5000}))
     said = refused("mask", "convert", tmp_path / "mask.geojson", tmp_path / "o.png", "--slide", slide)
     assert len(said) < 2000 and "mask.geojson" in said and not said.rstrip().endswith("x")
+
+
+@pytest.mark.parametrize("outline", [[[100, "60.0"], [140, 60], [140, 100]], [["a", 60], [140, 60], [140, 100]]])
+def test_a_coordinate_that_is_text_is_refused(tmp_path, outline):
+    """shapely would take it for a number, and hand it on to QuPath."""
+    slide = write_pyramid_tiff(tmp_path / "slide.tif", [(277, 203)], tile=64, **YCBCR)
+    mask = write_qupath(tmp_path / "mask.geojson", [qupath_feature(
+        {"type": "Polygon", "coordinates": [[*outline, outline[0]]]}, {"name": "Fold"})])
+    assert "entry 1 is no valid polygon" in refused("mask", "convert", mask, tmp_path / "o.png", "--slide", slide)
+
+
+@pytest.mark.filterwarnings("error")
+def test_outlines_that_run_to_the_end_of_all_numbers_bring_no_warning():
+    hole = [[30, 1e308], [40, 155], [40, 160], [30, 160], [30, 155]]
+    outline = {"type": "Polygon", "coordinates": [ring(20, 150, 60, 170), hole]}
+    with pytest.raises(MaskError, match="entry 1 has no area"):
+        geojson_polygons(qupath_feature(outline, {"name": "Fold"}), Path("mask.geojson"), Point(0, 0))
