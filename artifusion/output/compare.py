@@ -193,8 +193,4 @@ def _must_be_encoded_whole(codec: JpegCodec, samples: np.ndarray, data: bytes, t
     """Return whether a segment cannot be taken apart into blocks, so that the writer had to encode it whole."""
     missing = np.subtract(samples.shape[:2], touched.shape)
     touched = np.pad(touched, [(0, rows_or_columns) for rows_or_columns in missing])
-    try:
-        jpeg.encode(samples, data, codec.tables, codec.photometric, touched)
-    except SlideError:
-        return True
-    return False
+    return not codec.spliced(samples, data, touched)

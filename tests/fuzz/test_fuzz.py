@@ -19,11 +19,12 @@ from painters import Flat
 
 from artifusion.cli.app import main
 from artifusion.errors import MaskError, OutputError, SlideError, WeightsError
-from artifusion.geometry import Box, Point
+from artifusion.geometry import Box, Point, Size
 from artifusion.mask.geojson import geojson_polygons
 from artifusion.mask.mask import Mask
 from artifusion.mask.regions import find_regions, plan_canvases
 from artifusion.output.codecs import jpeg
+from artifusion.output.codecs.segment_codecs import JpegCodec
 from artifusion.output.container import container_of, generic_pyramid
 from artifusion.output.output import Output
 from artifusion.output.patches import Patches
@@ -316,3 +317,24 @@ def test_outlines_that_run_to_the_end_of_all_numbers_bring_no_warning():
     outline = {"type": "Polygon", "coordinates": [ring(20, 150, 60, 170), hole]}
     with pytest.raises(MaskError, match="entry 1 has no area"):
         geojson_polygons(qupath_feature(outline, {"name": "Fold"}), Path("mask.geojson"), Point(0, 0))
+
+
+def test_a_damaged_jpeg_tile_keeps_what_readers_show_or_is_encoded_whole():
+    """Readers go on behind a damage in their own way; blocks that are taken from it may then show something else."""
+    whole, rng, odd = imagecodecs.jpeg8_encode(tissue(64, 64), level=80, subsampling="444"), np.random.default_rng(0), 0
+    codec, touched = JpegCodec(b"", jpeg.YCBCR, Size(64, 64)), np.zeros((64, 64), bool)
+    touched[20:24, 20:24] = True
+    start = jpeg.parse(bytes(whole), b"").end
+    for _ in range(150):
+        segment = bytearray(whole)
+        segment[rng.integers(start, len(whole) - 2)] = rng.integers(255)
+        before = codec.decode(bytes(segment))
+        after = codec.decode(codec.encode(before, bytes(segment), touched))
+        kept = ~codec.reach(touched, bytes(segment))
+        try:
+            spliced = codec.decode(jpeg.encode(before, bytes(segment), b"", jpeg.YCBCR, touched))
+            odd += bool((spliced != before)[kept].any())
+        except SlideError:
+            pass
+        assert np.abs(after.astype(int) - before)[kept].mean() < 6
+    assert odd

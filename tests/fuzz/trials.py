@@ -36,7 +36,7 @@ from fuzz.mutators import Mutator, Rng, pick
 from fuzz.seeds import BOX, FAR
 
 GREEN = (40, 180, 60)
-REACH_PX = 16                       # a JPEG block and its chroma: pixels so near the mask may move within encoding
+REACH_PX = 17                       # a JPEG block and its chroma: pixels so near the mask may move within encoding
 TILE_PX = 64                        # side of the tiles of the seeds: so far where a tile was encoded whole
 COMPARED_PX = 1024                  # side of the corner that is compared of large slides
 ADDRESS = re.compile(r"0x[0-9a-f]+|[0-9][0-9.,e+]*|'[^']*'")

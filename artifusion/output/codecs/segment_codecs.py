@@ -100,10 +100,19 @@ class JpegCodec:
 
     def encode(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
         """As in `Codec`. A segment that cannot be taken apart into blocks is encoded whole."""
+        return self.spliced(samples, like, touched) or jpeg.encode(samples, like, self.tables, self.photometric)
+
+    def spliced(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
+        """Return samples in place of `like`, whose blocks keep their coefficients where they are not reached.
+
+        Empty where it cannot be taken apart, or was damaged so that its blocks alone are not what readers show.
+        """
         try:
-            return jpeg.encode(samples, like, self.tables, self.photometric, touched)
+            data = jpeg.encode(samples, like, self.tables, self.photometric, touched)
+            same = (self.decode(data) == samples).all(axis=2) | self.reach(touched, like)
         except SlideError:
-            return jpeg.encode(samples, like, self.tables, self.photometric)
+            return b""
+        return data if same.all() else b""
 
     def reach(self, touched: np.ndarray, like: bytes) -> np.ndarray:
         return jpeg.reach(touched, like, self.tables)
