@@ -188,7 +188,8 @@ def slide(png_image):
 
 @pytest.mark.parametrize("name", [
     "image.png_mask_use.geojson", "other.svs_mask_use.json", "tissue.geojson", "background.geojson.gz",
-    "image_tissue.geojson", "image.png_tissue_mask.geojson", "tissue-contours.json", "TISSUE_regions.geojson.zip", "image.png_small_fill.geojson"])
+    "image_tissue.geojson", "image.png_tissue_mask.geojson", "tissue-contours.json",
+    "TISSUE_regions.geojson.zip", "image.png_small_fill.geojson"])
 def test_where_no_annotation_has_a_class_the_name_of_the_file_tells_that_it_is_tissue(slide, tmp_path, name):
     path = geojson(tmp_path / name, 10, 10, 60, 50, None, name="Annotation 1")
     with pytest.raises(MaskError, match=r"tissue|usable|consists of"):

@@ -40,10 +40,10 @@ def words_of(name: str) -> set[str]:
 
 TISSUE_WORDS = words_of(                                        # many are QuPath's own classes
     "tissue background foreground glass tumor tumour tumoral tumoural carcinoma adenoma dysplasia metaplasia dcis "
-    "stroma stromal immune cell necrosis necrotic epithelium epithelial gland duct lumen lymphocyte lymphoid lymph node "
-    "plasma inflammation inflammatory nuclei nucleus muscle fat adipose connective collagen vessel nerve bone cartilage "
-    "blood erythrocyte hemorrhage haemorrhage mucosa mucin tma core normal clean healthy benign invasive usable sharp "
-    "focus gewebe hintergrund tissu tejido tessuto")
+    "stroma stromal immune cell necrosis necrotic epithelium epithelial gland duct lumen lymphocyte lymphoid lymph "
+    "node plasma inflammation inflammatory nuclei nucleus muscle fat adipose connective collagen vessel nerve bone "
+    "cartilage blood erythrocyte hemorrhage haemorrhage mucosa mucin tma core normal clean healthy benign invasive "
+    "usable sharp focus gewebe hintergrund tissu tejido tessuto")
 NEUTRAL_WORDS = words_of(
     "positive negative region area annotation mask section detection detected roi all whole other binary segmentation "
     "seg boundary contour outline border viable bed secretion infiltrate aggregate red marker debris in or")
@@ -67,13 +67,13 @@ def class_of(name: str) -> str:
 
 
 def is_tissue(name: str) -> bool:
-    """Whether a name says what a slide consists of, and no artifact: "Tumor: Positive", "Normal tissue 2", "no fold"."""
+    """Whether a name says what a slide consists of, and no artifact: "Tumor: Positive", "Tissue 2", "no fold"."""
     words = [word.lower().removesuffix("s") for word in WORD.findall(name)]
     known = TISSUE_WORDS | {"artifact", "artefact"}
     if any((one in DENIALS and (other in known or class_of(other) != "other")) or (one in known and other == "free")
            for one, other in pairwise(words)):
         return True
-    return not TISSUE_WORDS.isdisjoint(words) and TISSUE_WORDS | NEUTRAL_WORDS >= set(words)
+    return not TISSUE_WORDS.isdisjoint(words) and set(words) <= TISSUE_WORDS | NEUTRAL_WORDS
 
 
 def vocabulary(names: Collection[str]) -> tuple[str, ...]:

@@ -165,7 +165,7 @@ def why_not(data: bytes, tables: bytes, photometric: int) -> str:
 
 
 def _tells_rgb(data: bytes) -> bool:
-    """Return whether a reader that does not ask the page takes a segment of three components for RGB, as libjpeg does."""
+    """Return whether a reader that does not ask the page takes a segment for RGB, as libjpeg does."""
     held = {marker: payload for marker, _, payload in reversed(markers(data))}
     adobe = held.get(APP14, b"")
     if held.get(APP0, b"").startswith(b"JFIF"):
