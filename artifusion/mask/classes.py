@@ -40,13 +40,14 @@ def words_of(name: str) -> set[str]:
 
 TISSUE_WORDS = words_of(                                        # many are QuPath's own classes
     "tissue background foreground glass tumor tumour tumoral tumoural carcinoma adenoma dysplasia metaplasia dcis "
-    "stroma stromal immune cell necrosis necrotic epithelium epithelial gland duct lumen lymphocyte lymphoid lymph "
-    "node plasma inflammation inflammatory nuclei nucleus muscle fat adipose connective collagen vessel nerve bone "
-    "cartilage blood erythrocyte hemorrhage haemorrhage mucosa mucin tma core normal clean healthy benign invasive "
-    "usable sharp focus gewebe hintergrund tissu tejido tessuto")
+    "stroma stromal immune cell necrosis necrotic epithelium epithelial gland glandular acinus duct lumen lymphocyte "
+    "lymphocytic lymphatic lymphoid lymph node plasma inflammation inflammatory nuclei nucleus muscle fat adipose "
+    "connective collagen vessel nerve bone cartilage blood erythrocyte hemorrhage haemorrhage mucosa mucin mucoid "
+    "skin adnexa angioinvasion tma core normal clean healthy benign invasive usable good keep sharp focus gewebe "
+    "hintergrund tissu tejido tessuto")
 NEUTRAL_WORDS = words_of(
     "positive negative region area annotation mask section detection detected roi all whole other binary segmentation "
-    "seg boundary contour outline border viable bed secretion infiltrate aggregate red marker debris in or")
+    "seg boundary contour outline border viable bed secretion infiltrate aggregate material red marker debris in or")
 DENIALS = {"no", "not", "non", "without"}
 
 

@@ -79,7 +79,7 @@ def reader_of(path: Path, slide: Slide, mask_format: MaskFormat) -> Reader:
 
 
 def annotations_of(path: Path, slide: Slide, mask_format: MaskFormat) -> GeoJson:
-    """The reader of GeoJSON. The file's name tells whether HistoQC wrote it, and what annotations are whose classes name
+    """The reader of GeoJSON. The file's name tells whether HistoQC wrote it, and what annotations are whose class names
     nothing.
 
     Raises:
