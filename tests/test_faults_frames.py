@@ -669,7 +669,7 @@ def test_the_shared_masks_convert_to_the_right_place(tmp_path, mask, slide, opti
 @pytest.mark.skipif(not FAULTS.is_dir(), reason="../shared is absent")
 @pytest.mark.parametrize(("mask", "slide", "said"), [
     ("g-tissue.tif_mask_use.geojson", "g-tissue.tif", "usable"), ("g-type.geojson", "g-tissue.tif", "Tumour"),
-    ("n-points.geojson", "n-plain.tif", "entry 1 is a Point"), ("i-mask.png", "i-deep.tif", "bit"),
+    ("n-points.geojson", "n-plain.tif", "the class Nucleus"), ("i-mask.png", "i-deep.tif", "bit"),
     ("mask.png", "m-reversed.tif", "page")])
 def test_the_shared_inputs_that_cannot_be_right_are_refused(tmp_path, mask, slide, said):
     result = invoke("mask", "convert", FAULTS / mask, tmp_path / "out.png", "--slide", FAULTS / slide)
