@@ -23,6 +23,7 @@ from artifusion.geometry import Box, Size
 from artifusion.output.allowed_change import reencoded_reason
 from artifusion.output.codecs import jpeg
 from artifusion.slide import tiff
+from artifusion.slide.whole import jpeg_ends_early
 
 NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE, APERIO_YCBCR, APERIO_RGB = 1, 5, 7, 8, 32946, 33003, 33005
 PACKED = {NONE: "uncompressed", LZW: "LZW", DEFLATE: "deflate", OLD_DEFLATE: "deflate"}
@@ -94,6 +95,8 @@ class JpegCodec:
             size = jpeg.frame_size(data)
             if size.width > self.size.width or size.height > self.size.height:
                 raise SlideError(f"{size.width} x {size.height} px in a tile of {self.size.width} x {self.size.height}")
+            if jpeg_ends_early(data):                       # OpenSlide refuses it, others show gray
+                raise SlideError("it ends before its pixels do")
             return jpeg.decode(data, self.tables, self.photometric)
         except SlideError as error:
             raise _damaged(self, error) from None
@@ -174,7 +177,7 @@ class Jpeg2000Codec:
             Image.fromarray(samples).save(file, "JPEG2000", no_jp2=True, irreversible=True, mct=int(not self.ycbcr),
                                           quality_mode="rates", quality_layers=[max(1.0, samples.size / len(like))])
             shift = self.decode(file.getvalue()).astype(np.int16) - samples
-            if not reencoded_reason(shift, np.zeros_like(touched), Box(0, 0, *samples.shape[1::-1])):
+            if not reencoded_reason(shift, np.zeros(samples.shape[:2], bool), Box(0, 0, *samples.shape[1::-1])):
                 return file.getvalue()
         return bytes(imagecodecs.jpeg2k_encode(np.ascontiguousarray(samples), level=0, codecformat="J2K",
                                                reversible=True, mct=not self.ycbcr))
