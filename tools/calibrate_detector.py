@@ -1,37 +1,47 @@
-"""Turn what detection sees into probabilities, on labelled slides that the network has not learned from.
+"""Turn what detection sees into probabilities.
 
-    python -m tools.calibrate_detector SLIDES NET.safetensors OUT.json [--slides NAME ...] [--mined FOLDER]
+    python -m tools.calibrate_detector SLIDES DATA NET.safetensors OUT.json [--slides NAME ...] [--mined FOLDER]
 
 Fits the weights of `artifusion.detection.sight.FEATURES` (logistic regression, Platt 1999) to the verdicts on what is
-found on the tuning slides, or on some of them; SLIDES holds them as NAME.tiff. `--mined` keeps squares of what was
-found falsely, for tools/train_detector.py to learn from.
+found on the tuning slides, or on some of them, and on training images of DATA that `artifusion damage` damages; SLIDES
+holds slides as NAME.tiff. `--mined` keeps squares of what was found falsely on slides, for tools/train_detector.py to
+learn from.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import shapely
+from PIL import Image
 from safetensors.torch import load_file
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
+from artifusion.damage.spots import damage_spot, plan_damage
 from artifusion.detection.findings import Finding, find
 from artifusion.detection.network import ArtifactNet, for_use
 from artifusion.detection.sight import FEATURES, Sight, features, seen_findings
 from artifusion.detection.survey import Survey
 from artifusion.geometry import Box
 from artifusion.mask.mask import footprint
-from artifusion.slide.reader import open_slide
+from artifusion.slide.reader import in_memory, open_slide
+from artifusion.slide.tissue import tissue_mask
 from benchmarks.quality.judge_detect import HALF, MARGIN_UM
 from benchmarks.quality.labelled import LabelledSlide, labelled_slides
 from tools.detector_samples import SIDE_PX, Sample, SlideSquares, raster, save
 
 SOFTNESS = 0.3              # C of the regression
+PAINTED_KINDS = ("pen", "bubble", "fold", "dust", "dark")
+PAINTED = 20.0              # how many findings the true ones of each painted kind count as
+IMAGES = {"brecahad": (0.25, slice(0, 20, 7)), "osteosarcoma": (1.0, slice(1, 50, 25))}     # um per pixel, which
+DOUBT = 0.2                 # share of a finding on what is painted, from which it is not called false
 MOST_MINED, LEAST_SEEN = 120, 0.3
 SMALL_UM2 = 40_000.0        # a finding up to this is mined at 1 and 2 um per pixel, a larger one at 2 and 4
 
@@ -47,16 +57,20 @@ class Judged:
 
 def judged(sight: Sight, labels: LabelledSlide) -> list[Judged]:
     """What rules and the network find on a slide, each with what readers say of the place."""
-    survey = sight.survey
-    tiles = survey.tiles()
-    maps = survey.maps(tiles, sight.look, sight.far)
-    shapes = []
+    survey, shapes = sight.survey, []
     for kind, margin in (("artifact", MARGIN_UM), ("unsure", 0), ("normal", 0)):
         outlines = [shapely.make_valid(o).buffer(margin / survey.mpp) for o in labels.outlines(kind, survey.slide.size)]
         shapes.append((outlines, shapely.STRtree(outlines)))
-    return [Judged(finding, features(finding, maps, sight), verdict_on(finding, shapes, survey))
-            for found in (find(maps, survey.coarse_um), seen_findings(maps, survey.coarse_um)) for finding in found
-            if finding.kind != "blur"]
+    return [Judged(finding, values, verdict_on(finding, shapes, survey)) for finding, values in looked_at(sight)]
+
+
+def looked_at(sight: Sight) -> Iterator[tuple[Finding, np.ndarray]]:
+    """What rules find and the network sees, but blur, with its FEATURES."""
+    um = sight.survey.coarse_um
+    maps = sight.survey.maps(sight.survey.tiles(), sight.look, sight.far)
+    for finding in (*find(maps, um), *seen_findings(maps, um)):
+        if finding.kind != "blur":
+            yield finding, features(finding, maps, sight)
 
 
 def verdict_on(finding: Finding, shapes: list[tuple[list[shapely.Geometry], shapely.STRtree]], survey: Survey) -> str:
@@ -94,20 +108,46 @@ def mined(found: list[Judged], squares: SlideSquares, survey: Survey, rng: np.ra
     return samples
 
 
-def fitted(found: list[Judged]) -> dict[str, object]:
-    """The calibration as weights/artifacts/calibration.json holds it."""
-    sure = [j for j in found if j.verdict in ("true", "false")]
+def damaged(path: Path, mpp: float, kind: str | None, net: ArtifactNet, seed: int) -> list[Judged]:
+    """What is found on an image on which artifacts of one kind, or none, are painted."""
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    clean, truth = in_memory(pixels), np.zeros(pixels.shape[:2], bool)
+    tissue = tissue_mask(np.asarray(Image.fromarray(pixels).reduce(max(1, round(2 / mpp)))))
+    spots = plan_damage(clean.size, tissue, (kind,), 0.04, mpp, seed) if kind else ()
+    pixels = pixels.copy()
+    for spot in spots:
+        box, new, mask = damage_spot(spot, clean.read)
+        at = box.intersection(Box(0, 0, *clean.size))
+        pixels[at.slices()] = np.where(mask[at.slices(box)][..., None], new[at.slices(box)], pixels[at.slices()])
+        truth[at.slices()] |= mask[at.slices(box)]
+    survey = Survey.of(in_memory(pixels, mpp), mpp)
+    sight = Sight(survey, survey.look(survey.tiles(), True), net)
+    small = np.asarray(Image.fromarray(truth.astype(np.uint8) * 255).resize(tuple(survey.coarse))) > 127
+    judged = []
+    for finding, values in looked_at(sight):
+        on = small[finding.box.slices()][finding.covered].mean()
+        judged.append(Judged(finding, values, "true" if on >= HALF else "doubt" if on > DOUBT else "false"))
+    return judged
+
+
+def fitted(found: list[Judged], painted: list[Judged]) -> dict[str, object]:
+    """The calibration as weights/artifacts/calibration.json holds it; each kind of painted artifact counts alike."""
+    sure = [j for j in (*found, *painted) if j.verdict in ("true", "false")]
+    times = Counter(j.finding.kind for j in painted if j.verdict == "true")
+    share = [1.0] * sum(j.verdict in ("true", "false") for j in found)
+    share += [PAINTED / times[j.finding.kind] if j.verdict == "true" else 1.0 for j in sure[len(share):]]
     values = np.stack([j.features for j in sure])
     spread = values.std(axis=0) + 1e-6
-    line = LogisticRegression(C=SOFTNESS, max_iter=2000).fit(values / spread, [j.verdict == "true" for j in sure])
+    line = LogisticRegression(C=SOFTNESS, max_iter=5000).fit(
+        values / spread, [j.verdict == "true" for j in sure], sample_weight=share)
     return {"weights": dict(zip(FEATURES, (line.coef_[0] / spread).round(4).tolist(), strict=True)),
-            "intercept": round(float(line.intercept_[0]), 4), "true": sum(j.verdict == "true" for j in sure),
-            "false": sum(j.verdict == "false" for j in sure)}
+            "intercept": round(float(line.intercept_[0]), 4)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slides", type=Path, metavar="SLIDES")
+    parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("net", type=Path, metavar="NET.safetensors")
     parser.add_argument("out", type=Path, metavar="OUT.json")
     parser.add_argument("--slides", nargs="+", dest="names", help="their names  [all that tune]")
@@ -128,7 +168,11 @@ def main() -> None:
                 save(samples, given.mined / f"{labels.name}-mined.npz")
         print(labels.name, {v: sum(j.verdict == v for j in of_slide) for v in ("true", "false")}, flush=True)
         found += of_slide
-    given.out.write_text(json.dumps(fitted(found), indent=2) + "\n")
+    images = [(path, mpp) for folder, (mpp, chosen) in IMAGES.items()
+              for path in sorted((given.data / folder).iterdir())[chosen]]
+    painted = [j for n, (path, mpp) in enumerate(images) for kind in (None, *PAINTED_KINDS)
+               for j in damaged(path, mpp, kind, net, n)]
+    given.out.write_text(json.dumps(fitted(found, painted), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Samples:
         return x.contiguous(memory_format=torch.channels_last), torch.from_numpy(truth.astype(np.int64))
 
 
-SHARES = {"laid": 0.36, "tissue": 0.18, "place normal": 0.16, "place fold": 0.16, "place bubble": 0.03,
+SHARES = {"laid": 0.36, "tissue": 0.18, "place normal": 0.16, "place fold": 0.20, "place bubble": 0.03,
           "place dust": 0.06, "place blur": 0.005, "place dark": 0.005, "place pen": 0.005, "place other": 0.01,
           "mined": 0.22}
 DENSITIES = -np.log10((np.arange(256) + 1.0) / 256.0)

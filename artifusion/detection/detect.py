@@ -96,7 +96,8 @@ def detect(
     except SlideError as error:
         raise SlideError(f"{source.path}: {error}") from None
     sight = Sight.of(survey, look)
-    maps = survey.maps(tqdm(tiles, desc="looking", unit="tile", disable=quiet or None), look, sight and sight.far)
+    looking = tqdm(tiles, desc="looking", unit="tile", disable=quiet or None)
+    maps = survey.maps(looking, look, sight.far if sight else None)
     found = [finding for finding in all_findings(maps, survey.coarse_um, sight) if finding.score >= threshold]
     found = list(apart(found, survey.coarse[::-1]))
     ids, scores = survey.outline(found, look, partial(tqdm, desc="outlining", unit="tile", disable=quiet or None))

@@ -86,10 +86,10 @@ def network() -> ArtifactNet:
 def for_use(net: ArtifactNet) -> ArtifactNet:
     """The network in the form in which it answers, in float32: each normalization is part of its convolution."""
     net = net.float().eval()
-    for part in net.modules():
+    for part in list(net.modules()):
         if isinstance(part, nn.Sequential) and len(part) == 3 and isinstance(part[1], nn.BatchNorm2d):
-            part[0], part[1] = fuse_conv_bn_eval(part[0], part[1]), nn.Identity()
-    return net.to(memory_format=torch.channels_last)
+            part[0], part[1] = fuse_conv_bn_eval(cast(nn.Conv2d, part[0]), part[1]), nn.Identity()
+    return net
 
 
 @torch.inference_mode()

@@ -24,7 +24,7 @@ FINEST_UM, COARSEST_UM = 0.7, 9.0           # per pixel that the network knows
 CLOSE_UM, FARTHEST_UM = 1.0, 5.0            # per pixel of the second look; a larger place gets none
 CLOSE_PX = 512              # its longest side; a larger place is looked at from further away
 AROUND_UM = 64.0
-LOW, HIGH = 0.35, 0.6       # probability: how far an artifact extends, and what it must reach
+LOW, HIGH = 0.2, 0.5        # probability: how far an artifact extends, and what it must reach
 SEEN = ("fold", "bubble", "pen", "dark", "dust")
 SURE = 0.002                # probabilities are kept from 0 and 1 by that much
 
@@ -57,7 +57,7 @@ class Sight:
         return seen if n == 2 else seen.repeat(2, 1).repeat(2, 2)[:, : window.height, : window.width]
 
     def close(self, finding: Finding) -> np.ndarray | None:
-        """Probabilities of SIGHTS at the pixels of a finding, (6, N), at CLOSE_UM or what its size allows; else None."""
+        """Probabilities of SIGHTS at the pixels of a finding, (6, N), at CLOSE_UM or as its size allows; or None."""
         survey = self.survey
         at = footprint(finding.box, survey.coarse, survey.slide.size)
         around = at.expanded(round(AROUND_UM / survey.mpp))

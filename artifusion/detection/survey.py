@@ -28,7 +28,7 @@ OVERVIEW_PX = 1024
 SAMPLE_TILES = 12
 REFINE_PX = 1024
 SOLID = ("bubble", "pen")                   # their inside belongs to them
-MARGIN_UM = {"pen": 2.0, "fold": 1.0, "dark": 4.0, "dust": 2.5, "other": 2.5, "blur": 0.0}
+MARGIN_UM = {"pen": 2.0, "fold": 3.0, "dark": 4.0, "dust": 2.5, "other": 2.5, "blur": 0.0}
 
 SIGHTS = ("fold", "bubble", "pen", "blur", "dark", "dust")
 Seen = Callable[[Box], np.ndarray]
