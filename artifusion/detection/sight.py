@@ -103,11 +103,12 @@ def features(finding: Finding, maps: Mapping[str, np.ndarray], sight: Sight) -> 
     rule = 0.0 if finding.map_name == "seen" else bounded_logit(finding.score)
     area = math.log10(np.count_nonzero(finding.covered) * sight.survey.coarse_um**2) - 3
     name = f"{finding.kind}, seen" if finding.map_name == "seen" else finding.kind
-    return np.array([*map(bounded_logit, numbers), rule, area, *(float(name == told) for told in TOLD)])
+    scale = math.log2(sight.survey.coarse_um)
+    return np.array([*map(bounded_logit, numbers), rule, area, scale, *(float(name == told) for told in TOLD)])
 
 
 TOLD = ("bubble", "pen", "dark", "dust", "other", "blur", *(f"{kind}, seen" for kind in SEEN))
-FEATURES = ("far", "far, most", "far, own", "close", "close, most", "close, own", "rule", "area", *TOLD)
+FEATURES = ("far", "far, most", "far, own", "close", "close, most", "close, own", "rule", "area", "scale", *TOLD)
 
 
 def bounded_logit(p: float | np.floating) -> float:
