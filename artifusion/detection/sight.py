@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
+import cv2
 import numpy as np
 from scipy import ndimage
 from scipy.special import expit, logit
@@ -19,11 +20,13 @@ from artifusion.detection.signs import Look
 from artifusion.detection.survey import SIGHTS, Survey
 from artifusion.geometry import Box, Size
 from artifusion.mask.mask import footprint
+from artifusion.slide.tissue import optical_density
 
 FINEST_UM, COARSEST_UM = 0.7, 9.0           # per pixel that the network knows
 CLOSE_UM, FARTHEST_UM = 1.0, 5.0            # per pixel of the second look; a larger place gets none
 CLOSE_PX = 512              # its longest side; a larger place is looked at from further away
 AROUND_UM = 64.0
+THINNEST_OD = 0.03          # less is bare glass, on which the network is not asked
 LOW, HIGH = 0.2, 0.5        # probability: how far an artifact extends, and what it must reach
 SEEN = ("fold", "bubble", "pen", "dark", "dust")
 SURE = 0.002                # probabilities are kept from 0 and 1 by that much
@@ -49,12 +52,15 @@ class Sight:
         return 2 if self.survey.coarse_um / 2 >= max(FINEST_UM, 0.9 * self.survey.mpp) else 1
 
     def far(self, window: Box) -> np.ndarray:
-        """Probabilities of SIGHTS in a box of the coarse scale, float32 (6, H, W)."""
+        """Probabilities of SIGHTS in a box of the coarse scale, float32 (6, H, W); 0 on bare glass."""
         n = self.times
         size = Size(*(n * side for side in self.survey.coarse))
         pixels = self.survey.read(Box(n * window.x, n * window.y, n * window.width, n * window.height), size)
         seen = probabilities(self.net, pixels, self.look)[1:]               # half as large as the pixels
-        return seen if n == 2 else seen.repeat(2, 1).repeat(2, 2)[:, : window.height, : window.width]
+        if n == 1:
+            seen = seen.repeat(2, 1).repeat(2, 2)[:, : window.height, : window.width]
+        density = optical_density(pixels).mean(axis=2) - np.mean(self.look.glass, dtype=np.float32)
+        return seen * (cv2.resize(density, (window.width, window.height), interpolation=cv2.INTER_AREA) > THINNEST_OD)
 
     def close(self, finding: Finding) -> np.ndarray | None:
         """Probabilities of SIGHTS at the pixels of a finding, (6, N), at CLOSE_UM or as its size allows; or None."""
