@@ -90,3 +90,16 @@ def test_the_network_that_sees_artifacts_learns_from_clean_tissue(tmp_path):
     assert samples["truth"].any() and "hodgkin" not in samples["slide"]
     run("tools.train_detector", tmp_path, tmp_path / "out.safetensors", "--seconds", "1")
     ArtifactNet().load_state_dict(load_file(tmp_path / "out.safetensors"))
+
+
+def test_the_network_that_sees_folds_learns_from_clean_tissue(tmp_path):
+    from artifusion.detection.folds import FoldNet
+
+    for name in ("brecahad/a.png", "brecahad/10037.jpg", "osteosarcoma/a.png", "tnbc/a.png", "her2st/a.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(he_like(1000, 1000)).save(path)
+    done = subprocess.run([sys.executable, ROOT / "tools/train_folds.py", tmp_path, tmp_path / "out.safetensors",
+                           "--steps", "2", "--samples", "4"], check=True, capture_output=True, text=True)
+    assert done.stdout.count("validation") == 3
+    FoldNet().load_state_dict(load_file(tmp_path / "out.safetensors"))

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from artifusion.config import DEFAULT_SPACING_UM
 from artifusion.detection.findings import Finding, find
+from artifusion.detection.folds import COARSEST_UM, folds
 from artifusion.detection.overlay import draw_outlines
 from artifusion.detection.sight import Sight, apart, scored, seen_findings
 from artifusion.detection.survey import Survey
@@ -97,9 +98,11 @@ def detect(
         raise SlideError(f"{source.path}: {error}") from None
     sight = Sight.of(survey, look)
     looking = tqdm(tiles, desc="looking", unit="tile", disable=quiet or None)
-    maps = survey.maps(looking, look, sight.far if sight else None)
+    fold_probability = None if sight or survey.coarse_um > COARSEST_UM else folds(look, survey.coarse_um)
+    maps = survey.maps(looking, look, fold_probability, sight.far if sight else None)
     found = [finding for finding in all_findings(maps, survey.coarse_um, sight) if finding.score >= threshold]
-    found = list(apart(found, survey.coarse[::-1]))
+    if sight:
+        found = list(apart(found, survey.coarse[::-1]))
     ids, scores = survey.outline(found, look, partial(tqdm, desc="outlining", unit="tile", disable=quiet or None))
     return detection_of(survey, ids, scores)
 

@@ -27,6 +27,11 @@ GAP_UM = 3.0                # in a bubble's rim
 STREAK_UM = 4.0             # between streaks of ink
 SOLID_UM = 4.0              # per pixel; in a coarser picture the inside of a ring of ink is tissue and is kept
 SLENDER = 1.7               # black ink is longer than wide by this much; a dark spot is not
+FOLD_LOW, FOLD_HIGH = 0.5, 0.98         # probability
+FOLD_ENOUGH = 0.85          # least mean probability over a fold
+FOLD_STEP = 1.35            # least ratio of a fold's density to that of its surroundings
+STEP_UM = 12.0
+GLASS_SHARE = 0.1           # of a fold's density; lighter surroundings are glass, and everything is denser than glass
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,11 @@ class Finding:
 def find(maps: Mapping[str, np.ndarray], mpp: float) -> Iterator[Finding]:
     """The artifacts in maps of evidence, uint8 (H, W) in UNIT, at mpp um per pixel; a place is found once.
 
-    `maps` holds the KINDS of `evidence`; an absent one counts as all zero. Memory: about 25 bytes a pixel, more for a
-    very large finding.
+    `maps` holds the KINDS of `evidence` and "fold" (its probability), of which an absent one counts as all zero, and
+    "density" (mean optical density). Memory: about 25 bytes a pixel, more for a very large finding.
     """
     free = np.ones(next(iter(maps.values())).shape, bool)
-    for map_name, finder in (("black", bubble), ("pen", pen), ("black", black), ("blur", blur)):
+    for map_name, finder in (("black", bubble), ("pen", pen), ("fold", fold), ("black", black), ("blur", blur)):
         if map_name in maps:
             for finding in finder(maps, free, mpp):
                 yield finding
@@ -145,6 +150,21 @@ def pen(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterato
         solid = ndimage.binary_closing(np.pad(covered, gap), disk(gap)) if gap else covered
         solid = ndimage.binary_fill_holes(solid[gap : -gap or None, gap : -gap or None])
         yield Finding("pen", "pen", score_of(1.4 * peak), box, solid if mpp <= SOLID_UM else covered)
+
+
+def fold(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterator[Finding]:
+    """Folds: places that are probably one, and denser than the tissue beside them."""
+    for box, covered in components(maps["fold"] * free, FOLD_LOW, FOLD_HIGH, SMALLEST_UM2["fold"] / mpp**2):
+        around = box.expanded(round(STEP_UM / mpp) + 1).intersection(whole_of(free))
+        placed = np.zeros((around.height, around.width), bool)
+        placed[box.slices(around)] = covered
+        density = maps["density"][around.slices()]
+        own = float(density[placed].mean())
+        beside = dilated(placed, max(1.5, STEP_UM / mpp)) & ~dilated(placed, 3 / mpp)
+        beside &= density > GLASS_SHARE * own
+        if beside.any() and own >= FOLD_STEP * density[beside].mean():
+            mean = min(0.999, float(maps["fold"][box.slices()][covered].mean()) / UNIT)
+            yield Finding("fold", "fold", score_of(mean / (1 - mean) * (1 - FOLD_ENOUGH) / FOLD_ENOUGH), box, covered)
 
 
 def blur(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterator[Finding]:

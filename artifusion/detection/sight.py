@@ -22,7 +22,8 @@ from artifusion.geometry import Box, Size
 from artifusion.mask.mask import footprint
 from artifusion.slide.tissue import optical_density
 
-FINEST_UM, COARSEST_UM = 0.7, 9.0           # per pixel that the network knows
+SECTION_UM = 4.0            # per pixel of the coarse scale, at least: whole sections
+COARSEST_UM = 9.0           # per pixel that the network reads, at most
 CLOSE_UM, FARTHEST_UM = 1.0, 5.0            # per pixel of the second look; a larger place gets none
 CLOSE_PX = 512              # its longest side; a larger place is looked at from further away
 AROUND_UM = 64.0
@@ -42,14 +43,14 @@ class Sight:
 
     @classmethod
     def of(cls, survey: Survey, look: Look) -> Sight | None:
-        """None where pixels are coarser than the network knows."""
+        """None where the slide is smaller than what the network is better at, or coarser than what it knows."""
         sight = cls(survey, look, network())
-        return sight if survey.coarse_um / sight.times <= COARSEST_UM else None
+        return sight if survey.coarse_um >= SECTION_UM and survey.coarse_um / sight.times <= COARSEST_UM else None
 
     @property
     def times(self) -> int:
         """How many times as fine as the coarse scale the network reads the whole slide."""
-        return 2 if self.survey.coarse_um / 2 >= max(FINEST_UM, 0.9 * self.survey.mpp) else 1
+        return 2 if self.survey.coarse_um / 2 >= 0.9 * self.survey.mpp else 1
 
     def far(self, window: Box) -> np.ndarray:
         """Probabilities of SIGHTS in a box of the coarse scale, float32 (6, H, W); 0 on bare glass."""

@@ -26,10 +26,13 @@ HALO_PX, HALO_UM = 72, 144.0               # both at least: what the network loo
 HALO_STEP = 16                              # of its coarsest pixels, so that tiles show them alike
 OVERVIEW_PX = 1024
 SAMPLE_TILES = 12
+FULL_OD = 2.0                               # of the density map's 255
 REFINE_PX = 1024
 SOLID = ("bubble", "pen")                   # their inside belongs to them
-MARGIN_UM = {"pen": 2.0, "fold": 3.0, "dark": 4.0, "dust": 2.5, "other": 2.5, "blur": 0.0}
+MARGIN_UM = {"pen": 2.0, "fold": 1.0, "dark": 4.0, "dust": 2.5, "other": 2.5, "blur": 0.0}
 
+FoldProbability = Callable[[np.ndarray], np.ndarray]
+"""Pixels uint8 (H, W, 3) at the coarse scale -> float32 (H, W), 0 to 1."""
 SIGHTS = ("fold", "bubble", "pen", "blur", "dark", "dust")
 Seen = Callable[[Box], np.ndarray]
 """A box of the coarse scale -> the probabilities of SIGHTS, float32 (6, H, W)."""
@@ -78,11 +81,12 @@ class Survey:
         return look_of([self.read(box, self.coarse) for box in chosen], self.coarse_um, any_stain)
 
     def maps(
-        self, tiles: Iterable[Box], look: Look, seen: Seen | None = None
+        self, tiles: Iterable[Box], look: Look, fold_probability: FoldProbability | None = None,
+        seen: Seen | None = None,
     ) -> dict[str, np.ndarray]:
-        """The maps that `find` takes, of the whole slide, from its tiles, and "seen KIND" where a network looks.
+        """The maps that `find` takes, of the whole slide, from its tiles; "fold" and "seen KIND" only where given.
 
-        Memory: nine maps of a byte per coarse pixel, and one tile.
+        Memory: up to ten maps of a byte per coarse pixel, and one tile.
         """
         maps: dict[str, np.ndarray] = {}
         halo = max(HALO_PX, math.ceil(HALO_UM / self.coarse_um / HALO_STEP) * HALO_STEP)
@@ -90,6 +94,9 @@ class Survey:
             window = box.expanded(halo).intersection(Box(0, 0, *self.coarse))
             rgb = self.read(window, self.coarse)
             found = {kind: values * UNIT for kind, values in evidence(rgb, self.coarse_um, look).items()}
+            found["density"] = (optical_density(rgb).mean(axis=2) - np.mean(look.glass)) * (255 / FULL_OD)
+            if fold_probability is not None:
+                found["fold"] = fold_probability(rgb) * UNIT
             if seen is not None:
                 found |= {f"seen {kind}": values * UNIT for kind, values in zip(SIGHTS, seen(window), strict=True)}
             for kind, values in found.items():
@@ -162,6 +169,8 @@ class Survey:
 
 def margin_of(finding: Finding, mpp: float) -> float:
     """um by which a finding is widened, since the evidence misses soft rims and halos."""
+    if finding.map_name == "seen":
+        return 3.0
     if finding.kind != "bubble":
         return MARGIN_UM[finding.kind]
     return min(8.0, 0.17 * (np.count_nonzero(finding.covered) / np.pi) ** 0.5 * mpp)

@@ -66,9 +66,18 @@ def test_a_strip_laid_double_is_found_where_no_glass_shows(mpp):
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.55
 
 
+def test_the_fold_network_is_not_asked_of_pictures_coarser_than_it_knows(monkeypatch):
+    asked = []
+    monkeypatch.setattr("artifusion.detection.detect.folds", lambda look, mpp:
+                        asked.append(mpp) or (lambda rgb: np.zeros(rgb.shape[:2], np.float32)))
+    for mpp in (16.0, 20.0):
+        detect(he_like(), mpp=mpp)
+    assert asked == [16.0]
+
+
 @pytest.mark.parametrize(("mpp", "coarse_um", "times"), [
-    (0.5, 1.0, 1), (0.5, 4.0, 2), (2.0, 2.0, 1), (9.0, 9.0, 1), (0.5, 16.0, 2), (10.0, 10.0, None)])
-def test_the_network_reads_no_pixels_finer_or_coarser_than_it_knows(mpp, coarse_um, times):
+    (0.5, 2.0, None), (0.5, 4.0, 2), (4.0, 4.0, 1), (9.0, 9.0, 1), (0.5, 16.0, 2), (10.0, 10.0, None)])
+def test_the_network_looks_at_sections_and_at_no_pixels_coarser_than_it_knows(mpp, coarse_um, times):
     survey = Survey(in_memory(he_like()), mpp, Size(40, 40), coarse_um, Size(80, 80), coarse_um / 2)
     sight = Sight.of(survey, Look())
     assert (sight and sight.times) == times

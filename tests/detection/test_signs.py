@@ -7,14 +7,12 @@ import torch
 from made_slides import doubled, he_like
 
 from artifusion.damage.spots import paint
-from artifusion.detection.detect import all_findings
-from artifusion.detection.findings import UNIT
-from artifusion.detection.network import network
-from artifusion.detection.sight import Sight
+from artifusion.detection.findings import UNIT, find
+from artifusion.detection.folds import folds, network
 from artifusion.detection.signs import evidence, look_of
-from artifusion.detection.survey import COARSE_PX, SIGHTS, Survey
+from artifusion.detection.survey import COARSE_PX, Survey
 from artifusion.errors import SlideError
-from artifusion.geometry import Box, Size
+from artifusion.geometry import Size
 from artifusion.slide.reader import ImageSlide, in_memory
 
 MPP = 1.0
@@ -24,9 +22,8 @@ def found_in(pixels):
     survey = Survey.of(in_memory(pixels, MPP), MPP)
     tiles = survey.tiles()
     look = survey.look(tiles, any_stain=False)
-    sight = Sight.of(survey, look)
-    maps = survey.maps(tiles, look, sight.far)
-    return [finding for finding in all_findings(maps, MPP, sight) if finding.score >= 0.5]
+    maps = survey.maps(tiles, look, folds(look, MPP))
+    return [finding for finding in find(maps, MPP) if finding.score >= 0.5]
 
 
 def dice(findings, kind, truth):
@@ -58,6 +55,13 @@ def test_a_fold_on_a_sixth_of_the_tissue_does_not_pass_for_the_tissue_s_own_stra
     assert dice(found_in(damaged), "fold", truth) > 0.55
 
 
+@pytest.mark.parametrize(("beside", "fold"), [(10, True), (17, False), (1, False)])
+def test_a_fold_is_denser_than_the_tissue_beside_it_however_light_and_glass_is_no_tissue(beside, fold):
+    maps = {"fold": np.zeros((200, 200), np.uint8), "density": np.full((200, 200), beside, np.uint8)}
+    maps["fold"][80:120], maps["density"][80:120] = UNIT, 20
+    assert [finding.kind for finding in find(maps, MPP)] == ["fold"] * fold
+
+
 def test_fluorescence_and_brown_stains_are_refused_with_the_flag_that_overrides_it():
     dark = np.full((200, 200, 3), 12, np.uint8)
     brown = he_like(200, 200)
@@ -85,18 +89,17 @@ def test_maps_of_tiles_are_those_of_the_whole(tmp_path):
     tiles = survey.tiles()
     look = survey.look(tiles, any_stain=False)
     assert len(tiles) > 1
-    sight = Sight.of(survey, look)
-    seen = sight.far(Box(0, 0, *survey.coarse))
-    whole = evidence(pixels, MPP, look) | {f"seen {kind}": part for kind, part in zip(SIGHTS, seen, strict=True)}
-    maps = survey.maps(tiles, look, sight.far)
-    assert maps.keys() == whole.keys()
+    fold_probability = folds(look, MPP)
+    whole = evidence(pixels, MPP, look) | {"fold": fold_probability(pixels)}
+    maps = survey.maps(tiles, look, fold_probability)
+    assert maps.keys() == whole.keys() | {"density"}
     for kind, values in whole.items():
         assert np.abs(maps[kind] - np.clip(values * UNIT, 0, 255)).max() <= 1, kind
 
 
-def test_the_network_does_not_depend_on_the_number_of_threads():
+def test_the_fold_network_does_not_depend_on_the_number_of_threads():
     threads, found = torch.get_num_threads(), {}
-    x = torch.from_numpy(np.random.default_rng(0).random((1, 3, 192, 224), dtype=np.float32))
+    x = torch.from_numpy(np.random.default_rng(0).random((1, 3, 184, 216), dtype=np.float32))
     try:
         for count in (1, 2, 3, 8):
             torch.set_num_threads(count)
