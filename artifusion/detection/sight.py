@@ -29,6 +29,7 @@ CLOSE_PX = 512              # its longest side; a larger place is looked at from
 AROUND_UM = 64.0
 THINNEST_OD = 0.03          # less is bare glass, on which the network is not asked
 LOW, HIGH = 0.2, 0.5        # probability: how far an artifact extends, and what it must reach
+SEEN_UM2 = 400.0            # the least area; black dust that is smaller is found by rules
 SEEN = ("fold", "bubble", "pen", "dark", "dust")
 SURE = 0.002                # probabilities are kept from 0 and 1 by that much
 
@@ -88,7 +89,7 @@ class Sight:
 def seen_findings(maps: Mapping[str, np.ndarray], mpp: float) -> Iterator[Finding]:
     """The artifacts that the network sees in its maps, "seen KIND" in UNIT: connected places, named by most of them."""
     some = np.add.reduce([maps[f"seen {kind}"] for kind in SEEN])
-    for box, covered in components(some, LOW, HIGH, SMALLEST_UM2["dust"] / mpp**2):
+    for box, covered in components(some, LOW, HIGH, SEEN_UM2 / mpp**2):
         at = box.slices()
         means = [float(maps[f"seen {kind}"][at][covered].mean()) for kind in SEEN]
         kind = SEEN[int(np.argmax(means))]
