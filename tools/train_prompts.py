@@ -1,12 +1,12 @@
-"""Train the network that finds what a person points at (artifusion/detection/clicks.py).
+"""Train the classifiers that find what a person points at (artifusion/detection/clicks.py).
 
-    python tools/train_prompts.py ../shared/data/train OUT.safetensors [--samples 2500 --minutes 25]
+    python tools/train_prompts.py ../shared/data/train OUT.safetensors [--samples 600 --processes N]
 
 DATA holds the training folders of configs/train/he-small.toml. Each sample is a canvas of clean tissue at any scale
-with one artifact, now and then beside others that are not meant, and the truth is that artifact alone. Half of the
-folds are those of `artifusion damage`; the others, and regions that differ from their surroundings in any way, are
-made here. Prompts are simulated: a click in the middle or anywhere inside, more clicks and not-clicks where the network
-itself is wrong, boxes a little off, and an earlier answer, coarse and not quite right.
+with one artifact, now and then beside others that are not meant, and the truth is that artifact alone. Some are those
+of `artifusion damage`; folds of other kinds, bubbles, and regions that differ from their surroundings in any way are
+made here. Prompts are simulated: a click in the middle or anywhere inside, more clicks, not-clicks beside it, boxes a
+little off, and an earlier answer, coarse and not quite right.
 
 Never seen: the validation split, and slides of the atlas that judge (HELD_OUT).
 """
@@ -14,26 +14,23 @@ Never seen: the validation split, and slides of the atlas that judge (HELD_OUT).
 from __future__ import annotations
 
 import argparse
-import copy
 import io
 import sys
-import time
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import save_file
 from scipy import ndimage
-from torch import Tensor
-from torch.nn import functional as F
-from tqdm import tqdm
+from sklearn.neural_network import MLPClassifier
 
 from artifusion.config import TrainConfig, load_config
 from artifusion.damage.spots import MARGIN_PX, SMALLEST_PX, paint
-from artifusion.detection import folds
-from artifusion.detection.clicks import Pointed, PromptNet, network_input
+from artifusion.detection.clicks import Pointed, classified, context, features, seeds_of
 from artifusion.slide.tissue import GLASS_OD, optical_density
 from artifusion.training.corpus import first_key, is_validation
 from artifusion.training.tiles import find_images
@@ -45,9 +42,9 @@ SIZES_PX = (20, 220)                # of an artifact, longest side
 KINDS = {"fold": 0.55, "region": 0.14, "bubble": 0.15, "pen": 0.05, "dark": 0.05, "thread": 0.03, "blur": 0.03}
 PAINTED = 0.3                       # of the folds: those of `artifusion damage`
 BESIDE = 0.45                       # of the samples: with artifacts that are not meant
-BATCH = 24
-RATE = 4e-3
-AVERAGED = 0.99             # of the weights, at every batch
+WINDOWS, PIXELS = 2, 120            # of every sample; of every window, twice
+HIDDEN, EPOCHS = (24, 24), 14
+JOBS = 12
 MOST_PX = 3000                      # longest side of an image that is kept in memory
 HELD_OUT = ("anthracosis", "chronicpyelonephritis", "liver-hemangioma", "ganglioneuroma", "hodgkin",
             "lung-squamous-cell-carcinoma", "pilocytic-astrocytoma")
@@ -316,122 +313,99 @@ def earlier(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return 1 / (1 + np.exp(-rng.uniform(4, 12) * (field - rng.uniform(0.35, 0.65))))
 
 
-def batch(samples: list[Sample], net: PromptNet, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """What the network sees, (B, INPUTS, H, W), and the truth, (B, 1, H, W); a part after a click on its own error."""
-    windows = [window(samples[number], rng) for number in rng.integers(len(samples), size=BATCH)]
-    x = torch.from_numpy(np.stack([network_input(pixels, pointed, before) for pixels, _, pointed, before in windows]))
-    truth = torch.from_numpy(np.stack([truth for _, truth, *_ in windows]))[:, None]
-    if rng.random() < 0.35:
-        net.eval()
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            found = (net(x.contiguous(memory_format=torch.channels_last)) > 0).numpy()[:, 0]
-        net.train()
-        for number, (pixels, true, pointed, before) in enumerate(windows):
-            missing, surplus = depth_of(true & ~found[number]), depth_of(found[number] & ~true)
-            worst = missing if missing.max() >= surplus.max() else surplus
-            if worst.max() > 1:
-                row, column = np.unravel_index(worst.argmax(), worst.shape)
-                click = [(float(column) + 0.5, float(row) + 0.5)]
-                pointed = Pointed([*pointed.points, *(click if worst is missing else [])],
-                                  [*pointed.not_points, *(click if worst is surplus else [])], pointed.boxes)
-                x[number] = torch.from_numpy(network_input(pixels, pointed, before))
-    turn, mirror = int(rng.integers(4)), rng.random() < 0.5
-    x, truth = (t.rot90(turn, (2, 3)).flip(3) if mirror else t.rot90(turn, (2, 3)) for t in (x, truth))
-    return x.contiguous(), truth.contiguous().float()
+@dataclass(frozen=True)
+class Shown:
+    """What the first classifier sees of a window, where paths begin in it, and the truth."""
+
+    seen: np.ndarray
+    seeds: np.ndarray
+    truth: np.ndarray
 
 
-def loss_of(logits: Tensor, truth: Tensor) -> Tensor:
-    """Cross-entropy and soft Dice of every window (Milletari et al. 2016)."""
-    found = torch.sigmoid(logits)
-    both = (found * truth).flatten(1).sum(1)
-    dice = (2 * both + 10) / (found.flatten(1).sum(1) + truth.flatten(1).sum(1) + 10)
-    return F.binary_cross_entropy_with_logits(logits, truth) + (1 - dice).mean()
+def shown(sample: Sample, rng: np.random.Generator) -> Shown:
+    pixels, truth, pointed, before = window(sample, rng)
+    seeds = seeds_of(pointed.points, pointed.boxes, before, truth.shape)
+    return Shown(features(pixels, pointed, before).astype(np.float16), seeds, truth)
 
 
-def fit(net: PromptNet, samples: list[Sample], minutes: float, rng: np.random.Generator, out: Path
-        ) -> tuple[PromptNet, int]:
-    """Train for so many minutes of processor time; returns the moving average of the weights and the batches.
-
-    The average is kept in OUT.part once a minute.
-    """
-    averaged, kept = copy.deepcopy(net).eval(), 0
-    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=1e-2)
-    begun, steps, mean = time.process_time(), 0, 1.5
-    line = tqdm(desc="learning", unit="batch", mininterval=20)
-    while (done := (time.process_time() - begun) / (60 * minutes)) < 1:
-        rate = RATE * min(1.0, steps / 60) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * done)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        x, truth = batch(samples, net, rng)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = net(x.contiguous(memory_format=torch.channels_last))
-        loss = loss_of(logits.float(), truth)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        steps, mean = steps + 1, 0.98 * mean + 0.02 * loss.item()
-        with torch.no_grad():
-            share = max(1 - AVERAGED, 1 / steps)
-            for slow, fast in zip(averaged.state_dict().values(), net.state_dict().values(), strict=True):
-                if slow.is_floating_point():
-                    slow.lerp_(fast, share)
-        if int(done * minutes) > kept:
-            kept = int(done * minutes)
-            save(averaged, out.with_name(f"{out.name}.part"))
-        line.set_postfix(loss=f"{mean:.3f}", done=f"{done:.0%}", refresh=False)
-        line.update()
-    return averaged, steps
+def make(job: tuple[Path, int, int]) -> list[Shown]:
+    """Some samples, painted and seen."""
+    data, seed, count = job
+    rng = np.random.default_rng(seed)
+    clean = scenes(data, False)
+    return [shown(sample, rng) for sample in (draw(clean, rng) for _ in range(count)) for _ in range(WINDOWS)]
 
 
-def begin(net: PromptNet, weights: dict[str, Tensor]) -> None:
-    """Take over what fits, of the first convolution the channels that both have: the fold network knows folds."""
-    with torch.no_grad():
-        for name, value in net.state_dict().items():
-            known = weights.get(name)
-            if known is not None and known.shape == value.shape:
-                value.copy_(known)
-            elif known is not None and known.shape[0] == value.shape[0]:
-                value[:, : known.shape[1]] = known
+def chosen(windows: Sequence[Shown], rng: np.random.Generator) -> list[np.ndarray]:
+    """Of every window which pixels are learned from: half anywhere, half in the artifact and beside it."""
+    found = []
+    for one in windows:
+        near = np.flatnonzero(ndimage.binary_dilation(one.truth, iterations=4))
+        found.append(np.concatenate([rng.integers(one.truth.size, size=PIXELS), rng.choice(near, PIXELS)]))
+    return found
 
 
-def save(net: PromptNet, path: Path) -> None:
-    save_file({name: (value.half() if value.is_floating_point() else value).contiguous()
-               for name, value in net.state_dict().items()}, path)
+def learned(rows: np.ndarray, truth: np.ndarray, name: str, seed: int) -> dict[str, np.ndarray]:
+    """The layers of a classifier of rows (N, F), which are standardised by its first layer."""
+    mean, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-3
+    net = MLPClassifier(HIDDEN, alpha=1e-4, batch_size=512, learning_rate_init=3e-3, max_iter=EPOCHS, tol=0,
+                        n_iter_no_change=EPOCHS, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                      # that it has not converged
+        net.fit(((rows - mean) / spread).astype(np.float32), truth)
+    print(f"{name}: loss {net.loss_:.3f}", flush=True)
+    weights = {f"{name}.{n}.weight": weight for n, weight in enumerate(net.coefs_)}
+    weights |= {f"{name}.{n}.bias": bias for n, bias in enumerate(net.intercepts_)}
+    weights[f"{name}.0.bias"] = weights[f"{name}.0.bias"] - (mean / spread) @ net.coefs_[0]
+    weights[f"{name}.0.weight"] = net.coefs_[0] / spread[:, None]
+    return {key: value.astype(np.float32) for key, value in weights.items()}
 
 
-@torch.inference_mode()
-def report(net: PromptNet, samples: list[Sample], rng: np.random.Generator) -> None:
+def fit(windows: Sequence[Shown], seed: int) -> dict[str, np.ndarray]:
+    """The layers of both classifiers."""
+    rng = np.random.default_rng(seed)
+    at = chosen(windows, rng)
+    truth = np.concatenate([one.truth.ravel()[pixels] for one, pixels in zip(windows, at, strict=True)])
+    rows = np.concatenate([one.seen.reshape(-1, one.seen.shape[2])[pixels] for one, pixels in
+                           zip(windows, at, strict=True)]).astype(np.float32)
+    weights = learned(rows, truth, "first", seed)
+    around = []
+    for one, pixels in zip(windows, at, strict=True):
+        first = classified(one.seen.astype(np.float32), weights, "first")
+        around.append(context(first, one.seeds).reshape(one.truth.size, -1)[pixels])
+    return weights | learned(np.concatenate([rows, np.concatenate(around)], axis=1), truth, "second", seed)
+
+
+def report(windows: Sequence[Shown], weights: dict[str, np.ndarray]) -> float:
+    """Mean IoU over windows."""
     ious = []
-    for sample in samples:
-        pixels, truth, pointed, before = window(sample, rng)
-        found = net(torch.from_numpy(network_input(pixels, pointed, before))[None])[0, 0].numpy() > 0
-        ious.append((found & truth).sum() / max(1, (found | truth).sum()))
-    print(f"validation: IoU {np.mean(ious):.3f}")
+    for one in windows:
+        seen = one.seen.astype(np.float32)
+        first = classified(seen, weights, "first")
+        found = classified(np.concatenate([seen, context(first, one.seeds)], axis=2), weights, "second") > 0.5
+        ious.append((found & one.truth).sum() / max(1, (found | one.truth).sum()))
+    return float(np.mean(ious))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=25, help="of processor time, for learning")
-    parser.add_argument("--samples", type=int, default=2500)
+    parser.add_argument("--samples", type=int, default=600)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--init", type=Path, help="a file to go on from; give another seed, for other samples")
     given = parser.parse_args()
     if given.out.exists():
         sys.exit(f"{given.out} exists; name another file")
-    Image.MAX_IMAGE_PIXELS = None
-    torch.manual_seed(given.seed)
-    rng = np.random.default_rng(given.seed)
-    training, held_out = scenes(given.data, False), scenes(given.data, True)
-    samples = [draw(training, rng) for _ in tqdm(range(given.samples), desc="painting", unit="sample", mininterval=20)]
-    unseen = [draw(held_out, rng) for _ in range(100)]
-    net = PromptNet().to(memory_format=torch.channels_last)
-    begin(net, load_file(given.init) if given.init else folds.network().state_dict())
-    net, steps = fit(net, samples, given.minutes, rng, given.out)
-    save(net, given.out)
-    print(f"{steps} batches of {BATCH}")
-    report(net, unseen, rng)
+    jobs = [(given.data, 1000 * given.seed + n, given.samples // JOBS) for n in range(JOBS)]
+    with Pool(given.processes) as pool:
+        parts = list(pool.imap(make, jobs))
+    held_out = [one for part in parts[: JOBS // 6] for one in part]
+    windows = [one for part in parts[JOBS // 6 :] for one in part]
+    weights = fit(windows, given.seed)
+    save_file(weights, given.out)
+    print(f"{len(windows)} windows; IoU {report(windows[:200], weights):.3f}, "
+          f"of others {report(held_out, weights):.3f}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The network that finds the artifact a person points at: pixels and prompts of a window in, a probability out.
+"""Which pixels of a window belong to the artifact that a person points at: features relative to prompts, classified.
 
-The idea is that of promptable segmentation (SAM; for medicine SAM-Med2D, Cheng et al. 2023): clicks, a box and an
-earlier answer are channels beside the picture. It was trained on artifacts painted on clean tissue and simulated clicks
-(weights/prompts/README.md; tools/train_prompts.py).
+The classifier of pixels sees colour, contrast and how like a pixel is to what was clicked and to the rest of the
+window, and how far away along a path of like pixels or without crossing an edge; a second one sees the answer of the
+first around a pixel as well (auto-context, Tu 2008). Both are networks of two small layers, learned from artifacts
+painted on clean tissue and simulated clicks (weights/prompts/README.md; tools/train_prompts.py). No torch.
 """
 
 from __future__ import annotations
@@ -11,24 +12,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from itertools import pairwise
 
 import numpy as np
-import torch
-from safetensors.torch import load
+from PIL import Image
+from safetensors.numpy import load
 from scipy import ndimage
 from scipy.special import expit
-from torch import Tensor, nn
-from torch.nn import functional as F
+from skimage.graph import MCP_Geometric
 
 from artifusion.slide.tissue import GLASS_OD, optical_density
 
-CHANNELS = (12, 24, 36, 48, 64)         # from the full resolution down
-INPUTS = 9
-MULTIPLE = 2 ** (len(CHANNELS) - 1)
-SPOT_PX, NEAR_PX = 1.5, 16.0            # a click shows as a spot in a wide halo
-ALIKE_OD = 0.15                         # of two colours: how different they are where likeness falls to 1/e
-THINNEST_OD = 0.05                      # of tissue
+SMOOTHED_PX = (0.7, 2.0)            # scales at which colours are compared
+PATHS_PX = 96                       # longest side at which paths are looked for
+STEP = 0.02                         # what a pixel of a path costs at least
+SURE, UNSURE = 0.7, 0.3             # of an earlier answer, which tells the artifact's colour and that of the rest
+NEAR_PX, FAR_PX = 5.0, 20.0         # halos of a click
+ROUND_PX = (1.0, 2.5, 6.0)          # around a pixel, within which the second classifier sees the answer of the first
+THINNEST_OD = 0.05                  # of tissue
+UNLIKE = 3.0                        # from what is not there
 
 
 @dataclass(frozen=True)
@@ -43,91 +44,158 @@ class Pointed:
     boxes: Sequence[tuple[float, float, float, float]] = ()
 
 
-class PromptNet(nn.Module):
-    """A U-Net (Ronneberger et al. 2015) of 170,000 parameters: (B, INPUTS, H, W), sides multiples of MULTIPLE ->
-    logits (B, 1, H, W).
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.down = nn.ModuleList(nn.Sequential(_conv(i, o), _conv(o, o)) for i, o in
-                                  zip((INPUTS, *CHANNELS), CHANNELS, strict=False))
-        self.up = nn.ModuleList(_conv(high + low, high) for high, low in pairwise(CHANNELS))
-        self.out = nn.Conv2d(CHANNELS[0], 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        kept = []
-        for number, level in enumerate(self.down):
-            x = level(F.avg_pool2d(x, 2) if number else x)
-            kept.append(x)
-        for level, skip in zip(reversed(self.up), reversed(kept[:-1]), strict=True):
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-            x = level(torch.cat([x, skip], 1))
-        logits: Tensor = self.out(x)
-        return logits
-
-
-def _conv(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs),
-                         nn.ReLU(inplace=True))
-
-
 @cache
-def network() -> PromptNet:
-    """The embedded network."""
-    net = PromptNet()
-    net.load_state_dict(load((files("artifusion") / "weights/prompts/model.safetensors").read_bytes()))
-    return net.float().eval()
+def layers() -> dict[str, np.ndarray]:
+    """The embedded weights."""
+    weights: dict[str, np.ndarray] = load((files("artifusion") / "weights/prompts/model.safetensors").read_bytes())
+    return {name: value.astype(np.float32) for name, value in weights.items()}
 
 
-def network_input(rgb: np.ndarray, pointed: Pointed, before: np.ndarray | None = None) -> np.ndarray:
-    """What the network sees of pixels uint8 (H, W, 3): float32 (INPUTS, H, W).
+def probability(rgb: np.ndarray, pointed: Pointed, before: np.ndarray | None = None) -> np.ndarray:
+    """The probability that a pixel belongs to the artifact that is pointed at: uint8 (H, W, 3) -> float32 (H, W).
 
-    Density over that of the window's median tissue (3), points, not-points, boxes, the probability so far (`before`,
-    float (H, W); zero where there is none), and how alike the colours at the nearest-coloured point and not-point are.
+    Args:
+        before: an earlier, coarser answer, float32 (H, W).
+
+    Memory: 600 bytes a pixel.
     """
+    seen = features(rgb, pointed, before)
+    seeds = seeds_of(pointed.points, pointed.boxes, before, rgb.shape[:2])
+    first = classified(seen, layers(), "first")
+    return classified(np.concatenate([seen, context(first, seeds)], axis=2), layers(), "second")
+
+
+def classified(seen: np.ndarray, weights: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """Features (H, W, F) through the layers of a name: float32 (H, W), 0 to 1."""
+    x = seen.reshape(-1, seen.shape[2])
+    for number in range(3):
+        x = x @ weights[f"{name}.{number}.weight"] + weights[f"{name}.{number}.bias"]
+        x = np.maximum(x, 0) if number < 2 else expit(x)
+    return x.reshape(seen.shape[:2])
+
+
+def features(rgb: np.ndarray, pointed: Pointed, before: np.ndarray | None) -> np.ndarray:
+    """What the first classifier sees: float32 (H, W, F)."""
+    shape = rgb.shape[:2]
+    od = relative_density(rgb)
+    answer = np.zeros(shape, np.float32) if before is None else before.astype(np.float32)
+    gray = od.mean(axis=2)
+    mean = blurred(gray, 2)
+    contrast = np.sqrt(np.maximum(blurred(gray * gray, 2) - mean * mean, 0))
+    channels = [contrast, gray, answer, blurred(answer, 2), np.full(shape, before is not None, np.float32)]
+    fine = np.zeros(shape, np.float32)
+    for sigma in SMOOTHED_PX:
+        smooth = blurred(od, sigma)
+        own, rest, foreign = colours(smooth, pointed, before)
+        to_own, to_foreign = (unlikeness(smooth, known) for known in (own, foreign))
+        to_rest = np.abs(smooth - rest).mean(axis=2)
+        darker = (smooth - rest).mean(axis=2)
+        apart = (own - rest).mean(axis=1) if len(own) else np.zeros(1, np.float32)
+        channels += [*np.moveaxis(smooth, 2, 0), to_own, to_rest, to_own / (to_own + to_rest + 0.05), to_foreign,
+                     to_foreign / (to_own + to_foreign + 0.05), darker, darker * np.sign(apart.mean()),
+                     np.full(shape, apart.mean())]
+        fine = to_own if sigma == SMOOTHED_PX[0] else fine
+    seeds = seeds_of(pointed.points, pointed.boxes, before, shape)
+    not_seeds = seeds_of(pointed.not_points, (), None, shape)
+    edges = ndimage.gaussian_gradient_magnitude(gray, 1.0)
+    channels += [far_along(fine, seeds), far_along(edges, seeds), far_along(edges, not_seeds)]
+    channels += [*halos(pointed.points, shape), *halos(pointed.not_points, shape), *boxed(pointed.boxes, shape)]
+    return np.stack(channels, axis=2).astype(np.float32)
+
+
+def context(first: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """What the second classifier sees of the answer of the first: float32 (H, W, 6)."""
+    around = [blurred(first, sigma) for sigma in ROUND_PX]
+    reached = first[seeds].mean() if seeds.any() else 0.0
+    return np.stack([first, *around, far_along(1 - first, seeds), np.full(first.shape, reached)], axis=2,
+                    dtype=np.float32)
+
+
+def relative_density(rgb: np.ndarray) -> np.ndarray:
+    """Optical density over that of the window's median tissue, 0 for its glass: float32 (H, W, 3)."""
     od = optical_density(rgb)
     od = od - np.clip(np.percentile(od[::4, ::4], 1, axis=(0, 1)), 0, 0.12).astype(np.float32)
     gray = od[::2, ::2].mean(axis=2)
     tissue = gray[gray > GLASS_OD]
-    od = od / max(THINNEST_OD, float(np.median(tissue)) if len(tissue) else 1.0)
-    smooth = ndimage.uniform_filter(od, (3, 3, 1))
-    boxed = np.zeros(rgb.shape[:2], np.float32)
-    for left, top, right, bottom in pointed.boxes:
-        boxed[_pixels(top, len(boxed)) : _pixels(bottom, len(boxed)),
-              _pixels(left, boxed.shape[1]) : _pixels(right, boxed.shape[1])] = 1
-    shown = [_shown(clicks, smooth) for clicks in (pointed.points, pointed.not_points)]
-    return np.stack([*np.moveaxis(od, 2, 0), shown[0][0], shown[1][0], boxed,
-                     np.zeros_like(boxed) if before is None else before.astype(np.float32), shown[0][1], shown[1][1]])
+    return od / np.float32(max(THINNEST_OD, float(np.median(tissue)) if len(tissue) else 1.0))
 
 
-def _pixels(at: float, length: int) -> int:
-    return int(min(max(round(at), 0), length))
-
-
-def _shown(clicks: Sequence[tuple[float, float]], smooth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where clicks are and how much pixels look like one of them, 0 to 1: float32 (H, W) each."""
-    near, alike = (np.zeros(smooth.shape[:2], np.float32) for _ in range(2))
-    y, x = (np.arange(length, dtype=np.float32) for length in near.shape)
-    for at_x, at_y in clicks:
-        squared = np.square(x - at_x + 0.5)[None] + np.square(y - at_y + 0.5)[:, None]
-        spot = 0.5 * np.exp(-squared / (2 * SPOT_PX**2)) + 0.5 * np.exp(-np.sqrt(squared) / NEAR_PX)
-        np.maximum(near, spot, out=near)
-        if 0 <= at_x < len(x) and 0 <= at_y < len(y):
-            colour = smooth[int(at_y), int(at_x)]
-            np.maximum(alike, np.exp(-np.abs(smooth - colour).mean(axis=2) / ALIKE_OD), out=alike)
-    return near, alike
-
-
-@torch.inference_mode()
-def probability(rgb: np.ndarray, pointed: Pointed, before: np.ndarray | None = None) -> np.ndarray:
-    """The probability that a pixel belongs to the artifact that is pointed at: uint8 (H, W, 3) -> float32 (H, W).
-
-    The CPU in float32, some 35 kFLOP and 1 kB a pixel.
-    """
-    height, width = rgb.shape[:2]
-    pad = [(0, -side % MULTIPLE) for side in (height, width)]
+def colours(smooth: np.ndarray, pointed: Pointed, before: np.ndarray | None
+            ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Colours of the artifact (N, 3), of the rest of the window (3,), and at not-points (M, 3)."""
+    own, beside = at_points(smooth, pointed.points), np.ones(smooth.shape[:2], bool)
+    if pointed.boxes:
+        beside = boxed(pointed.boxes, beside.shape)[1] < 0
     if before is not None:
-        before = np.pad(before, pad, "edge")
-    seen = network_input(np.pad(rgb, (*pad, (0, 0)), "edge"), pointed, before)
-    return expit(network()(torch.from_numpy(seen)[None])[0, 0, :height, :width].numpy())
+        beside = before < UNSURE
+    rest = np.median(smooth[beside] if beside.any() else smooth[::2, ::2].reshape(-1, 3), axis=0)
+    sure = np.zeros_like(beside) if before is None else before > SURE
+    if before is None and not len(own) and not beside.all():         # of a box: what in it is least like the rest
+        unlike = np.where(beside, 0, np.abs(smooth - rest).mean(axis=2))
+        sure = unlike >= np.percentile(unlike[~beside], 75)
+    if sure.any():
+        own = np.concatenate([own, smooth[sure].mean(axis=0)[None]])
+    return own, rest, at_points(smooth, pointed.not_points)
+
+
+def at_points(smooth: np.ndarray, points: Sequence[tuple[float, float]]) -> np.ndarray:
+    height, width = smooth.shape[:2]
+    inside = [smooth[int(y), int(x)] for x, y in points if 0 <= x < width and 0 <= y < height]
+    return np.array(inside, np.float32).reshape(-1, 3)
+
+
+def unlikeness(smooth: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The difference of every pixel's colour (H, W, 3) to the most alike of known ones (N, 3): (H, W)."""
+    if not len(known):
+        return np.full(smooth.shape[:2], UNLIKE, np.float32)
+    return np.minimum.reduce([np.abs(smooth - colour).mean(axis=2) for colour in known])
+
+
+def seeds_of(points: Sequence[tuple[float, float]], boxes: Sequence[tuple[float, float, float, float]],
+             before: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:
+    """Where paths begin: at points, in what is sure already, else in the middle of boxes: bool (H, W)."""
+    seeds = np.zeros(shape, bool) if before is None else before > SURE
+    middles = [((left + right) / 2, (top + bottom) / 2) for left, top, right, bottom in boxes]
+    for x, y in points or ([] if seeds.any() else middles):
+        if 0 <= x < shape[1] and 0 <= y < shape[0]:
+            seeds[int(y), int(x)] = True
+    return seeds
+
+
+def far_along(cost: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """The logarithm of the cost of the cheapest path from a seed to every pixel: float32 (H, W)."""
+    if not seeds.any():
+        return np.full(cost.shape, UNLIKE, np.float32)
+    height, width = cost.shape
+    every = max(1.0, max(height, width) / PATHS_PX)
+    size = max(1, round(width / every)), max(1, round(height / every))
+    small = np.asarray(Image.fromarray(cost.astype(np.float32)).resize(size, Image.Resampling.BOX))
+    rows, columns = np.nonzero(seeds)
+    starts = np.unique(np.stack([rows * size[1] // height, columns * size[0] // width], axis=1), axis=0)
+    lengths, _ = MCP_Geometric(small.astype(np.float64) + STEP).find_costs(starts.tolist())
+    far = Image.fromarray((lengths * every).astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+    return np.log1p(np.asarray(far))
+
+
+def halos(points: Sequence[tuple[float, float]], shape: tuple[int, int]) -> list[np.ndarray]:
+    """How near a point is, on two scales: 0 to 1, (H, W) each."""
+    y, x = (np.arange(length, dtype=np.float32) + 0.5 for length in shape)
+    nearest = np.full(shape, np.inf, np.float32)
+    for at_x, at_y in points:
+        nearest = np.minimum(nearest, np.hypot(x[None] - at_x, y[:, None] - at_y))
+    return [np.exp(-nearest / px) for px in (NEAR_PX, FAR_PX)]
+
+
+def boxed(boxes: Sequence[tuple[float, float, float, float]], shape: tuple[int, int]) -> list[np.ndarray]:
+    """Whether there is a box, and how deep a pixel lies in one, -1 to 1 (its middle): (H, W) each."""
+    depth = np.full(shape, -1 if boxes else 0, np.float32)
+    y, x = (np.arange(length, dtype=np.float32) + 0.5 for length in shape)
+    for left, top, right, bottom in boxes:
+        across = 1 - np.abs(2 * x - left - right) / max(1.0, right - left)
+        down = 1 - np.abs(2 * y - top - bottom) / max(1.0, bottom - top)
+        depth = np.maximum(depth, np.minimum(across[None], down[:, None]))
+    return [np.full(shape, bool(boxes), np.float32), depth]
+
+
+def blurred(values: np.ndarray, sigma: float) -> np.ndarray:
+    return ndimage.gaussian_filter(values, (sigma, sigma, 0)[: values.ndim], truncate=3)

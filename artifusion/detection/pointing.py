@@ -21,6 +21,7 @@ from shapely.affinity import translate
 from artifusion.config import DEFAULT_SPACING_UM
 from artifusion.detection.clicks import Pointed, probability
 from artifusion.detection.detect import Detection, Region, write_found
+from artifusion.detection.findings import dilated
 from artifusion.detection.prompts import Prompts, check_prompts, read_prompts
 from artifusion.detection.survey import Survey
 from artifusion.errors import MaskError
@@ -33,12 +34,17 @@ from artifusion.slide.reader import Slide, in_memory, open_slide
 
 WINDOW_PX = 64                      # side of the windows in which an artifact is first looked for
 FINEST_UM = 0.5                     # per pixel of the first window
+WIDEST_UM = 5000.0                  # a window's side, less than
 GROW = 2.0
-ROOM = 1.6                          # side of a window over the longest side of what is in it
-FINE_PX = (128, 256, 512)                # longest sides at which an artifact's outline is drawn, one after the other
+CENTRED = 2                         # times that a window is centred on what is found in it
+ROOM, CLOSE = 1.6, 1.2              # side of a window over the longest side of what is in it: to find it, to draw it
+FINE_PX = (128, 256)                # longest sides at which an artifact's outline is drawn, one after the other
 LIKELY = 0.5
 REACH_PX = 2                        # from a click to the artifact it means
-TOUCHING = 0.02                     # share of a window's edge: an artifact that covers more goes on outside
+CUT = 2.0                           # what a share of the window's edge costs: the artifact goes on outside
+FEWEST_PX = 24                      # of a window: what covers less is seen too small
+BESIDE_PX = 4
+MARGIN_UM = 2.5                     # by which it is widened: rims are soft
 
 
 @dataclass(frozen=True)
@@ -129,35 +135,59 @@ def artifact_at(slide: Slide, mpp: float, prompts: Prompts) -> Found:
     """The artifact that prompts point at. Raises MaskError where nothing is found."""
     window, likely = first_look(slide, mpp, prompts)
     for px in FINE_PX:
-        box = squared(covered_box(meant(likely, window, prompts), window).union(prompts.around), 1.2)
+        box = squared(covered_box(meant(likely, window, prompts), window).union(prompts.around), CLOSE)
         box = box.intersection(Box(0, 0, *slide.size))
-        side = max(box.width, box.height)
-        size = Size(*(max(1, round(length * min(1.0, px / side))) for length in (box.width, box.height)))
-        if px > WINDOW_PX and window.width / likely.shape[1] <= box.width / size.width:
-            continue
-        window, likely = box, look(slide, box, size, prompts, resampled(likely, window, box, size))
-    covered = meant(likely, window, prompts)
-    return Found(prompts, window, covered, float(likely[covered].mean()))
-
-
-def first_look(slide: Slide, mpp: float, prompts: Prompts) -> tuple[Box, np.ndarray]:
-    """A window that holds an artifact whole, and the probability in it, WINDOW_PX a side."""
-    size = Size(WINDOW_PX, WINDOW_PX)
-    least = round(WINDOW_PX * max(1.0, FINEST_UM / mpp))
-    window = squared(prompts.around, ROOM, least)
-    while True:
-        likely = look(slide, window, size, prompts)
-        covered = meant(likely, window, prompts)
-        edge = np.concatenate([covered[0], covered[-1], covered[:, 0], covered[:, -1]])
-        if (edge.mean() <= TOUCHING and covered.any()) or window.width > 2 * max(slide.size):
+        ratio = min(1.0, px / max(box.width, box.height))
+        size = Size(max(1, round(box.width * ratio)), max(1, round(box.height * ratio)))
+        finer = look(slide, box, size, prompts, resampled(likely, window, box, size))
+        if not meant(finer, box, prompts).any():
             break
-        window = squared(window, GROW)
+        window, likely = box, finer
+        if ratio == 1:
+            break
+    covered = meant(likely, window, prompts)
     if not covered.any():
         x, y = prompts.points[0] if prompts.points else prompts.boxes[0][:2]
         raise MaskError(f"{slide.path}: no artifact is seen at {x},{y}; draw a box around it, or give more points")
-    closer = squared(covered_box(covered, window).union(prompts.around), ROOM, least)
-    likely = look(slide, closer, size, prompts)
-    return (closer, likely) if meant(likely, closer, prompts).any() else (window, look(slide, window, size, prompts))
+    wide = dilated(ndimage.binary_fill_holes(covered), MARGIN_UM / (mpp * window.width / likely.shape[1]))
+    return Found(prompts, window, wide, float(likely[covered].mean()))
+
+
+def first_look(slide: Slide, mpp: float, prompts: Prompts) -> tuple[Box, np.ndarray]:
+    """A window that holds an artifact whole, and the probability in it, WINDOW_PX a side.
+
+    Of windows of growing size it is the one in which the artifact stands out most; then it is centred.
+    """
+    size, least = Size(WINDOW_PX, WINDOW_PX), round(WINDOW_PX * max(1.0, FINEST_UM / mpp))
+    window = squared(prompts.around, ROOM, 1 if prompts.boxes else least)
+    seen: list[tuple[float, Box, np.ndarray]] = []
+    while not seen or (not prompts.boxes and window.width * mpp < WIDEST_UM and window.width < 2 * max(slide.size)):
+        likely = look(slide, window, size, prompts)
+        seen.append((standing_out(likely, meant(likely, window, prompts)), window, likely))
+        window = squared(window, GROW)
+    best, window, likely = max(seen, key=lambda one: one[0])
+    for _ in range(CENTRED):
+        closer = squared(covered_box(meant(likely, window, prompts), window).union(prompts.around), ROOM, least)
+        looked = look(slide, closer, size, prompts)
+        standing = standing_out(looked, meant(looked, closer, prompts))
+        if standing < best:
+            break
+        best, window, likely = standing, closer, looked
+    return window, likely
+
+
+def standing_out(likely: np.ndarray, covered: np.ndarray) -> float:
+    """How much likelier covered pixels are than those beside them, less where they reach the window's edge: -3 to 1.
+
+    One less where they are too few or too many to be an artifact seen whole; -3 where nothing is covered.
+    """
+    if not covered.any():
+        return -3.0
+    beside = ndimage.binary_dilation(covered, iterations=BESIDE_PX) & ~covered
+    edge = np.concatenate([covered[0], covered[-1], covered[:, 0], covered[:, -1]])
+    contrast = float(likely[covered].mean() - likely[beside].mean()) if beside.any() else 0.0
+    whole = FEWEST_PX <= np.count_nonzero(covered) <= covered.size / 2
+    return contrast - CUT * min(0.5, float(edge.mean())) - (not whole)
 
 
 def look(slide: Slide, window: Box, size: Size, prompts: Prompts, before: np.ndarray | None = None) -> np.ndarray:
