@@ -125,7 +125,7 @@ def colours(smooth: np.ndarray, pointed: Pointed, before: np.ndarray | None
     """Colours of the artifact (N, 3), of the rest of the window (3,), and at not-points (M, 3)."""
     own, beside = at_points(smooth, pointed.points), np.ones(smooth.shape[:2], bool)
     if pointed.boxes:
-        beside = boxed(pointed.boxes, beside.shape)[1] < 0
+        beside = boxed(pointed.boxes, (smooth.shape[0], smooth.shape[1]))[1] < 0
     if before is not None:
         beside = before < UNSURE
     rest = np.median(smooth[beside] if beside.any() else smooth[::2, ::2].reshape(-1, 3), axis=0)

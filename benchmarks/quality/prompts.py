@@ -46,7 +46,7 @@ UM = {"her2st": 0.65, "L15": 1.04, "L16": 0.5}
 SEEN_PX = 512                       # longest side at which masks are compared
 WIDEST_UM = 1500.0                  # half of the side of the walker's largest window
 WALKER_PX = 96                      # side of the walker's window
-MOST = 6                            # artifacts of an image, evenly chosen
+MOST = 3                            # artifacts of a file of masks, evenly chosen
 LEAST_PX = 12                       # of an artifact at level 0, else it is left out
 
 Clicks = Sequence[tuple[int, int]]
