@@ -146,10 +146,15 @@ def artifact_at(slide: Slide, mpp: float, prompts: Prompts) -> Found:
         if ratio == 1:
             break
     covered = meant(likely, window, prompts)
-    if not covered.any():
+    wide = dilated(ndimage.binary_fill_holes(covered), MARGIN_UM / (mpp * window.width / likely.shape[1]))
+    rows, columns = np.ogrid[: wide.shape[0], : wide.shape[1]]
+    for point in prompts.not_points:
+        row, column = ((at + 0.5 - start) * length / whole for at, start, length, whole in (
+            (point.y, window.y, wide.shape[0], window.height), (point.x, window.x, wide.shape[1], window.width)))
+        wide &= np.hypot(rows + 0.5 - row, columns + 0.5 - column) > REACH_PX
+    if not covered.any() or not wide.any():
         x, y = prompts.points[0] if prompts.points else prompts.boxes[0][:2]
         raise MaskError(f"{slide.path}: no artifact is seen at {x},{y}; draw a box around it, or give more points")
-    wide = dilated(ndimage.binary_fill_holes(covered), MARGIN_UM / (mpp * window.width / likely.shape[1]))
     return Found(prompts, window, wide, float(likely[covered].mean()))
 
 
