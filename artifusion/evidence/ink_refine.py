@@ -12,8 +12,9 @@ from artifusion.evidence.ink_fit import EDGE, THICKEST, Fit, step_weight
 from artifusion.evidence.ink_map import Cells, Sample
 
 CELL_UM, CELL_PX = 1.0, 4
-ROUGH, ROUGH_AT_OUTLINE = 3000.0, 160.0     # as in `ink_fit`, of a thin film; ink ends at the mask's outline
+ROUGH, ROUGH_AT_OUTLINE = 3000.0, 30.0      # as in `ink_fit`, of a thin film; ink ends at the mask's outline
 FILM, MOST_FILMS = 0.25, 5.5                # thickness of one; thicker ink is as uneven for its thickness
+BARE = 100.0                                # pull to nothing of cells beside the mask
 OUTLINE_CELLS = 5                           # wide is that outline; as much again leads over
 ROUNDS = 5
 
@@ -27,7 +28,8 @@ def refine(fit: Fit, thickness: np.ndarray, tint: np.ndarray, sample: Sample, co
 
     thickness: float32 (H, W), the smooth one; tint: (3, P), of the sample's pixels.
     """
-    found = cells.mean(thickness)
+    bare = cells.mean(mask.astype(np.float32)) == 0
+    found = np.where(bare, 0, cells.mean(thickness))
     at, difference = cells.interpolation(sample.rows, sample.columns), cells.differences()
     weight = roughness(found, mask, cells, difference) * step_weight(difference, np.asarray(at.sum(axis=0)).ravel())
     for _ in range(ROUNDS):
@@ -37,7 +39,7 @@ def refine(fit: Fit, thickness: np.ndarray, tint: np.ndarray, sample: Sample, co
         pull, curve = np.concatenate(parts, axis=1) / len(here)
         steps = sparse.diags(2 * weight / np.sqrt(1 + (difference @ found / EDGE) ** 2))
         system = at.T @ sparse.diags(curve) @ at + difference.T @ steps @ difference
-        system = system + sparse.identity(cells.count) * 1e-9
+        system = system + sparse.diags(np.where(bare, BARE, 1e-9))
         found, _ = cg(system, at.T @ (pull + curve * here), x0=found, rtol=1e-4, maxiter=100,
                       M=sparse.diags(1 / system.diagonal()))
         found = np.clip(found, 0, THICKEST)
