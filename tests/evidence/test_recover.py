@@ -50,7 +50,7 @@ def test_a_mask_wider_than_the_ink_leaves_no_ink_and_hardly_touches_what_lies_be
     found = recover(inked, wide, mpp=0.5)
     beside = wide & ~binary_dilation(mask, iterations=8)
     assert error(found.image, clean, mask) < 0.3 * error(inked, clean, mask)
-    assert error(found.image, clean, beside) < 2
+    assert error(found.image, clean, beside) < 1
 
 
 def test_levels_rise_with_the_ink_and_opaque_ink_is_to_be_painted_and_says_why():
