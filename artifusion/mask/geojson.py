@@ -228,14 +228,16 @@ def _grandqc_half_px(content: Any) -> float:
     return scale / 2 if isinstance(scale, int | float) and 0 < scale < 10_000 else 0.0
 
 
+@np.errstate(all="ignore")                                   # shapely warns of what is refused here
 def _mended(path: Path, number: int, geometry: Any, spread: float) -> list[Polygon]:
     kind = geometry.get("type") if isinstance(geometry, dict) else None
     if kind not in ("Polygon", "MultiPolygon"):
         raise MaskError(f"{path}: entry {number} is a {kind or 'thing without geometry'}; only Polygon and "
                         "MultiPolygon have an area to restore, remove it or draw it as an area")
     try:
-        with np.errstate(invalid="ignore"):
-            form = shapely.force_2d(shape(geometry))
+        form = shapely.force_2d(shape(geometry))
+        if _has_text(geometry["coordinates"]):
+            raise TypeError("a coordinate is text")
         if not np.isfinite(shapely.get_coordinates(form)).all():
             raise ValueError("a coordinate is no number")
         # "structure" keeps what a hand-drawn outline runs around twice; even-odd would leave it out as a hole. It makes
@@ -251,6 +253,14 @@ def _mended(path: Path, number: int, geometry: Any, spread: float) -> list[Polyg
     if not mended:
         raise MaskError(f"{path}: entry {number} has no area; redraw or remove it")
     return mended
+
+
+def _has_text(coordinates: Any) -> bool:
+    """Whether nested lists hold a text, which shapely would take for the number that it spells, and QuPath would not.
+    """
+    if isinstance(coordinates, list | tuple):
+        return any(map(_has_text, coordinates))
+    return isinstance(coordinates, str)
 
 
 def _spread(shells: Collection[Polygon], valid: BaseGeometry, px: float) -> BaseGeometry:

@@ -30,13 +30,25 @@ def tags_with_note(page: tiff.Page, note: str, vendor: str) -> dict[int, bytes]:
 def texts_with_note(description: str, software: str, note: str, vendor: str) -> dict[int, bytes]:
     """Return the text tags of a first directory that change so that it holds the note, by code.
 
-    The note stands in ImageDescription, or in Software where the description has no place for it.
+    The note stands in ImageDescription; in Software where the description has no place for it, and there too where
+    tifffile shows no description, because it is in no encoding.
     """
-    code, text = tiff.DESCRIPTION, description_with_note(description, note, vendor)
-    if text is None:
-        told, nul, rest = software.partition("\0")
-        code, text = tiff.SOFTWARE, f"{told}; {WORD}: {note}{nul}{rest}" if told else f"{WORD}: {note}{nul}{rest}"
-    return {code: text.encode(errors="surrogateescape")}
+    text, (told, nul, rest) = description_with_note(description, note, vendor), software.partition("\0")
+    texts = {} if text is None else {tiff.DESCRIPTION: text}
+    if text is None or not _is_text(description):
+        texts[tiff.SOFTWARE] = f"{told}; {WORD}: {note}{nul}{rest}" if told else f"{WORD}: {note}{nul}{rest}"
+    return {code: text.encode(errors="surrogateescape") for code, text in texts.items()}
+
+
+def _is_text(description: str) -> bool:
+    """Return whether the bytes of a description are in one of the encodings that tifffile tries."""
+    for encoding in ("utf-8", "cp1252"):
+        try:
+            description.encode(errors="surrogateescape").decode(encoding)
+        except ValueError:
+            continue
+        return True
+    return False
 
 
 def text_problems(before: Slide, after: Slide, kept: bool) -> list[str]:

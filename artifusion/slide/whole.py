@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from artifusion.slide import tiff
 
 UNCOMPRESSED, JPEG, YCBCR = 1, 7, 6
 LARGEST_TILE_PX = 1 << 26
+STDERR, DROPPING = 2, threading.RLock()
 
 
 def check_whole(path: Path) -> None:
@@ -100,6 +103,28 @@ def ends_early(page: tiff.Page, index: int, data: bytes) -> bool:
 def jpeg_ends_early(data: bytes) -> bool:
     """Return whether a JPEG stream lacks the marker of its end behind its pixels."""
     return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")              # neither occurs inside pixels
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Drop what libraries in C write to stderr while the block runs: OpenSlide and libtiff, of broken files.
+
+    It holds for all threads, so the block must be short.
+    """
+    with DROPPING:
+        try:
+            kept = os.dup(STDERR)
+        except OSError:                                      # closed: nothing is shown in any case
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, STDERR)
+            yield
+        finally:
+            os.dup2(kept, STDERR)
+            os.close(kept)
+            os.close(nowhere)
 
 
 @contextmanager
