@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -37,12 +38,14 @@ def test_a_step_trains_every_parameter_of_every_variant(small, name):
     assert all(parameter.grad is not None for parameter in trainer.denoiser.parameters())
 
 
+@cache
+def gflop(name):
+    weights = ablations.Weights(ablations.begin(name, 0).ema, name, "", {})
+    return ablations.gflop_per_evaluation(ablations.Restorer(weights, "cpu"), 64)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_costs_what_ours_does_within_a_tenth(name):
-    def gflop(which):
-        weights = ablations.Weights(ablations.begin(which, 0).ema, which, "", {})
-        return ablations.gflop_per_evaluation(ablations.Restorer(weights, "cpu"), 64)
-
     assert gflop(name) == pytest.approx(gflop("ours"), rel=0.1)
 
 
@@ -60,8 +63,9 @@ def test_the_token_alone_tells_the_level():
         assert torch.equal(low, high) == same, name
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_a_run_is_judged_and_told_on_the_page(small, name):
+@pytest.mark.parametrize("name", ["noise", *{variant.network: name for name, variant in
+                                            reversed(ablations.VARIANTS.items())}.values()])
+def test_a_run_of_every_network_is_judged_and_told_on_the_page(small, name):
     one = ablations.run(name, 0, 1e-9, *small)
     assert one["crops"] == ablations.VARIANTS[name].config(0).batch_size
     assert all(np.isfinite(value) for value in (*one["errors"].values(), one["texture"], one["stain"]))
@@ -76,6 +80,13 @@ def made_up(name, seed, error):
     return {"variant": name, "question": variant.question, "answer": variant.answer, "seed": seed, "parameters": 1,
             "gflop": 1.0, "crops": 9, "crops_per_second": 1.0, "errors": dict.fromkeys(levels, error),
             "texture": 1.0, "stain": 0.5}
+
+
+def test_every_variant_has_a_row_of_its_own():
+    report = {"conditions": {"minutes": 1, "threads": 1}, "references": {},
+              "runs": [made_up(name, 0, 0.2) for name in VARIANTS]}
+    lines = ablations.page(report).splitlines()
+    assert all(any(f"| {ablations.VARIANTS[name].answer} |" in line for line in lines) for name in VARIANTS)
 
 
 def test_a_sign_means_that_all_seeds_agree():

@@ -23,6 +23,8 @@ from artifusion.cli.train import train
 from artifusion.cli.verify import verify
 from artifusion.errors import ArtifusionError
 
+LONGEST_LINE = 1900                  # letters of an error, whose remedy comes last
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM: the end of a job of a cluster, or of a machine; nothing half-written is left, as after Ctrl-C."""
@@ -63,8 +65,11 @@ class OneLineErrors(click.Group):
 
 
 def in_one_line(text: str) -> str:
-    """A text whose line breaks and whatever else a terminal would obey are escaped: files say much."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    """A text whose line breaks and whatever else a terminal would obey are escaped, its middle left out where it is
+    long: files say much.
+    """
+    line = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

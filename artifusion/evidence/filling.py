@@ -78,12 +78,13 @@ def fill(hole: Hole, indices: Sequence[DonorIndex], imagine: Imagine | None = No
 
 
 def region_hole(slide: Slide, mask: Mask, region: Region, mpp: float) -> Hole:
-    """A region's hole with as much around it as finding looks at; what else is masked there is not known."""
+    """A region's hole with as much around it as finding looks at; what else is masked or damaged is not known."""
     box = region.l0_box.expanded(reach_px(mpp)).intersection(Box(0, 0, *slide.size))
     masked = mask.read(box)
     own = np.zeros_like(masked)
     own[region.l0_box.slices(box)] = masked[region.l0_box.slices(box)]
-    return Hole(box, slide.read(box), own, ~masked)
+    pixels, seen = slide.seen_as(box)
+    return Hole(box, pixels, own, ~masked & seen)
 
 
 def deep_parts(hole: np.ndarray, depth: np.ndarray, least: float) -> np.ndarray:

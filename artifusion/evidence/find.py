@@ -54,7 +54,7 @@ def find_donors(hole: Hole, indices: Sequence[DonorIndex], *, imagined: np.ndarr
             break
     judged.sort(key=lambda donor: donor.cost)
     finished = (sought.finished(donor, indices[donor.source]) for donor in judged[:FINISHED])
-    donors = sorted((donor for donor in finished), key=lambda donor: donor.cost)
+    donors = sorted((donor for donor in finished if donor), key=lambda donor: donor.cost)
     equal = [donor for donor in donors if donor.cost <= donors[0].cost * (1 + NEARLY)]
     if len(equal) > 1:
         chosen = equal[int(np.random.default_rng([seed, *hole.filled_box[:2]]).integers(len(equal)))]

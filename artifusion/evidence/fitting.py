@@ -101,8 +101,7 @@ class Sought:
         step, box = self.step, place.l0_box(self.size)
         slack = -(-place.slack // step) * step
         near = box.expanded(slack)
-        allowed = unoriented(index.allowed(near), place.orientation)
-        rgb = unoriented(index.slide.read(near), place.orientation)
+        rgb, allowed = (unoriented(values, place.orientation) for values in index.read(near))
         area = opponent(reduced(rgb, step))
         area[reduced(allowed.astype(np.float32), step) < 0.999] = FORBIDDEN
         row, column, _ = best_shift(area, self._template, self._ring_small + INSIDE * self._inside_small)
@@ -113,12 +112,12 @@ class Sought:
         fit = self._fit(rgb[part], l0_box, index)
         return [Donor(self.hole.l0_box, l0_box, place.orientation, place.source, self.weights.cost(fit), fit)]
 
-    def finished(self, donor: Donor, index: DonorIndex) -> Donor:
-        """A judged donor, shifted pixel by pixel to where the edge fits best, and judged there."""
+    def finished(self, donor: Donor, index: DonorIndex) -> Donor | None:
+        """A judged donor, shifted pixel by pixel to where the edge fits best, and judged there; None where the slide is
+        damaged beside it."""
         slack = self.step
         near = donor.l0_box.expanded(slack)
-        allowed = unoriented(index.allowed(near), donor.orientation)
-        rgb = unoriented(index.slide.read(near), donor.orientation)
+        rgb, allowed = (unoriented(values, donor.orientation) for values in index.read(near))
         rows, columns, weight = self._edge
         wanted = opponent(self.guess[rows, columns])
         differences = {(down, right): float((np.square(opponent(rgb[rows + down, columns + right]) - wanted).sum(axis=1)
@@ -131,7 +130,7 @@ class Sought:
                 fit = fit._replace(edge=differences[at], spoiled=self._spoiled(rgb[part]))
                 score = score_of(fit) if self.hole.known.any() else 0.0
                 return replace(donor, l0_box=l0_box, fit=fit, cost=self.weights.cost(fit), score=score)
-        raise AssertionError("a judged donor fits where it is")
+        return None
 
     def _fit(self, rgb: np.ndarray, l0_box: Box, index: DonorIndex) -> Fit:
         """How ill a donor's pixels, as they come to lie on the hole's box, fit; but for the edge."""

@@ -36,7 +36,7 @@ class DonorIndex:
         avoid: level-0 pixels that are no donors: every mask of the slide.
         step: level-0 pixels per pixel of the picture.
         picture: uint8 (H, W, 3), the slide reduced; at most 40 million pixels.
-        usable: bool (H, W), nothing of `avoid` within MARGIN_UM. Glass is usable too.
+        usable: bool (H, W), nothing of `avoid` within MARGIN_UM, and not damaged. Glass is usable too.
         own: holes lie on this slide, not on another.
     """
 
@@ -57,8 +57,8 @@ class DonorIndex:
         step = index_step(slide.size, mpp)
         size = Size(max(1, slide.size.width // step), max(1, slide.size.height // step))
         whole = Box(0, 0, min(slide.size.width, size.width * step), min(slide.size.height, size.height * step))
-        picture = slide.read_as(whole, size)
-        return cls(slide, mpp, (), step, picture, np.ones(size[::-1], bool), own).without(*avoid)
+        picture, seen = slide.seen_as(whole, size)
+        return cls(slide, mpp, (), step, picture, seen, own).without(*avoid)
 
     @classmethod
     def of_images(cls, images: Sequence[np.ndarray], mpp: float) -> tuple[DonorIndex, ...]:
@@ -74,6 +74,12 @@ class DonorIndex:
         side = 2 * round(MARGIN_UM / (self.step * self.mpp)) + 3
         grown = cv2.dilate(barred.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
         return replace(self, avoid=(*self.avoid, *masks), usable=self.usable & (grown == 0))
+
+    def read(self, l0_box: Box) -> tuple[np.ndarray, np.ndarray]:
+        """The pixels of a box, uint8 (H, W, 3), and which of them may be a donor's, bool (H, W): none that is damaged.
+        """
+        pixels, seen = self.slide.seen_as(l0_box)
+        return pixels, seen & self.allowed(l0_box)
 
     def allowed(self, l0_box: Box) -> np.ndarray:
         """Which level-0 pixels of a box lie on the slide and outside every mask: bool (H, W)."""

@@ -18,7 +18,7 @@ from scipy import ndimage
 from artifusion.errors import BROKEN_FILE, MaskError, shortened
 from artifusion.geometry import Size, strips
 from artifusion.mask.classes import CLASSES_KEY
-from artifusion.slide.whole import tifffile_messages
+from artifusion.slide.whole import quiet_libraries, tifffile_messages
 
 ASPECT_TOLERANCE = 0.003             # beside one mask pixel of rounding per side; more would misplace edges unnoticed
 MOST_CLASS_IDS = 7                   # the largest class id of any tool, ours included
@@ -156,6 +156,7 @@ def counted(values: np.ndarray) -> dict[int, int]:
     return {value: int(total[value]) for value in np.flatnonzero(total).tolist()}
 
 
+@quiet_libraries()
 def _load(path: Path) -> Raster:
     try:
         with _pillow_limit(MOST_PX), warnings.catch_warnings():

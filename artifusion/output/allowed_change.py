@@ -7,6 +7,8 @@ that both cover.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from artifusion.geometry import Box
@@ -17,31 +19,40 @@ from artifusion.output.codecs.block_arrays import per_block, with_neighbours, ze
 # source's own pixels gives, to the last bit on one machine. Another machine's libjpeg may round a few coefficients
 # otherwise; these limits are shares of the quantisation error (see jpeg_reason).
 FAR_MEAN, FAR_PEAK = 0.1, 0.5
-REENCODED_BLOCK_PX = 64                  # side of the blocks in which a second lossy encoding is judged
-REENCODED_BLOCK_LIMIT = 12.0             # grey levels that it moves the pixels of any such block on average
+REENCODED_LIMITS = {64: 12.0, 1024: 3.0} # grey levels by which a second lossy encoding usually moves the pixels of a
+#                                          block on average, by the side of the block in pixels
+AGAIN = 1.5                              # times what encoding the source's own pixels again moves them by
 SPARE = 2.0                              # grey levels of rounding on top of these limits
 CLIPPED = 6.0                            # brightness that clipping moves where colours bleed (saturated noise: 5.2)
 
 
-def reencoded_reason(shift: np.ndarray, touched: np.ndarray, lv_box: Box) -> str:
-    """Return why a second lossy encoding does not explain the change beside the mask."""
-    worst, corner = worst_block(shift, touched, lv_box)
-    if worst <= REENCODED_BLOCK_LIMIT:
-        return ""
-    return (f"pixels beside the regions moved by {worst:.1f} grey levels on average in the {REENCODED_BLOCK_PX}-px "
-            f"block at {corner}; encoding explains {REENCODED_BLOCK_LIMIT}")
+def reencoded_reason(shift: np.ndarray, touched: np.ndarray, lv_box: Box, again: Callable[[], np.ndarray] | None = None
+                     ) -> str:
+    """Return why a second lossy encoding does not explain the change beside the mask.
 
-
-def worst_block(shift: np.ndarray, touched: np.ndarray, lv_box: Box) -> tuple[float, tuple[int, int]]:
-    """Return the mean grey levels by which the block that moved most did, and its corner (x, y) in the level.
-
-    Blocks have REENCODED_BLOCK_PX a side; touched pixels count as unmoved.
+    Args:
+        again: returns by how much encoding the source's own pixels once more moves them, int16 (H, W, 3). It is called
+            where more moved than usual: noise moves further than tissue.
     """
-    side = REENCODED_BLOCK_PX
-    moved = np.abs(zeroed(shift, touched)).sum(axis=2)
-    means = per_block(np.add, moved, side, side) / (3 * side * side)
-    row, column = np.unravel_index(int(means.argmax()), means.shape)
-    return float(means.max()), (lv_box.x + int(column) * side, lv_box.y + int(row) * side)
+    for side, usual in REENCODED_LIMITS.items():
+        moved = block_means(shift, touched, side)
+        limits = np.full_like(moved, usual)
+        if again and (moved > usual).any():
+            limits = np.maximum(usual, AGAIN * block_means(again(), touched, side))
+        row, column = np.unravel_index(int((moved - limits).argmax()), moved.shape)
+        if moved[row, column] > limits[row, column]:
+            corner = (lv_box.x + int(column) * side, lv_box.y + int(row) * side)
+            return (f"pixels beside the regions moved by {moved[row, column]:.1f} grey levels on average in the "
+                    f"{side}-px block at {corner}; encoding explains {limits[row, column]:.1f}")
+    return ""
+
+
+def block_means(shift: np.ndarray, touched: np.ndarray, side: int) -> np.ndarray:
+    """Return by how many grey levels the pixels of each block moved on average: (rows, columns).
+
+    Touched pixels, and those of the block beyond the array, count as unmoved.
+    """
+    return per_block(np.add, np.abs(zeroed(shift, touched)).sum(axis=2), side, side) / (3 * side * side)
 
 
 def moved_reason(shift: np.ndarray, lv_box: Box, what: str) -> str:

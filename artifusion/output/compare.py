@@ -21,6 +21,7 @@ from artifusion.output.segments import PixelChange
 from artifusion.output.stored import StoredPage
 from artifusion.slide import tiff
 from artifusion.slide.reader import Slide
+from artifusion.slide.whole import lacking
 
 COMPARED_BYTES = 1 << 18                 # read from each file at once: both pieces stay in the cache
 LISTED = 5                               # problems of one directory that are listed one by one
@@ -57,7 +58,8 @@ def compare_copied(before: Slide, after: Slide, mask: Mask, comparison: Comparis
         for number, pages in enumerate(zip(old_tiff.pages, new_tiff.pages, strict=True)):
             old, new = StoredPage(old_file, pages[0]), StoredPage(new_file, pages[1])
             problems += _tag_problems(number, old.page, new.page)
-            touched = old.grid.touched(mask) if number in restored_pages else []
+            restored = number in restored_pages and not lacking(old.page)      # such a thumbnail stays as it was
+            touched = old.grid.touched(mask) if restored else []
             problems += compare_segments(f"directory {number}", old, new, touched, mask, comparison)
     return problems
 
@@ -168,20 +170,20 @@ def touched_reason(old: StoredPage, new: StoredPage, index: int, mask: Mask, com
         shift = (new_samples.astype(np.int16) - old_samples)[shown]
         comparison.outside.add(old_samples[shown], new_samples[shown], ~touched)
         anew = bool(codec.why_not(old_data))                   # not written in its own form
-        comparison.whole += anew
-        if anew or (comparison.same_size and isinstance(codec, Jpeg2000Codec)):
+        if comparison.same_size and isinstance(codec, Jpeg2000Codec):
             return reencoded_reason(shift, touched, lv_box)
-        beyond = zeroed(shift, codec.reach(touched, old_data))
         if not isinstance(codec, JpegCodec) or not isinstance(new_codec, JpegCodec):
-            return moved_reason(beyond, lv_box, f"{codec.name} keeps every pixel beside the regions, but one")
-        reencoded_shift = shift
-        if beyond.any():
+            return moved_reason(zeroed(shift, codec.reach(touched, old_data)), lv_box,
+                                f"{codec.name} keeps every pixel beside the regions, but one")
+        header = jpeg.parse(new_data, new_codec.tables)
+        headers, whole = (header if anew else jpeg.parse(old_data, codec.tables), header), anew
+        if not anew and (beyond := zeroed(shift, codec.reach(touched, old_data))).any():
             if comparison.by_block and not _must_be_encoded_whole(codec, old_samples, old_data, touched):
                 return moved_reason(beyond, lv_box, "blocks keep their coefficients beside the regions, but a pixel")
-            comparison.whole += 1
-            reencoded = codec.decode(jpeg.encode(old_samples, old_data, codec.tables, codec.photometric))
-            reencoded_shift = (new_samples.astype(np.int16) - reencoded)[shown]
-        headers = jpeg.parse(old_data, codec.tables), jpeg.parse(new_data, new_codec.tables)
+            whole = True
+        comparison.whole += whole
+        reencoded = jpeg.encoded(old_samples, headers[0], codec.photometric) if whole else old_samples
+        reencoded_shift = (new_samples.astype(np.int16) - reencoded)[shown]
         return jpeg_reason(headers, shift, reencoded_shift, touched, lv_box, codec.photometric, comparison.passes)
     except SlideError as error:
         return str(error)
@@ -191,8 +193,4 @@ def _must_be_encoded_whole(codec: JpegCodec, samples: np.ndarray, data: bytes, t
     """Return whether a segment cannot be taken apart into blocks, so that the writer had to encode it whole."""
     missing = np.subtract(samples.shape[:2], touched.shape)
     touched = np.pad(touched, [(0, rows_or_columns) for rows_or_columns in missing])
-    try:
-        jpeg.encode(samples, data, codec.tables, codec.photometric, touched)
-    except SlideError:
-        return True
-    return False
+    return not codec.spliced(samples, data, touched)

@@ -74,10 +74,11 @@ def earlier_passes(slide: Slide, undeclared: bool = False) -> Earlier:
 
 def read_declaration(slide: Slide, sidecar: Path) -> Earlier:
     """The passes that the sidecar of this very file and its GeoJSON declare. Raises where they are not of it."""
-    content = json.loads(sidecar.read_text(encoding="utf-8"))
+    content, polygons = (json.loads(path.read_text(encoding="utf-8"))
+                         for path in (sidecar, beside(slide.path, ".geojson")))
+    json.dumps([content, polygons], allow_nan=False)         # what is no number could not be handed on
     if content["tool"] != "artifusion" or content["output"]["sha256"] != sha256(slide.path):
         raise ValueError(sidecar)
-    polygons = json.loads(beside(slide.path, ".geojson").read_text(encoding="utf-8"))
     passes = passes_of(content)
     features = [labelled(feature, len(passes)) for feature in features_of(polygons)]
     area_px = sum(region["area_px"] for region in content["regions"])

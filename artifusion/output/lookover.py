@@ -28,6 +28,7 @@ from artifusion.output.pyramid import missing_below
 from artifusion.output.stored import Grid, StoredPage, touched_segments
 from artifusion.slide import tiff
 from artifusion.slide.reader import TIFF_VENDORS, Slide
+from artifusion.slide.whole import lacking
 
 LOOKED_AHEAD = 8                     # segments or boxes that are read while the ones before them are
 BOX_PX = 1024                        # side of the boxes that are read where everything is encoded anew
@@ -69,7 +70,9 @@ def look_over(slide: Slide, mask: Mask, out: Path, l0_boxes: Sequence[Box] = ())
 
 def why_stale(slide: Slide, page: tiff.Page, mask: Mask) -> str:
     """Return why a slide's thumbnail cannot be restored; empty where it can."""
-    size = Grid.of(page).size
+    size, missing = Grid.of(page).size, lacking(page)
+    if missing:
+        return missing
     if abs(size.width * slide.size.height / (size.height * slide.size.width) - 1) > 0.02:
         return "shows another area than level 0"
     with slide.path.open("rb") as file:

@@ -57,17 +57,18 @@ def draw_comparison(before: Slide, mask: Mask, parts: Mapping[str, Mask], after:
 
 def crop_row(before: Slide, mask: Mask, parts: Mapping[str, Mask], after: Slide, l0_box: Box) -> np.ndarray:
     """The three views of a box at full size, side by side: uint8 (H, 3 W + gaps, 3)."""
-    image = before.read(l0_box)
+    image = before.seen_as(l0_box)[0]                         # a picture shows what is damaged elsewhere as white
     seen = {name: part.read(l0_box) for name, part in parts.items()}
-    return side_by_side(image, outlined(image, mask.read(l0_box), seen), after.read(l0_box))
+    return side_by_side(image, outlined(image, mask.read(l0_box), seen), after.seen_as(l0_box)[0])
 
 
 def overview_row(before: Slide, mask: Mask, parts: Mapping[str, Mask], after: Slide) -> np.ndarray:
     """The three views of the whole slide, small."""
     whole, size = Box(0, 0, *before.size), fitted(before.size, OVERVIEW_PX)
-    image = before.read_as(whole, size)
+    image = before.seen_as(whole, size)[0]
     seen = {name: part.coverage(size, Box(0, 0, *size)) for name, part in parts.items()}
-    return side_by_side(image, outlined(image, mask.coverage(size, Box(0, 0, *size)), seen), after.read_as(whole, size))
+    masked = mask.coverage(size, Box(0, 0, *size))
+    return side_by_side(image, outlined(image, masked, seen), after.seen_as(whole, size)[0])
 
 
 def around(l0_box: Box, size: Size) -> Box:

@@ -29,7 +29,7 @@ from artifusion.output.region_colours import FEWEST_PX, inner
 from artifusion.output.segments import area_mean
 from artifusion.output.stored import Grid
 from artifusion.output.tiff_pixels import LOSSY, TiffPixels
-from artifusion.slide.reader import Slide, associated_image, open_slide
+from artifusion.slide.reader import Slide, associated_image
 from artifusion.slide.whole import tifffile_messages
 
 SAMPLED = 32                         # untouched segments of a built level that are looked at
@@ -214,31 +214,30 @@ def _scale_problems(pixels: TiffPixels) -> list[str]:
 
 
 def _reader_problems(before: Slide, after: Slide, mask: Mask, pixels: TiffPixels, old: TiffPixels | None) -> list[str]:
-    """Return the touched places of which OpenSlide shows something else than tifffile, if it does not of the source.
-
-    An error spoils its handle and ends this.
-    """
+    """Return the touched places of which OpenSlide shows something else than tifffile, if it does not of the source."""
     problems = list[str]()
     for level, grid in enumerate(pixels.grids):
         for index in [index for index in grid.touched(mask) if pixels.holds(level, index)]:
             window = grid.box(index).intersection(Box(0, 0, *grid.size))
-            try:
-                reason = _disagreement(after, pixels, level, window)
-            except SlideError as error:
-                return problems + ([] if _disagree(before, old, grid.size, window) else [str(error)])
+            reason = _disagreement(after, pixels, level, window)
             if reason and not _disagree(before, old, grid.size, window):
                 problems.append(reason)
     return problems
 
 
 def _disagreement(slide: Slide, pixels: TiffPixels, level: int, window: Box) -> str:
-    """Return that OpenSlide and tifffile show a place differently; empty where they do not.
+    """Return that OpenSlide and tifffile show a place differently, or that OpenSlide shows nothing; empty where not.
 
-    On reduced levels, where OpenSlide may interpolate, their means are compared. Raises SlideError for no pixels.
+    On reduced levels, where OpenSlide may interpolate, their means are compared.
     """
-    difference = slide.read_level(level, window).astype(np.int16) - pixels.read(level, window)
+    try:
+        difference = slide.read_level(level, window).astype(np.int16) - pixels.read(level, window)
+    except SlideError as error:
+        return str(error)
+    if min(window[2:]) <= 8:
+        return ""
     inner_part = np.abs(difference[1:-1, 1:-1].mean(axis=(0, 1))) if level else np.abs(difference)
-    differ = min(window[2:]) > 8 and inner_part.max() > DECODERS_DIFFER
+    differ = inner_part.max() > DECODERS_DIFFER
     return f"level {level} at {tuple(window[:2])}: OpenSlide and tifffile show different pixels" if differ else ""
 
 
@@ -246,11 +245,7 @@ def _disagree(slide: Slide, pixels: TiffPixels | None, size: Size, window: Box) 
     """Return whether they show a place of the source differently, or OpenSlide cannot read it."""
     if pixels is None or size not in slide.level_sizes:
         return False
-    with open_slide(slide.path) as fresh:
-        try:
-            return bool(_disagreement(fresh, pixels, slide.level_sizes.index(size), window))
-        except SlideError:
-            return True
+    return bool(_disagreement(slide, pixels, slide.level_sizes.index(size), window))
 
 
 def _shifts(reduced: Callable[[int, int], np.ndarray], x_px: int, y_px: int) -> dict[str, Picture]:

@@ -29,7 +29,8 @@ class Grid:
     @classmethod
     def of(cls, page: tiff.Page) -> Grid:
         size = Size(page.number(tiff.WIDTH), page.number(tiff.HEIGHT))
-        return cls(size, page.segment_size, page.tiled)
+        segment = Size(*(max(1, side) for side in page.segment_size))     # a page that tells none holds none
+        return cls(size, segment, page.tiled)
 
     @property
     def columns(self) -> int:

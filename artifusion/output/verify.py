@@ -17,7 +17,6 @@ from artifusion.files import sha256
 from artifusion.geometry import Box
 from artifusion.mask.geojson import features_of
 from artifusion.mask.mask import Mask
-from artifusion.output.allowed_change import REENCODED_BLOCK_LIMIT, REENCODED_BLOCK_PX, worst_block
 from artifusion.output.compare import Comparison, compare_copied, compare_generic
 from artifusion.output.description import only_noted, text_problems
 from artifusion.output.history import declared_mask, features_from, pass_of, passes_of
@@ -25,10 +24,9 @@ from artifusion.output.patches import Patches
 from artifusion.output.region_colours import colour_problems
 from artifusion.output.segments import PixelChange
 from artifusion.output.shown import shown_problems
-from artifusion.output.verify_grafts import graft_problems
+from artifusion.output.verify_grafts import Encoding, graft_problems
 from artifusion.slide.reader import Slide, associated_image, is_plausible, open_slide
 
-REENCODED_MEAN_LIMIT = 3.0               # grey levels that another JPEG moves a slide's pixels by on average
 READ_PX = 1024                           # side of the boxes that are compared at once
 CONTAINERS = ("copied", "pyramid", "re-encoded", "image")
 NOTE_PROPERTIES = ("openslide.quickhash-1", "openslide.comment", "tiff.ImageDescription")
@@ -154,15 +152,17 @@ def _claims(sidecar: Mapping[str, Any], restored: Path, whole: bool) -> Claims:
     """
     try:
         written = sidecar["written"]
+        levels = {level["name"]: (level["how"], "encoded_whole" in level) for level in written.get("levels", ())}
         claims = Claims(
             container=written["container"], lossless=written["lossless"],
             source_sha256=sidecar["source"]["sha256"], output_sha256=sidecar["output"].get("sha256"),
             painted_px=sum(int(region["area_px"]) for region in sidecar.get("regions", ())),
             given_mpp=(float(sidecar["mpp"]),) * 2 if sidecar.get("mpp_from") == "argument" else None,
             same_size=sidecar.get("same_size") is True,
-            by_block=all("encoded_whole" in level for level in written.get("levels", ())))
+            by_block=all(told for _, told in levels.values()))
         incomplete = whole and not (claims.output_sha256 and claims.painted_px)
-        if claims.container not in CONTAINERS or not isinstance(claims.lossless, bool) or incomplete:
+        if (claims.container not in CONTAINERS or not isinstance(claims.lossless, bool) or incomplete
+                or not all(isinstance(text, str) for name, (how, _) in levels.items() for text in (name, how))):
             raise ValueError(claims.container)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         raise OutputError(f"{restored}: its sidecar is not one that artifusion wrote; restore the slide "
@@ -272,26 +272,12 @@ def _scale_problems(before: Slide, after: Slide, mpp_xy: tuple[float, float] | N
 
 
 def _pixel_problems(before: Slide, after: Slide, mask: Mask, lossless: bool, outside: PixelChange) -> list[str]:
-    """Return differences of level-0 pixels outside the mask. Memory: boxes of READ_PX."""
-    size, problems = before.size, []
-    worst, worst_corner = 0.0, (0, 0)
+    """Return the first difference of level-0 pixels outside the mask. Memory: boxes of READ_PX."""
+    size, encoding, problem = before.size, Encoding(after, lossless), ""
     for y in range(0, size.height, READ_PX):
         for x in range(0, size.width, READ_PX):
             box = Box(x, y, READ_PX, READ_PX).intersection(Box(0, 0, *size))
             old, new, masked = before.read(box), after.read(box), mask.read(box)
             outside.add(old, new, ~masked)
-            moved, corner = worst_block(old.astype(np.int16) - new, masked, box)
-            if moved > worst:
-                worst, worst_corner = moved, corner
-    mean = outside.to_dict()["mean"]
-    if lossless and outside.changed_px:
-        problems.append(f"{outside.changed_px} pixels outside the declared regions changed, near {worst_corner}; this "
-                        "format keeps every one")
-    elif not lossless and mean > REENCODED_MEAN_LIMIT:
-        problems.append(f"pixels outside the declared regions moved by {mean:.2f} grey levels on average; "
-                        f"encoding explains {REENCODED_MEAN_LIMIT}")
-    elif not lossless and worst > REENCODED_BLOCK_LIMIT:
-        problems.append(f"pixels outside the declared regions moved by {worst:.1f} grey levels on average in the "
-                        f"{REENCODED_BLOCK_PX}-px block at {worst_corner}; encoding explains "
-                        f"{REENCODED_BLOCK_LIMIT}")
-    return problems
+            problem = problem or encoding.reason_anew(old, new, masked, box)
+    return [f"{problem}; this format keeps every one" if lossless else problem] if problem else []

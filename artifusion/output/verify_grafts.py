@@ -132,6 +132,18 @@ class Encoding:
         reencoded = shown.astype(np.int16) - jpeg.encoded(wanted, header, photometric)
         return jpeg_reason((header, header), shift, reencoded, ~where, l0_box, photometric)
 
+    def reason_anew(self, old: np.ndarray, new: np.ndarray, masked: np.ndarray, l0_box: Box) -> str:
+        """Return why encoding a whole slide anew does not explain its pixels outside the mask; empty where it does.
+
+        Args:
+            old, new: uint8 (H, W, 3) of a box as in `reason`; masked: bool (H, W).
+        """
+        shift = new.astype(np.int16) - old
+        if self._exact:
+            return moved_reason(zeroed(shift, masked), l0_box, "a pixel outside the declared regions")
+        return reencoded_reason(shift, masked, l0_box, lambda: jpeg.encoded(
+            old, self._header(l0_box), jpeg.YCBCR).astype(np.int16) - old)
+
     def _header(self, l0_box: Box) -> jpeg.Header:
         """The header of a plain JPEG, or of the first segment in a box."""
         if self._page is None:

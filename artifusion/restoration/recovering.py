@@ -124,7 +124,8 @@ def recover_regions(slide: Slide, mask: Mask, regions: Sequence[Region], classes
             if reference is None:
                 reference = clean_squares(slide, avoid)
             wide = box.expanded(AROUND_PX).intersection(Box(0, 0, *slide.size))
-            found = recover(slide.read(wide), inked.read(wide), reference, mpp, known=~avoid.read(wide))
+            pixels, seen = slide.seen_as(wide)
+            found = recover(pixels, inked.read(wide), reference, mpp, known=~avoid.read(wide) & seen)
             recoveries.add(region, number, box, found, box.slices(wide))
         yield region
 
@@ -155,14 +156,17 @@ def clean_squares(slide: Slide, mask: Mask) -> np.ndarray | None:
     A function of the slide and the mask.
     """
     whole, size = Box(0, 0, *slide.size), fitted(slide.size, OVERVIEW_PX)
-    places = np.argwhere(tissue_mask(slide.read_as(whole, size)) & ~mask.coverage(size, Box(0, 0, *size)))
+    picture, seen = slide.seen_as(whole, size)
+    places = np.argwhere(tissue_mask(picture) & seen & ~mask.coverage(size, Box(0, 0, *size)))
     found: list[np.ndarray] = []
     for row, column in np.random.default_rng(0).permutation(places)[:TRIES]:
         x, y = (round((at + 0.5) * full / small - REFERENCE_PX / 2)
                 for at, full, small in zip((column, row), slide.size, size, strict=True))
         box = Box(x, y, REFERENCE_PX, REFERENCE_PX)
-        if box.intersection(whole) == box and not mask.read(box).any() and is_clean(square := slide.read(box)):
-            found.append(square)
+        if box.intersection(whole) == box and not mask.read(box).any():
+            square, seen = slide.seen_as(box)
+            if seen.all() and is_clean(square):
+                found.append(square)
         if len(found) == REFERENCES:
             break
     return np.concatenate(found) if found else None

@@ -14,9 +14,10 @@ from artifusion.errors import BROKEN_FILE, SlideError, shortened
 from artifusion.geometry import Box, Point, Size
 from artifusion.slide.images import PlainImage, both_axes, of_rgb, on_white, read_image
 from artifusion.slide.pages import check_levels
-from artifusion.slide.whole import check_tiles, check_whole
+from artifusion.slide.whole import check_tiles, check_whole, quiet_libraries
 
 PLAUSIBLE_MPP = (0.1, 4.0)
+UNSEEN_PX = 64               # side of the squares that are given up where a file is damaged
 CHUNK_PX = 4096              # OpenSlide reads squares of this side: 64 MB of RGBA at a time
 TIFF_VENDORS = ("aperio", "generic-tiff")    # their files hold true segment offsets; those of NDPI wrap at 4 GiB
 FORMATS = "SVS, TIFF, NDPI, MRXS, SCN, BIF, DICOM, or a PNG, JPEG or TIFF image"
@@ -39,8 +40,7 @@ class Slide:
         pictures: how many a file that is no TIFF holds, as animations do; the first is read.
         bounds_offset: level-0 Point at which QuPath starts counting (openslide.bounds-x, -y).
 
-    Threads may share a slide; all of them must end before it is closed. After an error in one thread OpenSlide's
-    handle fails in every other.
+    Threads may share a slide; all of them must end before it is closed.
     """
 
     kind = "slide"
@@ -102,6 +102,31 @@ class Slide:
                 image = image.resize((part.width, part.height), Image.Resampling.BOX, footprint)
                 pixels[part.slices()] = np.asarray(image)
         return pixels
+
+    def seen_as(self, l0_box: Box, size: Size | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `read_as` does (default: level-0 pixels), and which pixels could be read, bool (height, width).
+
+        Where the file is damaged, squares of at most UNSEEN_PX a side are white and count as not read.
+        """
+        width, height = size or l0_box[2:]
+        try:
+            pixels = self.read_as(l0_box, size) if size else self.read(l0_box)
+            return pixels, np.ones((height, width), bool)
+        except SlideError:
+            if max(width, height) <= UNSEEN_PX:
+                return np.full((height, width, 3), 255, np.uint8), np.zeros((height, width), bool)
+        x, y, tall = l0_box.x, l0_box.y, height > width      # halves of the longer side
+        if tall:
+            middle = y + round(l0_box.height * (height // 2) / height)
+            boxes = Box.from_edges(x, y, l0_box.right, middle), Box.from_edges(x, middle, l0_box.right, l0_box.bottom)
+            sizes = Size(width, height // 2), Size(width, height - height // 2)
+        else:
+            middle = x + round(l0_box.width * (width // 2) / width)
+            boxes = Box.from_edges(x, y, middle, l0_box.bottom), Box.from_edges(middle, y, l0_box.right, l0_box.bottom)
+            sizes = Size(width // 2, height), Size(width - width // 2, height)
+        halves = [self.seen_as(box, part if size else None) for box, part in zip(boxes, sizes, strict=True)]
+        pixels, seen = (np.concatenate(parts, axis=0 if tall else 1) for parts in zip(*halves, strict=True))
+        return pixels, seen
 
     def read_level(self, level: int, lv_box: Box) -> np.ndarray:
         """Return a region of a level, in that level's pixels, as uint8 (H, W, 3) RGB on white.
@@ -175,11 +200,19 @@ class OpenSlideSlide(Slide):
 
     def _pixels(self, level: int, lv_box: Box) -> np.ndarray:
         l0_x, l0_y = (round(lv * self.level_downsamples[level]) for lv in (lv_box.x, lv_box.y))
+        asked = (l0_x, l0_y), level, (lv_box.width, lv_box.height)
         try:
-            image = self._handle.read_region((l0_x, l0_y), level, (lv_box.width, lv_box.height))
+            return on_white(self._handle.read_region(*asked))
+        except openslide.OpenSlideError:                     # there, or in another place before: that spoils the handle
+            pass
+        try:
+            with quiet_libraries():
+                fresh = openslide.OpenSlide(self.path)
+                image = fresh.read_region(*asked)
         except openslide.OpenSlideError as error:
             raise SlideError(f"{self.path}: cannot read level {level} at ({lv_box.x}, {lv_box.y}), the file is damaged "
                              f"there: {shortened(error)}; get a whole copy of it") from None
+        self._handle = fresh                                 # the other one is closed when the last thread leaves it
         return on_white(image)
 
 
@@ -216,6 +249,7 @@ def in_memory(pixels: np.ndarray, mpp: float | None = None) -> ImageSlide:
     return ImageSlide(Path("image"), PlainImage(pixels, "array", True, None, None), mpp)
 
 
+@quiet_libraries()
 def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
     """Return a slide or plain image, open for reading; mpp overrides the file's own scale (um per pixel).
 
@@ -264,6 +298,7 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
                          f"{shortened(error)}); it must be {FORMATS}") from None
 
 
+@quiet_libraries()
 def associated_image(path: Path, name: str) -> np.ndarray | None:
     """Return an associated image, uint8 (H, W, 3); None where it cannot be read, which spoils OpenSlide's handle."""
     with open_slide(path) as slide:

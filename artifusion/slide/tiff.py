@@ -23,12 +23,13 @@ INTEGERS = {1: "u1", SHORT: "u2", LONG: "u4", LONG8: "u8", IFD: "u4", IFD8: "u8"
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION = 256, 257, 258, 259, 262, 270
 SAMPLES, ROWS_PER_STRIP, PLANAR, TILE_WIDTH, TILE_HEIGHT, JPEG_TABLES, DEPTH = 277, 278, 284, 322, 323, 347, 32997
 FILL_ORDER, PREDICTOR, SUBSAMPLING, SUBFILE, SOFTWARE, ICC = 266, 317, 530, 254, 305, 34675
-ORIENTATION, SAMPLE_FORMAT = 274, 339
+ORIENTATION, SUB_IFDS, SAMPLE_FORMAT = 274, 330, 339
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 YCBCR_POSITIONING, REFERENCE_BLACK_WHITE = 531, 532
 OFFSETS, COUNTS = {False: 273, True: 324}, {False: 279, True: 325}         # keyed by "is tiled"
+LARGEST = (1 << 62) - 1                # of the numbers that are read: two of them add up without overflow
 REPEATED = 1 << 16                     # added to the key of a tag whose code the directory holds already
-POINTERS = {330: "SubIFDs", 34665: "an EXIF directory", 34853: "a GPS directory", 288: "free-space lists",
+POINTERS = {SUB_IFDS: "SubIFDs", 34665: "an EXIF directory", 34853: "a GPS directory", 288: "free-space lists",
             40965: "an interoperability directory", 513: "an old-style JPEG", 519: "old-style JPEG tables",
             400: "global parameters"}
 
@@ -54,11 +55,12 @@ class Page:
     order: str                         # byte order, "<" or ">"
 
     def numbers(self, code: int) -> np.ndarray:
-        """The integers of a tag; empty where the page has no such tag."""
+        """The integers of a tag, none over LARGEST; empty where the page has no such tag."""
         tag = self.tags.get(code)
         if tag is None or tag.type not in INTEGERS:
             return np.zeros(0, np.int64)
-        return np.frombuffer(tag.raw, self.order + INTEGERS[tag.type]).astype(np.int64)
+        values = np.frombuffer(tag.raw, self.order + INTEGERS[tag.type])
+        return (np.minimum(values, np.uint64(LARGEST)) if tag.type in (LONG8, IFD8) else values).astype(np.int64)
 
     def number(self, code: int, default: int = 0) -> int:
         """The first integer of a tag; `default` where the page has no such tag."""
@@ -88,7 +90,11 @@ class Page:
 
     @cached_property
     def counts(self) -> np.ndarray:
-        return self.numbers(COUNTS[self.tiled])
+        """The bytes of each segment; of an uncompressed one those up to its last pixel, for readers refuse more."""
+        width, height = self.segment_size
+        samples, bits = max(1, self.number(SAMPLES, 1)), int(self.numbers(BITS).max(initial=1))
+        most = -(-width * samples * bits // 8) * height if self.number(COMPRESSION, 1) == 1 else LARGEST
+        return np.minimum(self.numbers(COUNTS[self.tiled]), most)
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,20 @@ def read_tiff(path: Path) -> Tiff:
         except (struct.error, ValueError, KeyError, OSError, OverflowError) as error:
             raise SlideError(f"{path}: its TIFF directories are damaged ({error}); get a whole copy of it") from None
     return Tiff(path, order, big, tuple(pages))
+
+
+def sub_pages(source: Tiff) -> list[Page]:
+    """Return the directories that those of a file name as theirs (SubIFDs), without theirs in turn.
+
+    Raises:
+        SlideError: they are damaged.
+    """
+    with source.path.open("rb") as file:
+        try:
+            return [_read_page(file, offset, source.order, source.big)[0] for page in source.pages
+                    for offset in page.numbers(SUB_IFDS).tolist()]
+        except (struct.error, ValueError, OSError, OverflowError) as error:
+            raise SlideError(f"{source.path}: its SubIFDs are damaged ({error}); get a whole copy of it") from None
 
 
 def read_segment(file: BinaryIO, page: Page, index: int) -> bytes:

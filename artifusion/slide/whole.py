@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from artifusion.slide import tiff
 
 UNCOMPRESSED, JPEG, YCBCR = 1, 7, 6
 LARGEST_TILE_PX = 1 << 26
+STDERR, DROPPING = 2, threading.RLock()
 
 
 def check_whole(path: Path) -> None:
@@ -86,7 +89,7 @@ def ends_early(page: tiff.Page, index: int, data: bytes) -> bool:
     """Return whether an uncompressed or JPEG segment ends before its pixels do."""
     compression = page.number(tiff.COMPRESSION, 1)
     if compression == JPEG:
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")          # neither occurs inside pixels
+        return jpeg_ends_early(data)
     if compression != UNCOMPRESSED or page.number(tiff.PHOTOMETRIC) == YCBCR:
         return False
     width, rows = page.segment_size
@@ -95,6 +98,33 @@ def ends_early(page: tiff.Page, index: int, data: bytes) -> bool:
         first_row = index % -(-page.number(tiff.HEIGHT) // rows) * rows
         rows = min(rows, page.number(tiff.HEIGHT) - first_row)
     return len(data) < -(-width * samples * page.number(tiff.BITS, 1) // 8) * rows
+
+
+def jpeg_ends_early(data: bytes) -> bool:
+    """Return whether a JPEG stream lacks the marker of its end behind its pixels."""
+    return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")              # neither occurs inside pixels
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Drop what libraries in C write to stderr while the block runs: OpenSlide and libtiff, of broken files.
+
+    It holds for all threads, so the block must be short.
+    """
+    with DROPPING:
+        try:
+            kept = os.dup(STDERR)
+        except OSError:                                      # closed: nothing is shown in any case
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, STDERR)
+            yield
+        finally:
+            os.dup2(kept, STDERR)
+            os.close(kept)
+            os.close(nowhere)
 
 
 @contextmanager

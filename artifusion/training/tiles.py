@@ -67,12 +67,13 @@ def cut_tiles(path: Path, name: str) -> Iterator[Tile]:
 def clean_tiles(
     slide: Slide, l0_boxes: Iterable[Box], mask: Mask | None = None, name: str | None = None
 ) -> Iterator[Tile]:
-    """The clean ones of these boxes of an open slide; beside a mask the parts of them that hold no masked pixel."""
+    """The clean ones of these boxes of an open slide; beside a mask the parts of them that hold no masked pixel and are
+    not damaged."""
     name = name or f"{slide.path.absolute().parent.name}/{slide.path.name}"
     for l0_box in l0_boxes:
         for part in unmasked(l0_box, mask) if mask else [l0_box]:
-            pixels = slide.read(part)
-            if is_clean(pixels):
+            pixels, seen = slide.seen_as(part) if mask else (slide.read(part), None)
+            if (seen is None or seen.all()) and is_clean(pixels):
                 yield Tile(pixels, name, slide.mpp)
 
 

@@ -135,15 +135,15 @@ def test_fluorescence_is_refused(wsi, tmp_path):
     assert done.exit_code == 1 and "--any-stain" in done.output and not (tmp_path / "m.png").exists()
 
 
-def test_restoring_without_a_mask_repaints_what_was_found_and_keeps_the_mask(inked_png, inked, tiny, tmp_path):
-    out = tmp_path / "out.png"
-    content = restore_slide(inked_png, None, out, restorer=tiny, classes=["pen"])
-    kept = np.asarray(Image.open(tmp_path / "out.png.mask.png"))
+def test_restoring_without_a_mask_repaints_what_was_found_and_keeps_the_mask(straight, inked, tiny, tmp_path):
+    out, mask = straight, straight.with_name("out.png.mask.png")
+    content = json.loads(straight.with_name("out.png.json").read_text())
+    kept = np.asarray(Image.open(mask))
     before, after = inked[0], np.asarray(Image.open(out))
     changed = (before != after).any(axis=2)
     assert content["mask"]["name"] == "out.png.mask.png" and changed.any()
     assert not changed[kept == 0].any()
-    given = restore_slide(inked_png, tmp_path / "out.png.mask.png", tmp_path / "given.png", restorer=tiny,
+    given = restore_slide(straight.with_name("slide.png"), mask, tmp_path / "given.png", restorer=tiny,
                           classes=["pen"], recover=["pen"])
     assert np.array_equal(np.asarray(Image.open(tmp_path / "given.png")), after)
     assert given["regions"] == content["regions"]
@@ -174,11 +174,20 @@ def test_a_restoration_that_fails_leaves_no_mask(tiny, inked, tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == {"s.png", "out.png.partial"}
 
 
+@pytest.fixture(scope="module")
+def straight(inked, tiny, tmp_path_factory):
+    """The pen stroke, found and repainted: the output of a run that nobody killed."""
+    folder = tmp_path_factory.mktemp("straight")
+    Image.fromarray(inked[0]).save(folder / "slide.png", dpi=(25400 / MPP, 25400 / MPP))
+    restore_slide(folder / "slide.png", None, folder / "out.png", restorer=tiny, classes=["pen"])
+    return folder / "out.png"
+
+
 @pytest.mark.parametrize("killed_after", ["out.png.geojson", "out.png.json", "out.png.mask.png"])
-def test_a_restoration_of_what_was_detected_goes_on_after_a_kill(inked_png, tiny, tmp_path, monkeypatch, killed_after):
+def test_a_restoration_of_what_was_detected_goes_on_after_a_kill(straight, inked_png, tiny, tmp_path, monkeypatch,
+                                                                 killed_after):
     from artifusion.output import output
 
-    restore_slide(inked_png, None, tmp_path / "straight.png", restorer=tiny, classes=["pen"])
     real = output.move
 
     def killed(file, name):
@@ -193,7 +202,7 @@ def test_a_restoration_of_what_was_detected_goes_on_after_a_kill(inked_png, tiny
     monkeypatch.setattr(tiny, "restore_batch", lambda *_, **__: pytest.fail("everything is painted"))
     restore_slide(inked_png, None, tmp_path / "out.png", restorer=tiny, classes=["pen"])
     for suffix in ("", ".mask.png"):
-        assert (tmp_path / f"out.png{suffix}").read_bytes() == (tmp_path / f"straight.png{suffix}").read_bytes()
+        assert (tmp_path / f"out.png{suffix}").read_bytes() == straight.with_name(f"out.png{suffix}").read_bytes()
     assert not (tmp_path / "out.png.partial").exists()
 
 

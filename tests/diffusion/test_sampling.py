@@ -26,12 +26,11 @@ SAMPLES = 20_000
 
 def exact_denoiser(x, level):
     """E[x0 | x] of two correlated Gaussian pixels, each at its own noise level; level 0 is exact knowledge."""
-    alpha, sigma = SCHEDULE.alpha_sigma(level.expand(-1, -1, -1, 2))     # (B, 1, 1, 2)
-    a = torch.diag_embed(alpha[:, 0, 0])                                 # (B, 2, 2)
-    noise = torch.diag_embed(sigma[:, 0, 0].square() + 1e-12)
-    gain = COVARIANCE @ a @ torch.linalg.inv(a @ COVARIANCE @ a + noise)
-    residual = x[:, 0, 0] - alpha[:, 0, 0] * MEAN
-    return (MEAN + (gain @ residual[..., None])[..., 0])[:, None, None]
+    assert (level == level[:1]).all()                                    # all samples are at the same levels
+    alpha, sigma = SCHEDULE.alpha_sigma(level[:1].expand(-1, -1, -1, 2)[0, 0, 0])            # (2,)
+    a = torch.diag(alpha)                                                # (2, 2)
+    gain = COVARIANCE @ a @ torch.linalg.inv(a @ COVARIANCE @ a + torch.diag(sigma.square() + 1e-12))
+    return (MEAN + (x[:, 0, 0] - alpha * MEAN) @ gain.T)[:, None, None]
 
 
 def numbered(*shape):

@@ -4,12 +4,18 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
-from painted_slides import GREEN, restore
+from made_slides import APERIO, YCBCR, jpeg2000_rgb, write_pyramid_tiff
+from painted_slides import GREEN, place_segment, restore
+from painters import Flat
 from PIL import Image
 
 from artifusion.geometry import Box, Size
-from artifusion.output.reencode import Metadata, halved, pyramid_sizes, write_pyramid
+from artifusion.output.reencode import Metadata, encode_segment, halved, pyramid_sizes, write_pyramid
+from artifusion.output.verify import verify_slide
+from artifusion.restoration.pipeline import restore_slide
 from artifusion.slide.reader import open_slide
+
+NOISE = np.random.default_rng(0).integers(0, 256, (620, 540, 3), np.uint8)
 
 
 @pytest.mark.parametrize("size", [(700, 500), (1, 1), (256, 256), (1300, 1537), (2049, 300), (1152, 700)])
@@ -82,3 +88,35 @@ def test_real_slides_of_other_formats_are_streamed(wsi, tmp_path):
         _, report = restore(wsi / name, folder / "out.tiff", folder)
         with open_slide(wsi / name) as before, open_slide(folder / "out.tiff") as after:
             assert report.container == "re-encoded" and before.size == after.size and before.icc == after.icc
+
+
+def noisy(kind, folder):
+    """A source that is nothing but noise, the suffix of its output, and options."""
+    path, sizes = folder / "slide.tif", [NOISE.shape[1::-1]]
+    if kind == "image":
+        Image.fromarray(NOISE).save(folder / "image.jpg", quality=95)
+        return folder / "image.jpg", ".jpg", {}
+    if kind == "same size":
+        return write_pyramid_tiff(folder / "slide.svs", sizes, image=NOISE, encode=jpeg2000_rgb, compression=33005,
+                                  description=APERIO.format(w=sizes[0][0], h=sizes[0][1])), ".svs", {"same_size": True}
+    codec = {"re-encoded": {"compression": "packbits"}, "pyramid": YCBCR,
+             "another form": YCBCR | {"compressionargs": {"level": 30}}}[kind]
+    write_pyramid_tiff(path, sizes, image=NOISE, **codec)
+    if kind == "another form":
+        Image.fromarray(NOISE[:128, 128:256]).save(folder / "tile.jpg", quality=95, progressive=True)
+        place_segment(path, 1, (folder / "tile.jpg").read_bytes())
+    return path, ".tiff" if kind == "re-encoded" else ".tif", {}
+
+
+@pytest.mark.parametrize("kind", ["re-encoded", "image", "pyramid", "another form", "same size"])
+def test_noise_which_encoding_moves_furthest_is_written_and_verified(kind, tmp_path):
+    source, suffix, options = noisy(kind, tmp_path)
+    mask = np.zeros(NOISE.shape[:2], np.uint8)
+    mask[40:90, 130:180] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    out = tmp_path / f"out{suffix}"
+    content = restore_slide(source, tmp_path / "mask.png", out, restorer=Flat(), **options)
+    assert content["verified"]["ok"] and verify_slide(source, out).ok
+    if kind == "re-encoded":
+        place_segment(out, 4, encode_segment(NOISE[::-1][:256, :256], lossless=False))
+        assert any("encoding explains" in problem for problem in verify_slide(source, out).problems)

@@ -80,8 +80,17 @@ def test_nothing_is_recovered_unasked_of_a_given_mask(inked, tmp_path):
     assert (out[100:130, 100:130] == PINK).all()
 
 
+def lighter(image, mask, *_, **__):
+    """Instead of a recovery, which takes its time: a grey level more, and a corner that stays unknown."""
+    classes = np.where(mask, recover_module.RECOVERED_ID, recover_module.KEPT_ID).astype(np.uint8)
+    classes[:90, :90][mask[:90, :90]] = recover_module.PAINTED_ID
+    return recover_module.Recovery(image + mask[..., None].astype(np.uint8), np.zeros(mask.shape, np.float32), classes,
+                                   {"spectrum": None, "failed": None})
+
+
 def test_a_run_killed_after_a_piece_goes_on_byte_for_byte(inked, tmp_path, monkeypatch):
     monkeypatch.setattr(recovering, "PIECE_PX", 80)
+    monkeypatch.setattr(recovering, "recover", lighter)
     restored(inked, tmp_path / "straight.png", recover=["pen"])
     recover, calls = recovering.recover, []
 
@@ -114,7 +123,7 @@ def test_what_others_of_the_mask_cover_is_neither_recovered_nor_taken_for_clean(
     folder, _, ids = inked
     seen = []
     monkeypatch.setattr(recovering, "recover", lambda image, mask, reference, mpp, known:
-                        seen.append((mask, known)) or recover_module.recover(image, mask, reference, mpp, known=known))
+                        seen.append((mask, known)) or lighter(image, mask))
     mask = Mask.of([box(*PEN), box(*OTHER)], Size(SIDE, SIDE), ["pen", "fold"])
     with open_slide(folder / "slide.png") as slide:
         regions = find_regions(mask, 16)

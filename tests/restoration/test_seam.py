@@ -13,7 +13,7 @@ from artifusion.mask.reading import read_mask
 from artifusion.restoration.pipeline import restore_slide
 from artifusion.slide.reader import open_slide
 
-SIDES = (100, 700, 3000)
+SIDES = (100, 700, 2000)                                   # the last one is painted cell by cell
 
 
 def slide_and_mask(side, folder):

@@ -19,13 +19,17 @@ import numpy as np
 from PIL import Image
 
 from artifusion.errors import SlideError
-from artifusion.geometry import Size
+from artifusion.geometry import Box, Size
+from artifusion.output.allowed_change import reencoded_reason
 from artifusion.output.codecs import jpeg
 from artifusion.slide import tiff
+from artifusion.slide.whole import jpeg_ends_early
 
 NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE, APERIO_YCBCR, APERIO_RGB = 1, 5, 7, 8, 32946, 33003, 33005
 PACKED = {NONE: "uncompressed", LZW: "LZW", DEFLATE: "deflate", OLD_DEFLATE: "deflate"}
 JPEG_2000 = {APERIO_YCBCR: "JPEG 2000 (YCbCr)", APERIO_RGB: "JPEG 2000 (RGB)"}
+ONE_NUMBER = (tiff.WIDTH, tiff.HEIGHT, tiff.COMPRESSION, tiff.PHOTOMETRIC, tiff.FILL_ORDER, tiff.SAMPLES, tiff.PLANAR,
+              tiff.PREDICTOR, tiff.TILE_WIDTH, tiff.TILE_HEIGHT, tiff.ROWS_PER_STRIP)
 HORIZONTAL = 2                          # TIFF predictor: differences along a row
 
 
@@ -91,16 +95,27 @@ class JpegCodec:
             size = jpeg.frame_size(data)
             if size.width > self.size.width or size.height > self.size.height:
                 raise SlideError(f"{size.width} x {size.height} px in a tile of {self.size.width} x {self.size.height}")
+            if jpeg_ends_early(data):                       # OpenSlide refuses it, others show gray
+                raise SlideError("it ends before its pixels do")
             return jpeg.decode(data, self.tables, self.photometric)
         except SlideError as error:
             raise _damaged(self, error) from None
 
     def encode(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
         """As in `Codec`. A segment that cannot be taken apart into blocks is encoded whole."""
+        return self.spliced(samples, like, touched) or jpeg.encode(samples, like, self.tables, self.photometric)
+
+    def spliced(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
+        """Return samples in place of `like`, whose blocks keep their coefficients where they are not reached.
+
+        Empty where it cannot be taken apart, or was damaged so that its blocks alone are not what readers show.
+        """
         try:
-            return jpeg.encode(samples, like, self.tables, self.photometric, touched)
+            data = jpeg.encode(samples, like, self.tables, self.photometric, touched)
+            same = (self.decode(data) == samples).all(axis=2) | self.reach(touched, like)
         except SlideError:
-            return jpeg.encode(samples, like, self.tables, self.photometric)
+            return b""
+        return data if same.all() else b""
 
     def reach(self, touched: np.ndarray, like: bytes) -> np.ndarray:
         return jpeg.reach(touched, like, self.tables)
@@ -116,7 +131,8 @@ class JpegCodec:
 class Jpeg2000Codec:
     """Aperio's JPEG 2000: bare codestreams, RGB (33005) or YCbCr without a declared transform (33003).
 
-    Segments are written reversibly, or with `same_size` at the rate of the segment that they replace.
+    Segments are written reversibly; with `same_size` at the rate of the segment that they replace, unless that moves
+    pixels further than `verify` lets pass.
     """
 
     ycbcr: bool
@@ -156,13 +172,15 @@ class Jpeg2000Codec:
             raise _damaged(self, error) from None
 
     def encode(self, samples: np.ndarray, like: bytes, touched: np.ndarray) -> bytes:
-        if not self.same_size:
-            return bytes(imagecodecs.jpeg2k_encode(np.ascontiguousarray(samples), level=0, codecformat="J2K",
-                                                   reversible=True, mct=not self.ycbcr))
-        file = io.BytesIO()
-        Image.fromarray(samples).save(file, "JPEG2000", no_jp2=True, irreversible=True, mct=int(not self.ycbcr),
-                                      quality_mode="rates", quality_layers=[max(1.0, samples.size / len(like))])
-        return file.getvalue()
+        if self.same_size:
+            file = io.BytesIO()
+            Image.fromarray(samples).save(file, "JPEG2000", no_jp2=True, irreversible=True, mct=int(not self.ycbcr),
+                                          quality_mode="rates", quality_layers=[max(1.0, samples.size / len(like))])
+            shift = self.decode(file.getvalue()).astype(np.int16) - samples
+            if not reencoded_reason(shift, np.zeros(samples.shape[:2], bool), Box(0, 0, *samples.shape[1::-1])):
+                return file.getvalue()
+        return bytes(imagecodecs.jpeg2k_encode(np.ascontiguousarray(samples), level=0, codecformat="J2K",
+                                               reversible=True, mct=not self.ycbcr))
 
     def reach(self, touched: np.ndarray, like: bytes) -> np.ndarray:
         return np.ones_like(touched) if self.same_size else touched
@@ -236,6 +254,9 @@ def codec_of(page: tiff.Page, same_size: bool = False) -> Codec:
     Raises:
         SlideError: the page's tags say that its segments cannot be written again; the message is the reason alone.
     """
+    several = [code for code in ONE_NUMBER if code in page.tags and len(page.numbers(code)) != 1]
+    if several:
+        raise SlideError(f"tag {several[0]} does not hold one number")      # readers take it for this or that
     compression, photometric = page.number(tiff.COMPRESSION, 1), page.number(tiff.PHOTOMETRIC)
     size = page.segment_size
     if page.number(tiff.SAMPLES, 1) != 3 or set(page.numbers(tiff.BITS).tolist()) != {8}:
