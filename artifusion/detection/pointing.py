@@ -82,7 +82,7 @@ def detect_at(
         mpp: um per pixel, where the slide does not tell; without either 0.5 is taken.
 
     Returns polygons at full detail (`mask`), with a class of "other" where prompts have none, and `ids` at the scale
-    of `detect`. Memory: 300 MB beside `ids`.
+    of `detect`. Memory: that of `ids`, and a window of 256 px a side.
 
     Raises:
         SlideError: cannot be read.

@@ -1,6 +1,6 @@
 """What a click finds: IoU with masks drawn by hand of real artifacts, after each of several simulated clicks.
 
-    python -m benchmarks.quality.prompts DATA SLIDES_FOLDER [--use judge] [--method network] [--clicks 5] [--json FILE]
+    python -m benchmarks.quality.prompts DATA SLIDES_FOLDER [--use judge] [--method classifier] [--clicks 5] [--json FILE]
 
 DATA is the folder of wsi/, train/ and artifacts/, SLIDES_FOLDER holds the slides as NAME.tiff; the masks are those of
 benchmarks/masks. The first click is at the most interior point of an artifact, each next one at the most interior
@@ -245,7 +245,7 @@ def raster_outline(covered: np.ndarray, window: Box) -> BaseGeometry:
     return shapely.union_all([affine_transform(p, [x, 0, 0, y, window.x, window.y]) for p in rectilinear(covered)])
 
 
-def network() -> Method:
+def classifier() -> Method:
     from artifusion.detection.pointing import detect_at
 
     def method(slide: Slide, points: Clicks, boxes: Sequence[Box], not_points: Clicks) -> BaseGeometry:
@@ -255,7 +255,7 @@ def network() -> Method:
     return method
 
 
-METHODS: dict[str, Callable[[], Method]] = {"network": network, "walker": walker}
+METHODS: dict[str, Callable[[], Method]] = {"classifier": classifier, "walker": walker}
 
 
 def report(trials: Sequence[Trial]) -> dict[str, Any]:
@@ -282,7 +282,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("slides", type=Path)
     parser.add_argument("--use", choices=("tune", "judge"))
-    parser.add_argument("--method", choices=tuple(METHODS), default="network")
+    parser.add_argument("--method", choices=tuple(METHODS), default="classifier")
     parser.add_argument("--clicks", type=int, default=3)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
