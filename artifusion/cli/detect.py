@@ -61,7 +61,7 @@ def detect(
     """
     from artifusion.detection.detect import detect_slide
 
-    common = {"mpp": mpp, "overlay": overlay, "overwrite": overwrite, "quiet": quiet}
+    common: dict[str, Any] = {"mpp": mpp, "overlay": overlay, "overwrite": overwrite, "quiet": quiet}
     if points or boxes or not_points or prompts:
         from artifusion.detection.pointing import detect_slide_at
 

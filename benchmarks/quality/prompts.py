@@ -1,8 +1,8 @@
 """What a click finds: IoU with masks drawn by hand of real artifacts, after each of several simulated clicks.
 
-    python -m benchmarks.quality.prompts DATA SLIDES_FOLDER [--use judge] [--method classifier] [--clicks 5] [--json FILE]
+    python -m benchmarks.quality.prompts DATA SLIDES [--use judge] [--method classifier] [--clicks 3] [--json FILE]
 
-DATA is the folder of wsi/, train/ and artifacts/, SLIDES_FOLDER holds the slides as NAME.tiff; the masks are those of
+DATA is the folder of wsi/, train/ and artifacts/, SLIDES holds the slides as NAME.tiff; the masks are those of
 benchmarks/masks. The first click is at the most interior point of an artifact, each next one at the most interior
 point of the largest error so far: a point where something is missing, a not-point where too much was found. "box" is
 the box around the artifact alone. A mean is one of artifacts; "by image" gives every image the same weight.
