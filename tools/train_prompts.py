@@ -19,6 +19,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -67,6 +68,7 @@ class Sample:
     truth: np.ndarray
 
 
+@cache
 def scenes(data: Path, validation: bool) -> list[Scene]:
     config = load_config(TrainConfig, "train", "he-small").data
     found = []
