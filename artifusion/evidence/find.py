@@ -20,7 +20,7 @@ from artifusion.slide.placed import oriented
 
 PER_ORIENTATION = 3         # places that each orientation enters
 REFINED = 8                 # places of a view that are fitted to the index's picture
-JUDGED, FINISHED = 12, 4    # donors that are read, and that are fitted pixel by pixel
+JUDGED, FINISHED = 16, 6    # donors that are read, and that are fitted pixel by pixel
 NEARLY = 0.05               # donors whose costs differ by no more than this share are as good
 REUSED = 0.4                # share of its box that a donor may have in common with one that was taken
 SAME = 0.8                  # ... with one that was judged, of its orientation

@@ -72,7 +72,7 @@ def graft(hole: Hole, indices: Sequence[DonorIndex], *, imagine: Imagine | None 
             real = donor_pixels(found[0], indices)
             allowed = unoriented(indices[found[0].source].allowed(found[0].l0_box), found[0].orientation)
             tone = tone_of(real, part.pixels, part.known & allowed, mpp, indices[0].lightest)
-            donor = donors[-1] = replace(found[0], tone=tone)
+            donors[-1] = replace(found[0], tone=tone)
             real = real if tone is None else tone.applied(real)
             before = hole.hole[at] & part.known & allowed
             new = part.hole | eaten(real, part.pixels, part.hole, before, mpp)

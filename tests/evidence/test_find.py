@@ -8,7 +8,7 @@ import shapely
 from made_slides import tissue
 
 from artifusion.evidence import index as index_module
-from artifusion.evidence.donors import Donor, Hole, donor_pixels
+from artifusion.evidence.donors import Donor, Fit, Hole, donor_pixels
 from artifusion.evidence.find import find_donors
 from artifusion.evidence.graft import graft
 from artifusion.evidence.index import DonorIndex
@@ -89,16 +89,17 @@ def test_a_hole_in_glass_gets_glass(image):
 
 
 @pytest.mark.parametrize("hidden", ["beside the slide", "masked"])
-def test_what_is_hidden_around_a_donor_says_nothing_of_its_tone(hidden):
-    """Plain tissue with one donor's place for a hole, part of whose surroundings is beside the slide or black ink."""
-    plain = np.full((160, 420, 3), (200, 150, 190), np.uint8)
-    hole, mask = with_hole(plain, Box(0, 0, 200, 160), Box(60, 20, 80, 120))
+def test_what_is_hidden_around_a_donor_says_nothing_of_its_tone(hidden, monkeypatch):
+    """Plain tissue, and a donor of which the last 20 columns are beside the slide or black and masked."""
+    plain = np.full((300, 420 if hidden == "masked" else 380, 3), (200, 150, 190), np.uint8)
+    hole, mask = with_hole(plain, Box(0, 60, 156, 156), Box(38, 98, 80, 80))
     if hidden == "masked":
-        ink = Box(372, 0, 48, 160)
-        plain[ink.slices()] = 0
-        mask = Mask.of([*mask.polygons, shapely.box(ink.x, ink.y, ink.right, ink.bottom)], mask.l0_size)
+        plain[:, 380:] = 0
+        mask = Mask.of([*mask.polygons, shapely.box(380, 0, 420, 300)], mask.l0_size)
+    donor = Donor(hole.l0_box, Box(244, 60, 156, 156), 0, 0, 0.0, Fit(*[0.0] * 9))
+    monkeypatch.setattr("artifusion.evidence.graft.find_donors", lambda *_, **__: [donor])
     filled = graft(hole, [DonorIndex.of(in_memory(plain), 0.5, [mask])])
-    assert filled.donors[0] is not None and (filled.pixels[hole.hole] == plain[0, 0]).all()
+    assert (filled.pixels[hole.hole] == plain[0, 0]).all()
 
 
 def test_where_nothing_is_large_enough_there_is_no_donor(image):
