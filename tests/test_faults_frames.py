@@ -188,7 +188,8 @@ def slide(png_image):
 
 @pytest.mark.parametrize("name", [
     "image.png_mask_use.geojson", "other.svs_mask_use.json", "tissue.geojson", "background.geojson.gz",
-    "image_tissue.geojson", "TISSUE_regions.geojson.zip", "image.png_small_fill.geojson"])
+    "image_tissue.geojson", "image.png_tissue_mask.geojson", "tissue-contours.json",
+    "TISSUE_regions.geojson.zip", "image.png_small_fill.geojson"])
 def test_where_no_annotation_has_a_class_the_name_of_the_file_tells_that_it_is_tissue(slide, tmp_path, name):
     path = geojson(tmp_path / name, 10, 10, 60, 50, None, name="Annotation 1")
     with pytest.raises(MaskError, match=r"tissue|usable|consists of"):
@@ -198,7 +199,8 @@ def test_where_no_annotation_has_a_class_the_name_of_the_file_tells_that_it_is_t
     assert read_mask(geojson(tmp_path / "marks.json", 10, 10, 60, 50, None), slide).classes == ("other",)
 
 
-@pytest.mark.parametrize("key", ["type", "label", "class", "name"])
+@pytest.mark.parametrize("key", ["type", "label", "class", "name", "category", "className", "annotation_type",
+                                 "PartOfGroup", "Label"])
 @pytest.mark.parametrize("form", [str, lambda name: {"name": name}])
 def test_a_class_may_stand_under_any_key_that_tools_use(slide, tmp_path, key, form):
     with pytest.raises(MaskError, match="Tumour"):
@@ -213,6 +215,16 @@ def test_a_class_may_stand_under_any_key_that_tools_use(slide, tmp_path, key, fo
     assert box_of(mask) == (40, 40, 60, 60) and mask.classes == ("bubble",)
 
 
+def test_cells_of_qupath_and_a_file_of_tissue_are_tissue_whatever_neutral_class_they_have(slide, tmp_path):
+    for classification in (None, "Negative", "Region*"):
+        cells = geojson(tmp_path / "m.geojson", 10, 10, 60, 50, classification, objectType="cell")
+        with pytest.raises(MaskError, match="the class cell"):
+            read_mask(cells, slide)
+    assert read_mask(geojson(tmp_path / "m.geojson", 10, 10, 60, 50, "Fold", objectType="cell"), slide).area_px == 2000
+    with pytest.raises(MaskError, match="consists of"):
+        read_mask(geojson(tmp_path / "tissue.geojson", 10, 10, 60, 50, "Region*"), slide)
+
+
 def test_a_name_that_means_nothing_is_no_class(slide, tmp_path):
     path = geojson(tmp_path / "m.json", 10, 10, 60, 50, None, name="Annotation 7", type="area", label=3)
     mask = read_mask(path, slide)
@@ -223,7 +235,7 @@ def test_a_name_that_means_nothing_is_no_class(slide, tmp_path):
     {"type": "Point", "coordinates": [5, 5]}, {"type": "LineString", "coordinates": [[5, 5], [9, 9]]}, None,
     {"type": "Polygon", "coordinates": [ring(5, 5, 5, 40)]}, {"type": "Polygon", "coordinates": [[[1, 2]]]}])
 def test_what_has_no_area_counts_only_where_its_class_is_picked(slide, tmp_path, geometry):
-    features = [qupath_feature(geometry, {"name": "Nucleus"}),
+    features = [qupath_feature(geometry, {"name": "Hair"}),
                 qupath_feature({"type": "Polygon", "coordinates": [ring(20, 15, 26, 20)]}, {"name": "Fold"})]
     path = write_qupath(tmp_path / "m.geojson", features)
     assert box_of(read_mask(path, slide, classes=["fold"])) == (20, 15, 26, 20)
@@ -420,6 +432,18 @@ def test_pages_that_are_left_out_are_named(tmp_path, name, pages, said, options,
     assert said in result.stderr and said in reason
     quiet = invoke("restore", source, "--mask", mask, "-o", tmp_path / "quiet.tif", "-q")
     assert quiet.exit_code == 0 and not quiet.stderr
+
+
+def test_directories_within_others_are_named_unless_they_are_levels(tmp_path, monkeypatch):
+    monkeypatch.setattr("artifusion.restorer.Restorer.from_pretrained", lambda *_, **__: Flat())
+    source = tmp_path / "nested.tif"
+    with tifffile.TiffWriter(source) as writer:
+        for number, size in enumerate([L, S, (600, 500), L]):
+            writer.write(tissue(*size, number), photometric="rgb", metadata=None, subifds=0 if number else 3,
+                         tile=(128, 128), **RGB)
+    result = invoke("restore", source, "--mask", masked(L, (20, 20, 40, 30), tmp_path / "m.png"))
+    assert result.exit_code == 0, result.output
+    assert f"nested.tif: {PLANES}; 1 page of 600 x 500 px left out" in result.stderr
 
 
 def test_label_and_macro_and_focal_planes_of_other_vendors_are_named(tmp_path, monkeypatch):
@@ -645,7 +669,7 @@ def test_the_shared_masks_convert_to_the_right_place(tmp_path, mask, slide, opti
 @pytest.mark.skipif(not FAULTS.is_dir(), reason="../shared is absent")
 @pytest.mark.parametrize(("mask", "slide", "said"), [
     ("g-tissue.tif_mask_use.geojson", "g-tissue.tif", "usable"), ("g-type.geojson", "g-tissue.tif", "Tumour"),
-    ("n-points.geojson", "n-plain.tif", "entry 1 is a Point"), ("i-mask.png", "i-deep.tif", "bit"),
+    ("n-points.geojson", "n-plain.tif", "the class Nucleus"), ("i-mask.png", "i-deep.tif", "bit"),
     ("mask.png", "m-reversed.tif", "page")])
 def test_the_shared_inputs_that_cannot_be_right_are_refused(tmp_path, mask, slide, said):
     result = invoke("mask", "convert", FAULTS / mask, tmp_path / "out.png", "--slide", FAULTS / slide)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 
 from artifusion.errors import MaskError
 
@@ -38,11 +39,16 @@ def words_of(name: str) -> set[str]:
 
 
 TISSUE_WORDS = words_of(                                        # many are QuPath's own classes
-    "tissue background foreground glass tumor tumour carcinoma stroma immune cell necrosis epithelium gland lymphocyte "
-    "nuclei muscle fat vessel mucosa")
+    "tissue background foreground glass tumor tumour tumoral tumoural carcinoma adenoma dysplasia metaplasia dcis "
+    "stroma stromal immune cell necrosis necrotic epithelium epithelial gland glandular acinus duct lumen lymphocyte "
+    "lymphocytic lymphatic lymphoid lymph node plasma inflammation inflammatory nuclei nucleus muscle fat adipose "
+    "connective collagen vessel nerve bone cartilage blood erythrocyte hemorrhage haemorrhage mucosa mucin mucoid "
+    "skin adnexa angioinvasion tma core normal clean healthy benign invasive usable good keep sharp focus gewebe "
+    "hintergrund tissu tejido tessuto")
 NEUTRAL_WORDS = words_of(
-    "normal clean healthy benign invasive usable positive negative region area annotation mask section detection "
-    "detected roi all whole other binary segmentation seg")
+    "positive negative region area annotation mask section detection detected roi all whole other binary segmentation "
+    "seg boundary contour outline border viable bed secretion infiltrate aggregate material red marker debris in or")
+DENIALS = {"no", "not", "non", "without"}
 
 
 def class_of(name: str) -> str:
@@ -62,9 +68,13 @@ def class_of(name: str) -> str:
 
 
 def is_tissue(name: str) -> bool:
-    """Whether a name says what a slide consists of, and no artifact: "Tumor: Positive", "Normal tissue 2"."""
-    words = words_of(name)
-    return bool(words & TISSUE_WORDS) and words <= TISSUE_WORDS | NEUTRAL_WORDS
+    """Whether a name says what a slide consists of, and no artifact: "Tumor: Positive", "Tissue 2", "no fold"."""
+    words = [word.lower().removesuffix("s") for word in WORD.findall(name)]
+    known = TISSUE_WORDS | {"artifact", "artefact"}
+    if any((one in DENIALS and (other in known or class_of(other) != "other")) or (one in known and other == "free")
+           for one, other in pairwise(words)):
+        return True
+    return not TISSUE_WORDS.isdisjoint(words) and set(words) <= TISSUE_WORDS | NEUTRAL_WORDS
 
 
 def vocabulary(names: Collection[str]) -> tuple[str, ...]:

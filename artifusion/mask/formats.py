@@ -15,7 +15,7 @@ import numpy as np
 
 from artifusion.errors import MaskError
 from artifusion.files import is_left_by_macos
-from artifusion.mask.classes import CLASSES, WORD, class_of, is_tissue, picked, words_of
+from artifusion.mask.classes import CLASSES, NEUTRAL_WORDS, WORD, class_of, is_tissue, picked, words_of
 from artifusion.mask.geojson import GEOJSON_SUFFIXES, GeoJson
 from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import class_outlines
@@ -79,19 +79,21 @@ def reader_of(path: Path, slide: Slide, mask_format: MaskFormat) -> Reader:
 
 
 def annotations_of(path: Path, slide: Slide, mask_format: MaskFormat) -> GeoJson:
-    """The reader of GeoJSON. The file's name tells whether HistoQC wrote it, and what annotations without a class are.
+    """The reader of GeoJSON. The file's name tells whether HistoQC wrote it, and what annotations are whose class names
+    nothing.
 
     Raises:
         MaskError: as `reader_of`.
     """
     annotations, match = GeoJson(path), HISTOQC_NAME.fullmatch(bare_name(path))
-    if mask_format == "auto" and not annotations.has_classes:
+    classes = annotations.class_names - {""}
+    if mask_format == "auto" and not any(words_of(name) - NEUTRAL_WORDS for name in classes):
         for reader in IMAGE_READERS.values():
             reader.refuse_name(path, slide)
     if mask_format == "auto" and match:
         check_slide(path, match["slide"], slide, "histoqc")
     # The member's name is free in HistoQC's configuration; it writes no classes.
-    own_member = path.name.startswith(f"{slide.path.name}_") and not annotations.has_classes
+    own_member = path.name.startswith(f"{slide.path.name}_") and not classes
     if annotations.tool == "QuPath" and (match or own_member):
         annotations.tool, annotations.class_of_unnamed = "HistoQC", HISTOQC.get(match["member"], "") if match else ""
     return annotations
@@ -282,7 +284,7 @@ def check_slide(path: Path, named: str, slide: Slide, mask_format: MaskFormat) -
 
 def own_words(path: Path, slide: Slide) -> str:
     """The words of a file's name without those of the slide's."""
-    known = words_of(slide.path.stem)
+    known = words_of(slide.path.name)
     return " ".join(word for word in WORD.findall(bare_name(path)) if not words_of(word) <= known)
 
 

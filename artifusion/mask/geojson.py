@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from shapely.geometry.base import BaseGeometry
 from artifusion.errors import MaskError, shortened
 from artifusion.files import is_left_by_macos
 from artifusion.geometry import ORIGIN, Point
-from artifusion.mask.classes import class_of, is_tissue, picked
+from artifusion.mask.classes import NEUTRAL_WORDS, class_of, is_tissue, picked, words_of
 from artifusion.mask.mask import Mask
 from artifusion.mask.polygons import MOST_CORNERS, polygons_of
 from artifusion.slide.reader import Slide
@@ -31,7 +32,8 @@ GEOJSON_SUFFIXES = (".geojson", ".json", ".gz", ".zip")
 MOST_BYTES = 1 << 28                 # of text, unpacked
 DONOR_OF = "donor_of"                # in the metadata of our own annotations: the region that got its tissue here
 LONGEST_NAME = 100                   # of a class
-CLASS_KEYS = ("classification", "type", "label", "class", "name")    # of properties, in which a class may stand
+CLASS_WORDS = [word for key in ("classification", "type", "label", "class", "name", "category", "group", "title")
+               for word in words_of(key)]      # in the keys of properties under which a class may stand: "className"
 LARGEST_OUTSIDE = 0.5                # share of the area that may lie outside the slide
 MOST_NAMED = 3                       # unknown classes that are named in the origin
 NOT_READ = (OSError, EOFError, ValueError, RecursionError, RuntimeError, zlib.error, zipfile.BadZipFile)
@@ -62,9 +64,9 @@ class GeoJson:
         return "GrandQC" if any("class_id" in names for names in properties) else "QuPath"
 
     @property
-    def has_classes(self) -> bool:
-        """Whether any annotation has a class."""
-        return any(class_name(feature) for feature in features_of(self.content))
+    def class_names(self) -> set[str]:
+        """The classes of the annotations, "" where one has none."""
+        return {class_name(feature) for feature in features_of(self.content)}
 
     def read(self, slide: Slide, wanted: Collection[str] | None, to_avoid: bool = False) -> Mask:
         """The mask, of the wanted classes (None: all).
@@ -262,13 +264,17 @@ def _spread(shells: Collection[Polygon], valid: BaseGeometry, px: float) -> Base
 def class_name(feature: Any) -> str:
     """The name of an annotation's class, fit to be printed; "" where it has none.
 
-    What stands under another key than "classification" is a class where it names an artifact or tissue.
+    What stands under another key than "classification" is a class where it names an artifact or tissue and the
+    classification names nothing: the cells of QuPath are "Positive" and of the object type "cell".
     """
     properties = feature.get("properties") if isinstance(feature, dict) else None
     if not isinstance(properties, dict):
         return ""
-    classification, *others = (_printable(properties.get(key)) for key in CLASS_KEYS)
-    return classification or next((name for name in others if class_of(name) != "other" or is_tissue(name)), "")
+    ranked = sorted(((CLASS_WORDS.index(word), _printable(found)) for key, found in properties.items()
+                     for word in words_of(key) if word in CLASS_WORDS), key=itemgetter(0))
+    told = next((name for rank, name in ranked if name and not rank), "")
+    named = (name for _, name in ranked if class_of(name) != "other" or is_tissue(name))
+    return told if words_of(told) - NEUTRAL_WORDS else next(named, told)
 
 
 def _printable(found: Any) -> str:

@@ -11,6 +11,7 @@ from xml.parsers import expat
 import tifffile
 from PIL import Image
 
+from artifusion.errors import BROKEN_FILE
 from artifusion.slide import tiff
 from artifusion.slide.reader import Slide
 from artifusion.slide.whole import tifffile_messages
@@ -33,8 +34,8 @@ def texts_with_note(description: str, software: str, note: str, vendor: str) -> 
     """
     code, text = tiff.DESCRIPTION, description_with_note(description, note, vendor)
     if text is None:
-        code, told = tiff.SOFTWARE, software.partition("\0")[0]
-        text = f"{told}; {WORD}: {note}" if told else f"{WORD}: {note}"
+        told, nul, rest = software.partition("\0")
+        code, text = tiff.SOFTWARE, f"{told}; {WORD}: {note}{nul}{rest}" if told else f"{WORD}: {note}{nul}{rest}"
     return {code: text.encode(errors="surrogateescape")}
 
 
@@ -58,25 +59,27 @@ def text_problems(before: Slide, after: Slide, kept: bool) -> list[str]:
         if not kept and not lasting_page(before).tags:
             return problems
         with tifffile.TiffFile(before.path) as source:
-            problems += [f"tifffile reads other {form} metadata" for form, read in FORMS.items()
-                         if (old := read(source)) and not old.items() <= (read(file) or {}).items()]
+            problems += [f"tifffile reads other {form} metadata" for form in FORMS
+                         if not _told(form, source).items() <= _told(form, file).items()]
     return problems
 
 
-def _ome(file: tifffile.TiffFile) -> dict[str, Any]:
+def _told(form: str, file: tifffile.TiffFile) -> Mapping[str, Any]:
+    """What tifffile reads of a form of metadata; nothing where the text only looks like that form."""
+    try:
+        return FORMS[form](file) or {}
+    except BROKEN_FILE:
+        return {}
+
+
+def _ome(file: tifffile.TiffFile) -> Mapping[str, Any]:
     """What tifffile takes as OME-XML, parsed."""
-    try:
-        return tifffile.xml2dict(file.ome_metadata) if file.is_ome and file.ome_metadata else {}
-    except SyntaxError:                                      # no XML in spite of its end
-        return {}
+    return tifffile.xml2dict(file.ome_metadata) if file.is_ome and file.ome_metadata else {}
 
 
-def _json(file: tifffile.TiffFile) -> dict[str, Any]:
+def _json(file: tifffile.TiffFile) -> Mapping[str, Any]:
     """The description where it is a JSON object."""
-    try:
-        content = json.loads(cast(Any, file.pages[0]).description)
-    except (ValueError, RecursionError):
-        return {}
+    content = json.loads(cast(Any, file.pages[0]).description)
     return content if isinstance(content, dict) else {}
 
 
@@ -125,9 +128,16 @@ def only_noted(old: str, new: str) -> bool:
 
 def _place(body: str, note: str, vendor: str) -> tuple[int, str] | None:
     """Return where the note goes in a description without trailing space, and the text that goes there."""
-    name = next(name for n in range(1, len(body) + 2) if (name := f"{WORD} {n}" if n > 1 else WORD)
-                if f"|{name} = " not in body and json.dumps(name) not in body)     # a slide may be restored twice
     first = body.lstrip("\ufeff \t\r\n")[:1]
+    try:
+        content = json.loads(body.lstrip("\ufeff")) if first in set('{["') else None
+    except ValueError:
+        content = None                                       # no JSON in spite of its first character
+    except RecursionError:
+        return None
+    keys = content if isinstance(content, dict) else ()
+    name = next(name for n in range(1, len(body) + 2) if (name := f"{WORD} {n}" if n > 1 else WORD)
+                if f"|{name} = " not in body and name not in keys)      # a slide may be restored twice
     if vendor == "aperio":
         return len(body), f"|{name} = {note}"
     if first == "<":
@@ -135,12 +145,6 @@ def _place(body: str, note: str, vendor: str) -> tuple[int, str] | None:
         safe = re.sub("-(?=-)", "- ", note)                  # a comment must not hold two hyphens in a row
         return None if at is None else (at, f"<!-- {WORD}: {safe} -->")
     if body.startswith("shape="):                            # tifffile reads all that follows as numbers
-        return None
-    try:
-        content = json.loads(body.lstrip("\ufeff")) if first in set('{["') else None
-    except ValueError:
-        content = None                                       # no JSON in spite of its first character
-    except RecursionError:
         return None
     if content is None:
         return len(body), f"\n{WORD}: {note}" if body else f"{WORD}: {note}"

@@ -154,13 +154,14 @@ def _claims(sidecar: Mapping[str, Any], restored: Path, whole: bool) -> Claims:
     """
     try:
         written = sidecar["written"]
+        levels = {level["name"]: (level["how"], "encoded_whole" in level) for level in written.get("levels", ())}
         claims = Claims(
             container=written["container"], lossless=written["lossless"],
             source_sha256=sidecar["source"]["sha256"], output_sha256=sidecar["output"].get("sha256"),
             painted_px=sum(int(region["area_px"]) for region in sidecar.get("regions", ())),
             given_mpp=(float(sidecar["mpp"]),) * 2 if sidecar.get("mpp_from") == "argument" else None,
             same_size=sidecar.get("same_size") is True,
-            by_block=all("encoded_whole" in level for level in written.get("levels", ())))
+            by_block=all(told for _, told in levels.values()))
         incomplete = whole and not (claims.output_sha256 and claims.painted_px)
         if claims.container not in CONTAINERS or not isinstance(claims.lossless, bool) or incomplete:
             raise ValueError(claims.container)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,11 @@ def left_out(slide: Slide) -> str:
             planes[size] += max(1, page.number(tiff.DEPTH, 1))
         elif slide.vendor in ("image", "generic-tiff") or (slide.vendor == "aperio" and page.tiled):
             others[size] += 1
+    for size in map(_size, _pages(slide.path, sub=True) if slide.vendor in SIZED else ()):
+        if size == slide.size:
+            planes[size] += 1
+        elif not _is_level(size, slide.size):                # levels are built anew
+            others[size] += 1
     if slide.vendor == "leica" and pages:
         planes[slide.size] = 1 + max(map(int, FOCAL_PLANE.findall(pages[0].text(tiff.DESCRIPTION))), default=0)
     elif not planes:                                         # of an image that is no TIFF
@@ -56,12 +62,21 @@ def left_out(slide: Slide) -> str:
     return "; ".join(parts + ([f"{', '.join(slide.associated)} left out"] if slide.associated else []))
 
 
-def _pages(path: Path) -> tuple[tiff.Page, ...]:
-    """The pages of a TIFF file; none of a file that is no TIFF, or whose directories only its vendor's reader knows."""
+def _pages(path: Path, sub: bool = False) -> Sequence[tiff.Page]:
+    """The pages of a TIFF file, or those that they name as theirs; none of a file that is no TIFF, or whose directories
+    only its vendor's reader knows.
+    """
     try:
-        return tiff.read_tiff(path).pages
+        file = tiff.read_tiff(path)
+        return tiff.sub_pages(file) if sub else file.pages
     except SlideError:
         return ()
+
+
+def _is_level(size: Size, l0_size: Size) -> bool:
+    """Whether a page may be level 0, reduced: each side lies within a pixel of what the other one asks for."""
+    height = size.width * l0_size.height / l0_size.width
+    return size.width < l0_size.width and abs(size.height - height) <= 1 + l0_size.height / l0_size.width
 
 
 def _size(page: tiff.Page) -> Size:

@@ -23,12 +23,12 @@ INTEGERS = {1: "u1", SHORT: "u2", LONG: "u4", LONG8: "u8", IFD: "u4", IFD8: "u8"
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION = 256, 257, 258, 259, 262, 270
 SAMPLES, ROWS_PER_STRIP, PLANAR, TILE_WIDTH, TILE_HEIGHT, JPEG_TABLES, DEPTH = 277, 278, 284, 322, 323, 347, 32997
 FILL_ORDER, PREDICTOR, SUBSAMPLING, SUBFILE, SOFTWARE, ICC = 266, 317, 530, 254, 305, 34675
-ORIENTATION, SAMPLE_FORMAT = 274, 339
+ORIENTATION, SUB_IFDS, SAMPLE_FORMAT = 274, 330, 339
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 YCBCR_POSITIONING, REFERENCE_BLACK_WHITE = 531, 532
 OFFSETS, COUNTS = {False: 273, True: 324}, {False: 279, True: 325}         # keyed by "is tiled"
 REPEATED = 1 << 16                     # added to the key of a tag whose code the directory holds already
-POINTERS = {330: "SubIFDs", 34665: "an EXIF directory", 34853: "a GPS directory", 288: "free-space lists",
+POINTERS = {SUB_IFDS: "SubIFDs", 34665: "an EXIF directory", 34853: "a GPS directory", 288: "free-space lists",
             40965: "an interoperability directory", 513: "an old-style JPEG", 519: "old-style JPEG tables",
             400: "global parameters"}
 
@@ -131,6 +131,20 @@ def read_tiff(path: Path) -> Tiff:
         except (struct.error, ValueError, KeyError, OSError, OverflowError) as error:
             raise SlideError(f"{path}: its TIFF directories are damaged ({error}); get a whole copy of it") from None
     return Tiff(path, order, big, tuple(pages))
+
+
+def sub_pages(source: Tiff) -> list[Page]:
+    """Return the directories that those of a file name as theirs (SubIFDs), without theirs in turn.
+
+    Raises:
+        SlideError: they are damaged.
+    """
+    with source.path.open("rb") as file:
+        try:
+            return [_read_page(file, offset, source.order, source.big)[0] for page in source.pages
+                    for offset in page.numbers(SUB_IFDS).tolist()]
+        except (struct.error, ValueError, OSError, OverflowError) as error:
+            raise SlideError(f"{source.path}: its SubIFDs are damaged ({error}); get a whole copy of it") from None
 
 
 def read_segment(file: BinaryIO, page: Page, index: int) -> bytes:

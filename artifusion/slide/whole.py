@@ -86,7 +86,7 @@ def ends_early(page: tiff.Page, index: int, data: bytes) -> bool:
     """Return whether an uncompressed or JPEG segment ends before its pixels do."""
     compression = page.number(tiff.COMPRESSION, 1)
     if compression == JPEG:
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")          # neither occurs inside pixels
+        return jpeg_ends_early(data)
     if compression != UNCOMPRESSED or page.number(tiff.PHOTOMETRIC) == YCBCR:
         return False
     width, rows = page.segment_size
@@ -95,6 +95,11 @@ def ends_early(page: tiff.Page, index: int, data: bytes) -> bool:
         first_row = index % -(-page.number(tiff.HEIGHT) // rows) * rows
         rows = min(rows, page.number(tiff.HEIGHT) - first_row)
     return len(data) < -(-width * samples * page.number(tiff.BITS, 1) // 8) * rows
+
+
+def jpeg_ends_early(data: bytes) -> bool:
+    """Return whether a JPEG stream lacks the marker of its end behind its pixels."""
+    return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")              # neither occurs inside pixels
 
 
 @contextmanager

@@ -119,5 +119,40 @@ class ConvolutionalUNet(SwinDenoiser):
             stage.blocks = nn.ModuleList(ConvolutionalBlock(dim, config.time_dim) for _ in stage.blocks)
 
 
+class ConvolutionalTop(SwinDenoiser):
+    """Ours, with convolutional blocks at 1/4 of the canvas alone; Swin blocks with time tokens from 1/8 on."""
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__(config)
+        for stage in (self.down_stages[0], self.up_stages[0]):
+            stage.blocks = nn.ModuleList(ConvolutionalBlock(config.dims[0], config.time_dim) for _ in stage.blocks)
+
+
+class ShiftedConvolution(nn.Conv2d):
+    """A depthwise convolution half of whose channels look elsewhere, each at its place of a grid over the whole map
+    (global receptive convolution, Deng et al. 2023, arXiv 2303.04589); it has no more parameters."""
+
+    GRID = 4                # places along each side
+
+    def forward(self, x: Tensor) -> Tensor:                                           # (B, C, H, W)
+        shifted, kept = x.split([x.shape[1] // 2, x.shape[1] - x.shape[1] // 2], dim=1)
+        parts = shifted.tensor_split(self.GRID**2, dim=1)
+        steps = x.shape[2] // self.GRID, x.shape[3] // self.GRID
+        places = [(row * steps[0], column * steps[1]) for row in range(self.GRID) for column in range(self.GRID)]
+        rolled = [torch.roll(part, place, dims=(2, 3)) for part, place in zip(parts, places, strict=True)]
+        return super().forward(torch.cat([*rolled, kept], dim=1))
+
+
+class ShiftedGrid(SwinDenoiser):
+    """Ours, with shifted convolutions in the MLPs."""
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__(config)
+        for stage in stages(self):
+            for block in stage.blocks:
+                hidden = block.mlp.fc1.out_features
+                block.mlp.conv = ShiftedConvolution(hidden, hidden, 3, padding=1, groups=hidden)
+
+
 def stages(denoiser: SwinDenoiser) -> list[SwinStage]:
     return [module for module in denoiser.modules() if isinstance(module, SwinStage)]

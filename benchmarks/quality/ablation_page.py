@@ -58,7 +58,7 @@ found for ours and were not tuned again for the others, which favours ours. A de
 - **Noise**: on the same cosine schedule. At level 1 it says nothing of the clean image, so the error leaves that level
   out for all.
 - **No pixel skip, no convolutions**: patches of 4 px in and out, no depthwise convolution in the MLP; wider.
-- **Small holes**: 5 to 30 % of every crop has one level, the rest is known; no other pattern.
+- **Thin strokes and small blobs**: no bands between tissues, no large holes, no maps of levels.
 - **Crops**: 64 px in ours. Larger ones show more context, and fewer of them fit into the time. 64 px are one window at
   the bottom of the U, so a Swin that learned from them meets shifted windows there only when it is judged, at 128 px:
   that speaks for larger crops, and against Swin beside the U-Net.

@@ -52,7 +52,13 @@ from artifusion.training.run import learning_rate
 from artifusion.training.shards import read_tiles
 from artifusion.training.state import Trainer
 from artifusion.training.tiles import find_images
-from benchmarks.quality.ablation_networks import AdaptiveNorms, ConvolutionalUNet, TokenAlone
+from benchmarks.quality.ablation_networks import (
+    AdaptiveNorms,
+    ConvolutionalTop,
+    ConvolutionalUNet,
+    ShiftedGrid,
+    TokenAlone,
+)
 from benchmarks.quality.ablation_page import Run, page
 
 JUDGED_PX = 128
@@ -101,6 +107,13 @@ VARIANTS = {
     "crop-128": Variant("crop", "128 px", crop_px=128),
     "crop-192": Variant("crop", "192 px", crop_px=192),
     "unet": Variant("network", "convolutional U-Net", {"dims": (24, 72, 144)}, network=ConvolutionalUNet),
+    "top": Variant("network", "convolutions at 1/4, Swin below", {"dims": (24, 96, 192)},
+                   network=ConvolutionalTop),
+    "shifted": Variant("network", "shifted grid in the MLPs' convolutions", network=ShiftedGrid),
+    "deeper": Variant("network", "twice as deep, narrower", {"dims": (24, 72, 144), "heads": (1, 3, 6),
+                                                            "depths": (4, 4, 4)}),
+    "wider": Variant("network", "half as deep, wider", {"dims": (48, 120, 240), "heads": (2, 4, 8),
+                                                        "depths": (1, 1, 1)}),
 }
 
 

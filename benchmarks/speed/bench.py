@@ -57,7 +57,7 @@ class Extent:
 
 
 QUICK = Extent(turns=1, walk=(1, 1, 1), seconds=0, runs=1, canvases=((256, 1),), crops=1, products=1,
-               slides=((0.001, 1, 1),), disc_px=100, steps=1, repeats=1)
+               slides=((0.001, 2, 1),), disc_px=100, steps=1, repeats=1)
 
 
 def commands(folder: Path, tiles: list[bytes], extent: Extent) -> dict[str, Any]:

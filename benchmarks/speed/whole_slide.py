@@ -42,7 +42,8 @@ class SampledPainter:
 
     def __init__(self, count: int, steps: int, device: str) -> None:
         self.config, self.multiple = RestoreConfig(steps=steps, graft="off"), canvas_multiple(DEFAULT_WEIGHTS)
-        self.weights, self.device = SimpleNamespace(name="flat colour", sha256="0" * 64), SimpleNamespace(type="cpu")
+        flat = {"name": "flat colour", "sha256": "0" * 64}
+        self.weights, self.device = SimpleNamespace(**flat, named=lambda: flat), SimpleNamespace(type="cpu")
         self.machine, self.threads = {"torch": "none", "processor": "none", "dtype": "uint8"}, {"threads": 1}
         self.left, self.px, self.sampled_px, self.sampled_s = count, 0, 0, 0.0
         if count:

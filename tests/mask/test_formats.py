@@ -220,6 +220,8 @@ def test_what_is_not_wanted_takes_no_ground_from_what_is(tmp_path, slide):
     ("Tissue", True), ("Normal Tissue", True), ("Tissue 1", True), ("Tumor: Positive", True), ("Immune cells", True),
     ("Background", True), ("Stroma", True), ("Necrosis", True), ("Glands", True), ("Tissue fold", False),
     ("Tissue tear", False), ("Artifact: Tissue", False), ("Region*", False), ("Ignore*", False), ("", False),
+    ("necrosis_or_debris", True), ("Debris", False), ("Adipose tissue", True), ("Benign", True), ("In focus", True),
+    ("Out of focus", False), ("no fold", True), ("Fold no. 3", False), ("Non-tissue", True), ("artifact-free", True),
 ])
 def test_what_a_slide_consists_of_is_told_from_artifacts(name, tissue):
     assert is_tissue(name) == tissue

@@ -156,3 +156,11 @@ def test_missing_sidecars_say_so(copied_slide, tmp_path):
             verify_slide(copied_slide, out)
     with pytest.raises(SlideError):
         verify_slide(copied_slide, tmp_path / "missing.svs", sidecar, declared)
+
+
+@pytest.mark.parametrize("levels", ["x", [{"how": "copied"}], [{"name": [], "how": "copied"}]])
+def test_levels_that_are_none_make_no_sidecar(levels, aperio_slide, tmp_path):
+    out, _, (sidecar, declared) = restored(aperio_slide, tmp_path)
+    sidecar["written"]["levels"] = levels
+    with pytest.raises(OutputError, match="not one that artifusion wrote"):
+        verify_slide(aperio_slide, out, sidecar, declared)

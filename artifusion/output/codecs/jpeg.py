@@ -21,7 +21,7 @@ from artifusion.geometry import Size
 from artifusion.output.codecs import scan
 from artifusion.output.codecs.block_arrays import join_blocks, per_block, per_pixel, split_blocks, with_neighbours
 
-SOF, DHT, SOS, DQT, EOI, DRI = 0xC0, 0xC4, 0xDA, 0xDB, 0xD9, 0xDD
+SOF, DHT, SOS, DQT, EOI, DRI, APP0, APP14 = 0xC0, 0xC4, 0xDA, 0xDB, 0xD9, 0xDD, 0xE0, 0xEE
 FRAMES = set(range(0xC0, 0xD0)) - {DHT, 0xC8, 0xCC}
 SAMPLINGS = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0"}
 RGB, YCBCR = 2, 6                                           # TIFF photometric interpretations
@@ -155,11 +155,22 @@ def why_not(data: bytes, tables: bytes, photometric: int) -> str:
         return f"not baseline JPEG with three 8-bit components: {error}"
     if header.sampling not in SAMPLINGS or (photometric == RGB and header.sampling != (1, 1)):
         return f"chroma sampling {header.sampling}"
+    if photometric == YCBCR and _tells_rgb(data):
+        return "its markers tell RGB and its page YCbCr, of which readers believe one or the other"
     standard = _standard_huffman(photometric == RGB, header.sampling)
     shared = DHT in {marker for marker, _, _ in markers(tables)} if tables else False
     if header.huffman != standard and (shared or DHT not in header.own_tables or photometric != YCBCR):
         return "Huffman tables of its own, shared between segments"
     return ""
+
+
+def _tells_rgb(data: bytes) -> bool:
+    """Return whether a reader that does not ask the page takes a segment for RGB, as libjpeg does."""
+    held = {marker: payload for marker, _, payload in reversed(markers(data))}
+    adobe = held.get(APP14, b"")
+    if held.get(APP0, b"").startswith(b"JFIF"):
+        return False
+    return adobe[11:12] == b"\0" if adobe.startswith(b"Adobe") else held[SOF][6:15:3] == b"RGB"
 
 
 def markers(data: bytes) -> list[tuple[int, int, bytes]]:

@@ -22,6 +22,7 @@ from artifusion.errors import SlideError
 from artifusion.geometry import Size
 from artifusion.output.codecs import jpeg
 from artifusion.slide import tiff
+from artifusion.slide.whole import jpeg_ends_early
 
 NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE, APERIO_YCBCR, APERIO_RGB = 1, 5, 7, 8, 32946, 33003, 33005
 PACKED = {NONE: "uncompressed", LZW: "LZW", DEFLATE: "deflate", OLD_DEFLATE: "deflate"}
@@ -91,6 +92,8 @@ class JpegCodec:
             size = jpeg.frame_size(data)
             if size.width > self.size.width or size.height > self.size.height:
                 raise SlideError(f"{size.width} x {size.height} px in a tile of {self.size.width} x {self.size.height}")
+            if jpeg_ends_early(data):                       # OpenSlide refuses it, others show gray
+                raise SlideError("it ends before its pixels do")
             return jpeg.decode(data, self.tables, self.photometric)
         except SlideError as error:
             raise _damaged(self, error) from None

@@ -136,7 +136,7 @@ def test_a_damaged_scan_is_encoded_whole_or_refused():
     header, codec = jpeg.parse(old, b""), JpegCodec(b"", photometric, Size(128, 128))
     touched = np.zeros((128, 128), bool)
     touched[:30, :30] = True
-    for broken in (old[:-500], old[: header.end + 900] + b"\xff\0" * 9 + old[header.end + 918 :],
+    for broken in (old[:-500] + b"\xff\xd9", old[: header.end + 900] + b"\xff\0" * 9 + old[header.end + 918 :],
                    old[:-2] + b"\xff\xd0\xff\xd9"):          # cut, no such code, a restart that nobody announced
         with pytest.raises(SlideError):
             scan.read(broken[header.end :], header.layout)
