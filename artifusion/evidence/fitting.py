@@ -128,16 +128,18 @@ class Sought:
             off = opponent(pixels[(rows + at[0]) * rgb.shape[1] + columns + at[1]] - wanted)
             return float((weight @ np.square(off)).sum())
 
+        def part(at: tuple[int, int]) -> tuple[slice, slice]:
+            return Box(at[1], at[0], *self.size).slices()
+
         nearby = [(first[0] + down, first[1] + right) for down, right in np.ndindex(*[2 * step + 1] * 2)]
         found = sorted((difference(at), float(np.hypot(at[0] - first[0] - step, at[1] - first[1] - step)), at)
                        for at in nearby)
         judged = wide + step, wide + step
-        edge, _, at = next((each for each in found if self._fits(allowed[Box(*each[2][::-1], *self.size).slices()])),
+        edge, _, at = next((each for each in found if self._fits(allowed[part(each[2])])),
                            (difference(judged), 0.0, judged))
         l0_box = moved(donor.l0_box, at[0] - judged[0], at[1] - judged[1], donor.orientation)
-        part = rgb[Box(*at[::-1], *self.size).slices()]
-        fit = look.fit(reduced(part, step), index)._replace(edge=edge, spoiled=self._spoiled(part),
-                                                            distance=self._distance(l0_box, index))
+        fit = look.fit(reduced(rgb[part(at)], step), index)
+        fit = fit._replace(edge=edge, spoiled=self._spoiled(rgb[part(at)]), distance=self._distance(l0_box, index))
         score = score_of(fit) if self.hole.known.any() else 0.0
         return replace(donor, l0_box=l0_box, fit=fit, cost=self.weights.cost(fit), score=score)
 
