@@ -44,7 +44,7 @@ from artifusion.pretrained import DEFAULT_WEIGHTS
 from artifusion.slide.reader import in_memory
 
 VIEW_PX, OVERLAP_PX = 1024, 128     # a larger canvas is denoised in views that overlap
-IMAGINED_UM = 2.0                   # per pixel of a canvas whose expectation is asked for, where it is finer
+IMAGINED_UM = 1.0                   # per pixel of a canvas whose expectation is asked for, where it is finer
 TINY = 1e-6                         # levels that differ by less are the same
 CACHED_PX = 4 * 256**2              # that a CPU evaluates at once: more fall out of its caches
 

@@ -40,10 +40,10 @@ class Fit(NamedTuple):
 
 @dataclass(frozen=True)
 class Weights:
-    """What counts how much in a donor's cost, chosen by benchmarks/quality/donors.py."""
+    """What counts how much in a donor's cost: benchmarks/quality/donors.py chose it, restored tiles the edge's."""
 
     ring: float = 1.0
-    edge: float = 0.3       # more moves no step at the outline, which `met` takes away, but prefers paler donors
+    edge: float = 2.0
     inside: float = 1.5
     grain: float = 3.0
     tone: float = 3.0
