@@ -13,6 +13,7 @@ _HOMES = {
     "Restorer": "artifusion.restorer",
     "Slide": "artifusion.slide.reader",
     "detect": "artifusion.detection.detect",
+    "detect_at": "artifusion.detection.pointing",
     "find_regions": "artifusion.mask.regions",
     "open_slide": "artifusion.slide.reader",
     "read_mask": "artifusion.mask.reading",

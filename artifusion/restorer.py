@@ -185,7 +185,7 @@ class Restorer:
     def imagine(self, part: Hole, spacing_um: float, seed: int) -> np.ndarray:
         """What a hole may look like by one evaluation of the denoiser: its expectation, uint8 (H, W, 3).
 
-        An expectation has no detail, and donors are judged at about IMAGINED_UM per pixel: finer canvases are reduced.
+        An expectation has no detail: canvases finer than IMAGINED_UM per pixel are reduced.
         """
         step = max(1, min(round(IMAGINED_UM / spacing_um), min(part.known.shape) // self.multiple))
         pixels = reduced(part.pixels, step).round().astype(np.uint8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -123,6 +123,15 @@ def detect_slide(
     Raises:
         SlideError, OutputError: with what to do about it.
     """
+    return write_found(source, out, partial(detect, threshold=threshold, any_stain=any_stain, quiet=quiet), mpp=mpp,
+                       overlay=overlay, overwrite=overwrite, quiet=quiet)
+
+
+def write_found(
+    source: str | Path, out: str | Path, find: Callable[[Slide], Detection], *, mpp: float | None,
+    overlay: str | Path | None, overwrite: bool, quiet: bool,
+) -> Detection:
+    """Write what `find` makes of a slide: a PNG of class ids, its GeoJSON with a score per region, and an overlay."""
     target = Path(out)
     pictures = [Path(overlay)] if overlay else []
     annotations = beside(target, ".geojson")
@@ -135,7 +144,7 @@ def detect_slide(
         if slide.mpp is None and not quiet:
             why = slide.mpp_doubt or "does not tell its scale"
             print(f"{slide.path.name} {why}; taking {DEFAULT_SPACING_UM} um/px (--mpp to say better)", file=sys.stderr)
-        found = detect(slide, threshold=threshold, any_stain=any_stain, quiet=quiet)
+        found = find(slide)
         for picture in pictures:
             draw_outlines(slide, found.mask, picture)
         scores = [region.score for region in found.regions]

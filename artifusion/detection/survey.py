@@ -29,7 +29,7 @@ SAMPLE_TILES = 12
 FULL_OD = 2.0                               # of the density map's 255
 REFINE_PX = 1024
 SOLID = ("bubble", "pen")                   # their inside belongs to them
-MARGIN_UM = {"pen": 2.0, "fold": 1.0, "dark": 4.0, "dust": 2.5, "other": 2.5, "blur": 0.0}
+MARGIN_UM = {"pen": 6.0, "fold": 1.0, "dark": 4.0, "dust": 2.5, "other": 2.5, "blur": 0.0}
 
 FoldProbability = Callable[[np.ndarray], np.ndarray]
 """Pixels uint8 (H, W, 3) at the coarse scale -> float32 (H, W), 0 to 1."""

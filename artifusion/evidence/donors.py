@@ -40,7 +40,7 @@ class Fit(NamedTuple):
 
 @dataclass(frozen=True)
 class Weights:
-    """What counts how much in a donor's cost (benchmarks/quality/donors.py chose them, seams.py that of the edge)."""
+    """What counts how much in a donor's cost: benchmarks/quality/donors.py chose it, restored tiles the edge's."""
 
     ring: float = 1.0
     edge: float = 2.0

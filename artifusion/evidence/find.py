@@ -1,8 +1,8 @@
 """Donors: real tissue of the same slide that looks like what was imagined in a hole and fits what surrounds it.
 
-Coarse to fine. All places of the small picture near the hole, and of a smaller one of the whole slide, are compared
-in eight orientations; the best are read from the slide, shifted into place at about 1 um per pixel and judged; the
-best of these are shifted into place pixel by pixel.
+Coarse to fine. All places of a small picture of what is near the hole, and of one of the whole slide, are compared in
+eight orientations; the best are shifted into place on the index's picture, read from the slide at about 2 um per pixel
+and judged; the best of these are fitted at 1 um per pixel, then pixel by pixel.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import numpy as np
 
 from artifusion.evidence.donors import Donor, Hole, Place, Weights
 from artifusion.evidence.fitting import FORBIDDEN, Sought
-from artifusion.evidence.index import DonorIndex
-from artifusion.evidence.likeness import ORIENTATIONS, Picture, best_shift, features, opponent
+from artifusion.evidence.index import DonorIndex, View
+from artifusion.evidence.likeness import best_shift, features, opponent
 from artifusion.geometry import Box
 from artifusion.slide.placed import oriented
 
 PER_ORIENTATION = 3         # places that each orientation enters
-JUDGED, FINISHED = 12, 4    # donors that are read, and that are fitted pixel by pixel
+REFINED = 8                 # places of a view that are fitted to the index's picture
+JUDGED, FINISHED = 16, 6    # donors that are read, and that are fitted pixel by pixel
 NEARLY = 0.05               # donors whose costs differ by no more than this share are as good
 REUSED = 0.4                # share of its box that a donor may have in common with one that was taken
 SAME = 0.8                  # ... with one that was judged, of its orientation
@@ -36,8 +37,8 @@ def find_donors(hole: Hole, indices: Sequence[DonorIndex], *, imagined: np.ndarr
         seed: which of those that fit nearly as well comes first; all others are in the order of their costs.
         taken: donors that other pieces of the region got: what overlaps one of these much is no donor again.
 
-    The same call gives the same donors. Memory: the transforms of a picture of 720 px a side, and one donor that is
-    read: about 100 MB for holes of 150 um at 0.25 um per pixel.
+    The same call gives the same donors. Memory: the transforms of pictures of 360 px a side, and one donor that is
+    read: some 50 MB for holes of 150 um at 0.25 um per pixel.
     """
     sought = Sought.of(hole, indices[0].mpp, imagined, weights or Weights())
     places = sorted(place for source, index in enumerate(indices) for place in searched(sought, index, source))
@@ -64,44 +65,38 @@ def find_donors(hole: Hole, indices: Sequence[DonorIndex], *, imagined: np.ndarr
 
 
 def searched(sought: Sought, index: DonorIndex, source: int) -> Iterator[Place]:
-    """Places on the small pictures: all of the slide, and what is near the hole at the finer scale."""
-    if not index.own or index.far_step > 1:
-        step, slack = index.step * index.far_step, index.step
-        for place in best_places(sought, index.far, step, source):
-            if index.far_step > 1:
-                place = nearer(sought, index, place)
-            yield place._replace(slack=slack)
-    if index.own:
-        picture, origin = index.near(sought.centre)
-        for place in best_places(sought, picture, index.step, source):
-            yield place._replace(l0_x=place.l0_x + origin.x * index.step, l0_y=place.l0_y + origin.y * index.step)
+    """The best places of the index's views, REFINED of each; those of coarser ones are shifted on its picture."""
+    for view in index.views(sought.centre):
+        for place in sorted(best_places(sought, view, index.step, source))[:REFINED]:
+            yield nearer(sought, index, place, view.step) if view.step > 1 else place
 
 
-def best_places(sought: Sought, picture: Picture, step: int, source: int) -> Iterator[Place]:
-    """The PER_ORIENTATION best places of a picture for each orientation, no two of them side by side."""
+def best_places(sought: Sought, view: View, index_step: int, source: int) -> Iterator[Place]:
+    """The PER_ORIENTATION best places of a view for each orientation, no two of them side by side."""
+    step = index_step * view.step
     template, weight, support = sought.coarse(step)
     apart = max(1, min(weight.shape) // 6)
-    for orientation in range(ORIENTATIONS):
-        found = picture.differences(*(oriented(part, orientation) for part in (template, weight, support)))
+    for orientation, found in enumerate(view.picture.differences(template, weight, support)):
         for _ in range(PER_ORIENTATION if found.size else 0):
             row, column = (int(at) for at in np.unravel_index(int(np.argmin(found)), found.shape))
             if not np.isfinite(found[row, column]):
                 break
-            yield Place(float(found[row, column]), source, orientation, column * step, row * step, step)
+            yield Place(float(found[row, column]), source, orientation, column * step + view.origin.x * index_step,
+                        row * step + view.origin.y * index_step, index_step)
             found[max(0, row - apart) : row + apart + 1, max(0, column - apart) : column + apart + 1] = np.inf
 
 
-def nearer(sought: Sought, index: DonorIndex, place: Place) -> Place:
-    """A place of the coarser picture, shifted to where it fits best on the picture itself."""
+def nearer(sought: Sought, index: DonorIndex, place: Place, slack: int) -> Place:
+    """A place of a coarser view, shifted by at most `slack` pixels to where it fits best on the picture itself."""
     template, weight, _ = (oriented(part, place.orientation) for part in sought.coarse(index.step))
-    step, slack = index.step, index.far_step
+    step = index.step
     box = Box(place.l0_x // step, place.l0_y // step, weight.shape[1], weight.shape[0]).expanded(slack)
     inside = box.intersection(Box(0, 0, *index.size))
     if inside.width < weight.shape[1] or inside.height < weight.shape[0]:
-        return place
+        return place._replace(slack=step * slack)
     part = inside.slices()
     area = features(opponent(index.picture[part]), index.usable[part], step * index.mpp)
-    area[~index.usable[inside.slices()]] = FORBIDDEN
+    area[~index.usable[part]] = FORBIDDEN
     row, column, difference = best_shift(area, template, weight)
     return place._replace(difference=difference, l0_x=(inside.x + column) * step, l0_y=(inside.y + row) * step)
 

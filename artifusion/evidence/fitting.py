@@ -9,17 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from artifusion.evidence.donors import Donor, Fit, Hole, Place, Weights
-from artifusion.evidence.index import BINS, DonorIndex
-from artifusion.evidence.likeness import (
-    best_shift,
-    blurred,
-    carried,
-    features,
-    grain,
-    opponent,
-    reduced,
-)
+from artifusion.evidence.donors import Donor, Hole, Place, Weights
+from artifusion.evidence.index import DonorIndex
+from artifusion.evidence.likeness import best_shift, carried, features, opponent, reduced
+from artifusion.evidence.look import Look
 from artifusion.evidence.score import score_of
 from artifusion.geometry import Box, Point, Size
 from artifusion.slide.placed import turned, unoriented
@@ -31,10 +24,9 @@ EDGE_UM = 2.0               # ... pixel by pixel
 REACH = 1.6                 # times RING_UM: what lies further off has no weight
 NO_WEIGHT = 0.08            # of the highest: below it a known pixel has none
 INSIDE = 0.5                # weight of the inside in the searches, that of all surroundings being 1
-JUDGED_UM = 1.0             # um per pixel at which donors are judged
-JUDGED_PX = 192             # at most, the longer side of what is judged
-LOW_UM = 8.0                # blur under which insides are compared: what was imagined has no detail
-GRAIN_UM = 6.0              # blur of the grain
+FITTED_STEP_UM = 1.0        # um per pixel at which donors are fitted
+FITTED_PX = 192             # at most, the longer side of what is fitted
+JUDGED_STEP = 2             # times as coarse they are judged before
 EDGE_PIXELS = 3000          # that the last fit looks at
 FORBIDDEN = 1e4             # what masked pixels are taken for: nothing fits them
 FAR_MM = 3.0                # no distance counts more
@@ -80,8 +72,15 @@ class Sought:
 
     @property
     def step(self) -> int:
-        """Level-0 pixels per pixel where donors are judged."""
-        return max(1, round(JUDGED_UM / self.mpp), -(-max(self.size) // JUDGED_PX))
+        """Level-0 pixels per pixel where donors are fitted."""
+        return max(1, round(FITTED_STEP_UM / self.mpp), -(-max(self.size) // FITTED_PX))
+
+    def look(self, step: int) -> Look:
+        """What donors are compared with at a step."""
+        if ("look", step) not in self._kept:
+            self._kept["look", step] = Look(self.hole, self.guess, self._ring(FITTED_UM), self._ring(RING_UM), step,
+                                            step * self.mpp)
+        return self._kept["look", step]
 
     def coarse(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For a search at a step: template float32 (h, w, 4), weight float32 (h, w) and support bool (h, w)."""
@@ -96,54 +95,68 @@ class Sought:
         return self._kept.setdefault(("coarse", step), (template, weight / weight.sum() * (1 + INSIDE), weight > 0))
 
     def judged(self, place: Place, index: DonorIndex) -> list[Donor]:
-        """The donor at a place, shifted to where it fits best and judged without its edge; none if masked pixels
-        are in its way."""
-        step, box = self.step, place.l0_box(self.size)
+        """The donor at a place, shifted to where it fits best at JUDGED_STEP times the step of fitting and judged there
+        without its edge; none if masked pixels are in its way."""
+        step, box = JUDGED_STEP * self.step, place.l0_box(self.size)
         slack = -(-place.slack // step) * step
-        near = box.expanded(slack)
-        rgb, allowed = (unoriented(values, place.orientation) for values in index.read(near))
-        area = opponent(reduced(rgb, step))
-        area[reduced(allowed.astype(np.float32), step) < 0.999] = FORBIDDEN
-        row, column, _ = best_shift(area, self._template, self._ring_small + INSIDE * self._inside_small)
-        part = Box(column * step, row * step, *self.size).slices()
-        if not self._fits(allowed[part]):
+        near = grown(box.expanded(slack), -self.size.height % step, -self.size.width % step, place.orientation)
+        rgb, allowed = (unoriented(values, place.orientation)
+                        for values in index.read(near, Size(near.width // step, near.height // step)))
+        look = self.look(step)
+        height, width = look.around.shape
+        places = np.s_[: height + 2 * slack // step, : width + 2 * slack // step]
+        row, column = self._shift(look, rgb[places], allowed)
+        if not self._fits(allowed[Box(column * step, row * step, *self.size).slices()]):
             return []
         l0_box = moved(box, row * step - slack, column * step - slack, place.orientation)
-        fit = self._fit(rgb[part], l0_box, index)
+        fit = look.fit(rgb[row : row + height, column : column + width], index)
+        fit = fit._replace(distance=self._distance(l0_box, index))
         return [Donor(self.hole.l0_box, l0_box, place.orientation, place.source, self.weights.cost(fit), fit)]
 
     def finished(self, donor: Donor, index: DonorIndex) -> Donor | None:
-        """A judged donor, shifted pixel by pixel to where the edge fits best, and judged there; None where the slide is
-        damaged beside it."""
-        slack = self.step
-        near = donor.l0_box.expanded(slack)
+        """A judged donor, shifted to where it fits best, then pixel by pixel to where its edge does, and judged; None
+        where the slide is damaged."""
+        step, wide = self.step, JUDGED_STEP * self.step
+        near = donor.l0_box.expanded(wide + step)
         rgb, allowed = (unoriented(values, donor.orientation) for values in index.read(near))
+        look, inner = self.look(step), np.s_[step : rgb.shape[0] - step, step : rgb.shape[1] - step]
+        first = [at * step for at in self._shift(look, reduced(rgb[inner], step), allowed[inner])]
         rows, columns, weight = self._edge
-        wanted = opponent(self.guess[rows, columns])
-        differences = {(down, right): float((np.square(opponent(rgb[rows + down, columns + right]) - wanted).sum(axis=1)
-                                             * weight).sum()) for down, right in np.ndindex(*[2 * slack + 1] * 2)}
-        for at in sorted(differences, key=lambda at: (differences[at], np.hypot(at[0] - slack, at[1] - slack))):
-            part = Box(at[1], at[0], *self.size).slices()
-            if self._fits(allowed[part]):
-                l0_box = moved(donor.l0_box, at[0] - slack, at[1] - slack, donor.orientation)
-                fit = self._fit(rgb[part], l0_box, index)
-                fit = fit._replace(edge=differences[at], spoiled=self._spoiled(rgb[part]))
-                score = score_of(fit) if self.hole.known.any() else 0.0
-                return replace(donor, l0_box=l0_box, fit=fit, cost=self.weights.cost(fit), score=score)
-        return None
+        wanted, pixels = self.guess[rows, columns].astype(np.float32), rgb.reshape(-1, 3)
 
-    def _fit(self, rgb: np.ndarray, l0_box: Box, index: DonorIndex) -> Fit:
-        """How ill a donor's pixels, as they come to lie on the hole's box, fit; but for the edge."""
-        donor, ring = opponent(reduced(rgb, self.step)), self._ring_small
-        tone = ((donor - self._template) * ring[..., None]).sum(axis=(0, 1)) / max(float(ring.sum()), 1e-9)
-        strength = self._strength(donor, np.ones(donor.shape[:2], bool), self._inside_small)
+        def difference(at: tuple[int, int]) -> float:
+            off = opponent(pixels[(rows + at[0]) * rgb.shape[1] + columns + at[1]] - wanted)
+            return float((weight @ np.square(off)).sum())
+
+        def part(at: tuple[int, int]) -> tuple[slice, slice]:
+            return Box(at[1], at[0], *self.size).slices()
+
+        nearby = [(first[0] + down, first[1] + right) for down, right in np.ndindex(*[2 * step + 1] * 2)]
+        found = sorted((difference(at), float(np.hypot(at[0] - first[0] - step, at[1] - first[1] - step)), at)
+                       for at in nearby)
+        judged = wide + step, wide + step
+        edge, _, at = next((each for each in (*found, (difference(judged), 0.0, judged))
+                            if self._fits(allowed[part(each[2])])), (0.0, 0.0, None))
+        if at is None:
+            return None
+        l0_box = moved(donor.l0_box, at[0] - judged[0], at[1] - judged[1], donor.orientation)
+        fit = look.fit(reduced(rgb[part(at)], step), index)
+        fit = fit._replace(edge=edge, spoiled=self._spoiled(rgb[part(at)]), distance=self._distance(l0_box, index))
+        score = score_of(fit) if self.hole.known.any() else 0.0
+        return replace(donor, l0_box=l0_box, fit=fit, cost=self.weights.cost(fit), score=score)
+
+    def _shift(self, look: Look, rgb: np.ndarray, allowed: np.ndarray) -> tuple[int, int]:
+        """Row and column of an area, uint8 (h, w, 3) at the step of a look, where the hole fits best on what is
+        allowed, bool (H, W) at level 0."""
+        area = opponent(rgb)
+        area[reduced(allowed.astype(np.float32), look.step)[: area.shape[0], : area.shape[1]] < 0.999] = FORBIDDEN
+        row, column, _ = best_shift(area, look.template, look.around + INSIDE * look.inside)
+        return row, column
+
+    def _distance(self, l0_box: Box, index: DonorIndex) -> float:
+        """mm from the hole, FAR_MM at most; 1 on another image."""
         off = np.hypot(l0_box.x + l0_box.width / 2 - self.centre.x, l0_box.y + l0_box.height / 2 - self.centre.y)
-        return Fit(ring=self._mean(np.square(donor - self._template), ring), edge=0.0,
-                   inside=self._mean(np.square(self._low(donor) - self._low(self._template)), self._inside_small),
-                   grain=self._mean(np.square(self._grain(donor) - self._template_grain), ring),
-                   tone=float(np.square(tone).sum()), texture=(strength - self._template_strength) ** 2,
-                   rarity=self._rarity(rgb, index), spoiled=0.0,
-                   distance=min(FAR_MM, float(off) * self.mpp / 1000) if index.own else 1.0)
+        return min(FAR_MM, float(off) * self.mpp / 1000) if index.own else 1.0
 
     def _fits(self, allowed: np.ndarray) -> bool:
         return bool(allowed[self._needed].all())
@@ -166,27 +179,6 @@ class Sought:
         return self.hole.hole | (self._ring(FITTED_UM) > 0)
 
     @cached_property
-    def _template(self) -> np.ndarray:
-        return opponent(reduced(self.guess, self.step))
-
-    @cached_property
-    def _ring_small(self) -> np.ndarray:
-        ring = reduced(self._ring(FITTED_UM), self.step) * self.step**2
-        return ring * self._seen if (ring * self._seen).any() else ring      # without pixels that hold some of the hole
-
-    @cached_property
-    def _inside_small(self) -> np.ndarray:
-        return reduced(self.hole.hole / self.hole.hole.sum(), self.step) * self.step**2
-
-    @cached_property
-    def _seen(self) -> np.ndarray:
-        return reduced(self.hole.known.astype(np.float32), self.step) > 0.999
-
-    @cached_property
-    def _template_grain(self) -> np.ndarray:
-        return self._grain(self._template)
-
-    @cached_property
     def _edge(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows, columns and weights of known pixels at the hole, EDGE_PIXELS at most."""
         ring = self._ring(EDGE_UM)
@@ -195,41 +187,26 @@ class Sought:
         rows, columns = rows[::every], columns[::every]
         return rows, columns, ring[rows, columns] / max(ring[rows, columns].sum(), 1e-9)
 
-    def _low(self, values: np.ndarray) -> np.ndarray:
-        return blurred(values, self._inside_small > 0, LOW_UM / (self.step * self.mpp))
-
-    def _grain(self, values: np.ndarray) -> np.ndarray:
-        return grain(np.ascontiguousarray(values[..., 0]), self._seen, GRAIN_UM / (self.step * self.mpp))
-
-    def _strength(self, values: np.ndarray, where: np.ndarray, weight: np.ndarray) -> float:
-        """How strong edges of brightness are, in grey levels, the weighted mean of what is seen `where`."""
-        found = grain(np.ascontiguousarray(values[..., 0]), where, GRAIN_UM / (self.step * self.mpp))[..., 0]
-        return float((found * weight).sum() / max(float(weight.sum()), 1e-9))
-
-    @cached_property
-    def _template_strength(self) -> float:
-        return self._strength(self._template, self._seen, self._ring_small)
-
-    def _mean(self, squares: np.ndarray, weight: np.ndarray) -> float:
-        return float((squares.sum(axis=2) * weight).sum() / max(float(weight.sum()), 1e-9))
-
-    def _rarity(self, pixels: np.ndarray, index: DonorIndex) -> float:
-        """By how many nats the colours inside are rarer on the donor's slide than those around the hole."""
-        step = min(index.step, *self.size)
-        cells = np.minimum(reduced(pixels, step), 255).astype(np.uint8) // (256 // BINS)
-        here = np.minimum(reduced(self.guess, step), 255).astype(np.uint8) // (256 // BINS)
-        rare, usual = (index.rarity[tuple(np.moveaxis(each, 2, 0))] for each in (cells, here))
-        inside, ring = reduced(self.hole.hole.astype(np.float32), step), reduced(self._ring(RING_UM), step)
-        return max(0.0, float((rare * inside).sum() / inside.sum() - (usual * ring).sum() / max(ring.sum(), 1e-9)))
-
     def _spoiled(self, rgb: np.ndarray) -> float:
         """By which share more of a donor's inside shows ink or black rims than what is known around the hole."""
         if min(self.size) < TISSUE_BLOCK_PX:
             return 0.0
-        inside, around = (reduced(part.astype(np.float32), TISSUE_BLOCK_PX)
-                          for part in (self.hole.hole, self.hole.known))
-        share = float((spoiled_blocks(rgb) * inside).sum() / max(float(inside.sum()), 1e-9))
-        return max(0.0, share - float((spoiled_blocks(self.guess) * around).sum() / max(float(around.sum()), 1e-9)))
+        if "spoiled" not in self._kept:
+            self._kept["spoiled"] = spoiled_share(self.guess, self.hole.known)
+        return max(0.0, spoiled_share(rgb, self.hole.hole) - self._kept["spoiled"])
+
+
+def spoiled_share(rgb: np.ndarray, where: np.ndarray) -> float:
+    """Which share of some pixels, bool (H, W), lies in blocks that show ink or black rims."""
+    weight = reduced(where.astype(np.float32), TISSUE_BLOCK_PX)
+    return float((spoiled_blocks(rgb) * weight).sum() / max(float(weight.sum()), 1e-9))
+
+
+def grown(l0_box: Box, down: int, right: int, orientation: int) -> Box:
+    """A donor's box with so many pixels more below and on the right, in the hole's frame."""
+    more = turned(down, right, orientation)
+    return Box(l0_box.x + min(0, more.x), l0_box.y + min(0, more.y), l0_box.width + abs(more.x),
+               l0_box.height + abs(more.y))
 
 
 def moved(l0_box: Box, down: int, right: int, orientation: int) -> Box:

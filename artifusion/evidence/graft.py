@@ -70,10 +70,10 @@ def graft(hole: Hole, indices: Sequence[DonorIndex], *, imagine: Imagine | None 
         scores.append(found[0].score if found else 0.0)
         if found:
             real = donor_pixels(found[0], indices)
-            tone = tone_of(real, part.pixels, part.known, mpp, indices[0].lightest)
-            donor = donors[-1] = replace(found[0], tone=tone)
+            allowed = unoriented(indices[found[0].source].allowed(found[0].l0_box), found[0].orientation)
+            tone = tone_of(real, part.pixels, part.known & allowed, mpp, indices[0].lightest)
+            donors[-1] = replace(found[0], tone=tone)
             real = real if tone is None else tone.applied(real)
-            allowed = unoriented(indices[donor.source].allowed(donor.l0_box), donor.orientation)
             before = hole.hole[at] & part.known & allowed
             new = part.hole | eaten(real, part.pixels, part.hole, before, mpp)
             band = seams(hole.hole[at], new, band_px(mpp))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,12 +19,21 @@ from artifusion.slide.reader import Slide, in_memory
 INDEX_UM = (2.0, 4.0, 8.0, 16.0)     # um per pixel of the picture: the finest with few pixels, but see FULL_PX
 SMALL_PX = 1_000_000                 # up to so many pixels, finer than 4 um per pixel
 FULL_PX = 40_000_000                 # of a picture: 160 MB with what is usable
-NEAR_PX = 720                        # side of the part around a hole that is searched as it is
-NEAR_KEPT = 2                        # of these parts: threads look around several holes, 25 MB each
+VIEW_PX = 360                        # longest side of what is searched at once
+NEAR_STEP = 2                        # pixels of the picture per pixel of the view of what is near
+VIEWS_KEPT = 4                       # all, and what is near several holes: threads; 6 MB each
 MARGIN_UM = 4.0                      # around what is masked, that is no donor either
 LEAST_GLASS, MOST_GLASS = 200, 235   # darkest channel from which on a pixel may be, and is, glass
 GLASS_SPREAD = 8                     # grey levels below the lightest pixels that glass may be dark
 BINS = 16                            # per channel, of the histogram that tells rare colours
+
+
+class View(NamedTuple):
+    """A part of an index's picture, ready to be searched."""
+
+    picture: Picture
+    origin: Point           # in pixels of the index's picture
+    step: int               # such pixels per pixel of the view
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +85,11 @@ class DonorIndex:
         grown = cv2.dilate(barred.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
         return replace(self, avoid=(*self.avoid, *masks), usable=self.usable & (grown == 0))
 
-    def read(self, l0_box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """The pixels of a box, uint8 (H, W, 3), and which of them may be a donor's, bool (H, W): none that is damaged.
-        """
-        pixels, seen = self.slide.seen_as(l0_box)
+    def read(self, l0_box: Box, size: Size | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """A box in so many pixels, uint8 (h, w, 3), by default its own, and which level-0 pixels may be a donor's, bool
+        (H, W): none that is damaged."""
+        pixels, seen = self.slide.seen_as(l0_box, size)
+        seen = cv2.resize(seen.view(np.uint8), l0_box[2:], interpolation=cv2.INTER_NEAREST).view(bool)
         return pixels, seen & self.allowed(l0_box)
 
     def allowed(self, l0_box: Box) -> np.ndarray:
@@ -89,40 +100,31 @@ class DonorIndex:
             free &= ~mask.read(l0_box)
         return free
 
-    def near(self, l0_centre: Point) -> tuple[Picture, Point]:
-        """The part of the picture around a place, ready to be searched, and its first pixel. The last few are kept."""
-        side = NEAR_PX // 8                                          # pieces of one region ask for the same part
-        origin = Point(*(min(max(0, round((at / self.step - NEAR_PX / 2) / side) * side), max(0, length - NEAR_PX))
-                         for at, length in zip(l0_centre, self.size, strict=True)))
-        return self._near(origin), origin
+    def views(self, l0_centre: Point) -> Iterator[View]:
+        """What to search for a hole there: all of the picture, and what is near, where all is seen too coarsely."""
+        whole = -(-max(self.size) // VIEW_PX)
+        yield View(self._view(Point(0, 0), self.size, whole), Point(0, 0), whole)
+        if self.own and whole > NEAR_STEP:
+            near = Size(*(min(length, VIEW_PX * NEAR_STEP) for length in self.size))
+            side = VIEW_PX * NEAR_STEP // 8                          # pieces of one region ask for the same part
+            origin = Point(*(min(max(0, round((at / self.step - part / 2) / side) * side), length - part)
+                             for at, part, length in zip(l0_centre, near, self.size, strict=True)))
+            yield View(self._view(origin, near, NEAR_STEP), origin, NEAR_STEP)
 
     @cached_property
-    def _near(self) -> Callable[[Point], Picture]:
-        def picture(origin: Point) -> Picture:
-            part = Box(*origin, NEAR_PX, NEAR_PX).slices()
-            return Picture(features(opponent(self.picture[part]), self.usable[part], self.step * self.mpp),
-                           self.usable[part])
+    def _view(self) -> Callable[[Point, Size, int], Picture]:
+        def picture(origin: Point, extent: Size, step: int) -> Picture:
+            size = Size(*(max(1, side // step) for side in extent))
+            part = Box(*origin, size.width * step, size.height * step).slices()
+            seen, usable = (cv2.resize(values[part], size, interpolation=cv2.INTER_AREA)
+                            for values in (self.picture, self.usable.view(np.uint8) * np.uint8(255)))
+            return Picture(features(opponent(seen), usable == 255, self.step * step * self.mpp), usable == 255)
 
-        return lru_cache(maxsize=NEAR_KEPT)(picture)
+        return lru_cache(maxsize=VIEWS_KEPT)(picture)
 
     @property
     def size(self) -> Size:
         return Size(self.picture.shape[1], self.picture.shape[0])
-
-    @property
-    def far_step(self) -> int:
-        """Pixels of the picture per pixel of the coarser one that shows all of it in one search; 1: not needed."""
-        return next(n for n in range(1, max(self.size) + 1) if max(self.size) <= n * NEAR_PX)
-
-    @cached_property
-    def far(self) -> Picture:
-        """All of the picture, coarser by far_step, ready to be searched."""
-        size = Size(*(max(1, side // self.far_step) for side in self.size))
-        part = Box(0, 0, *(side * self.far_step for side in size)).slices()
-        picture, usable = (cv2.resize(values[part], size, interpolation=cv2.INTER_AREA)
-                           for values in (self.picture, self.usable.view(np.uint8) * np.uint8(255)))
-        um = self.step * self.far_step * self.mpp
-        return Picture(features(opponent(picture), usable == 255, um), usable == 255)
 
     @cached_property
     def lightest(self) -> int:

@@ -12,7 +12,9 @@ from artifusion.evidence.ink_fit import EDGE, THICKEST, Fit, step_weight
 from artifusion.evidence.ink_map import Cells, Sample
 
 CELL_UM, CELL_PX = 1.0, 4
-ROUGH, ROUGH_AT_OUTLINE = 3000.0, 160.0     # as in `ink_fit`: ink ends at the mask's outline
+ROUGH, ROUGH_AT_OUTLINE = 3000.0, 30.0      # as in `ink_fit`, of a thin film; ink ends at the mask's outline
+FILM, MOST_FILMS = 0.25, 5.5                # thickness of one; thicker ink is as uneven for its thickness
+BARE = 100.0                                # pull to nothing of cells beside the mask
 OUTLINE_CELLS = 5                           # wide is that outline; as much again leads over
 ROUNDS = 5
 
@@ -26,9 +28,10 @@ def refine(fit: Fit, thickness: np.ndarray, tint: np.ndarray, sample: Sample, co
 
     thickness: float32 (H, W), the smooth one; tint: (3, P), of the sample's pixels.
     """
-    found = cells.mean(thickness)
+    bare = cells.mean(mask.astype(np.float32)) == 0
+    found = np.where(bare, 0, cells.mean(thickness))
     at, difference = cells.interpolation(sample.rows, sample.columns), cells.differences()
-    weight = roughness(mask, cells, difference) * step_weight(difference, np.asarray(at.sum(axis=0)).ravel())
+    weight = roughness(found, mask, cells, difference) * step_weight(difference, np.asarray(at.sum(axis=0)).ravel())
     for _ in range(ROUNDS):
         here = np.maximum(at @ found, 0).astype(np.float32)
         parts = [likelihood_of_more(fit, here[part], tint[:, part], sample.some(part), colours)
@@ -36,7 +39,7 @@ def refine(fit: Fit, thickness: np.ndarray, tint: np.ndarray, sample: Sample, co
         pull, curve = np.concatenate(parts, axis=1) / len(here)
         steps = sparse.diags(2 * weight / np.sqrt(1 + (difference @ found / EDGE) ** 2))
         system = at.T @ sparse.diags(curve) @ at + difference.T @ steps @ difference
-        system = system + sparse.identity(cells.count) * 1e-9
+        system = system + sparse.diags(np.where(bare, BARE, 1e-9))
         found, _ = cg(system, at.T @ (pull + curve * here), x0=found, rtol=1e-4, maxiter=100,
                       M=sparse.diags(1 / system.diagonal()))
         found = np.clip(found, 0, THICKEST)
@@ -56,10 +59,11 @@ def likelihood_of_more(fit: Fit, thickness: np.ndarray, tint: np.ndarray, sample
                      a * x * x + d * y * y + f * z * z + 2 * (b * x * y + c * x * z + e * y * z)])
 
 
-def roughness(mask: np.ndarray, cells: Cells, difference: sparse.csr_matrix) -> np.ndarray:
-    """What each step between cells costs: little at the mask's outline."""
-    if mask.all():
-        return np.full(difference.shape[0], ROUGH)
-    depth = cells.mean(cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)) / cells.px
-    near = np.clip(2 - depth / OUTLINE_CELLS, 0, 1)
-    return abs(difference) @ (ROUGH * (ROUGH_AT_OUTLINE / ROUGH) ** near) / 2
+def roughness(thickness: np.ndarray, mask: np.ndarray, cells: Cells, difference: sparse.csr_matrix) -> np.ndarray:
+    """What each step between cells of some thickness (count,) costs: little in thick ink and at the mask's outline."""
+    rough = ROUGH / np.clip(thickness / FILM, 1, MOST_FILMS) ** 2
+    if not mask.all():
+        depth = cells.mean(cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)) / cells.px
+        near = np.clip(2 - depth / OUTLINE_CELLS, 0, 1)
+        rough = rough * np.minimum(1, ROUGH_AT_OUTLINE / rough) ** near
+    return abs(difference) @ rough / 2

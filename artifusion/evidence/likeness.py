@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 from scipy import fft
@@ -9,6 +11,8 @@ from scipy import fft
 from artifusion.geometry import Size
 
 ORIENTATIONS = 8
+MIRRORED = ((0, 0), (1, 0), (1, 1), (0, 1), (0, 1), (1, 1), (1, 0), (0, 0))     # top down, left to right: what makes
+                            # each orientation of a template, transposed first where its number is odd
 FEATURE_UM = 4.0            # blur of what a search compares
 EDGES = 2.0                 # how much the strength of edges counts in it, in grey levels of colour
 COLOUR = 3.0                # a squared difference of colour counts so often against one of brightness
@@ -38,13 +42,27 @@ def reduced(values: np.ndarray, step: int) -> np.ndarray:
     return np.ascontiguousarray(values, np.float32)
 
 
+def filled_up(values: np.ndarray, step: int) -> np.ndarray:
+    """An array (H, W, ...) with zeros below and at the right of it, to sides that are multiples of `step`."""
+    height, width = values.shape[:2]
+    if height % step == width % step == 0:
+        return values
+    return cv2.copyMakeBorder(values, 0, -height % step, 0, -width % step, cv2.BORDER_CONSTANT)
+
+
 def blurred(values: np.ndarray, known: np.ndarray, sigma_px: float) -> np.ndarray:
-    """Means (H, W, ...) of the known pixels around, under a Gaussian; 0 where none is near."""
+    """Means (H, W, ...) of the known pixels around, under a Gaussian; 0 where none is near.
+
+    Up to 3 values a pixel. Wide Gaussians go over means of squares, at least two to a sigma.
+    """
     weight = known.astype(np.float32)
-    masked = values.astype(np.float32) * (weight if values.ndim == 2 else weight[..., None])
-    share = np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma_px), LEAST_SHARE)
-    found = cv2.GaussianBlur(masked, (0, 0), sigma_px)
-    return found / (share if values.ndim == 2 else share[..., None])
+    both = np.dstack([values.astype(np.float32) * (weight if values.ndim == 2 else weight[..., None]), weight])
+    step = max(1, int(sigma_px / 2))
+    both = cv2.GaussianBlur(reduced(filled_up(both, step), step), (0, 0), sigma_px / step)
+    if step > 1:
+        both = cv2.resize(both, None, fx=step, fy=step, interpolation=cv2.INTER_LINEAR)
+    both = both[: known.shape[0], : known.shape[1]]
+    return (both[..., :-1] / np.maximum(both[..., -1:], LEAST_SHARE)).reshape(values.shape)
 
 
 def carried(values: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -55,13 +73,18 @@ def carried(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     values, weight = values.astype(np.float32), known.astype(np.float32)
     if known.all() or max(known.shape) == 1:
         return values * weight[..., None]
-    pad = [(0, length % 2) for length in known.shape]
-    share = reduced(np.pad(weight, pad), 2)
-    half = reduced(np.pad(values * weight[..., None], (*pad, (0, 0))), 2) / np.maximum(share, LEAST_SHARE)[..., None]
+    share = reduced(filled_up(weight, 2), 2)
+    half = reduced(filled_up(values * weight[..., None], 2), 2) / np.maximum(share, LEAST_SHARE)[..., None]
     coarse = carried(half, share > 0)
     size = Size(2 * share.shape[1], 2 * share.shape[0])
     fine = cv2.resize(coarse, size, interpolation=cv2.INTER_LINEAR)[: known.shape[0], : known.shape[1]]
     return np.where(known[..., None], values, fine.reshape(values.shape))
+
+
+def slopes(light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much brightness, float32 (H, W), rises to the right and downwards, in grey levels a pixel."""
+    across, down = (cv2.Sobel(light, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
+    return across, down
 
 
 def grain(light: np.ndarray, known: np.ndarray, sigma_px: float) -> np.ndarray:
@@ -70,11 +93,22 @@ def grain(light: np.ndarray, known: np.ndarray, sigma_px: float) -> np.ndarray:
     The structure tensor's trace, difference and twice its mixed term, over the root of the trace  (Bigun & Granlund
     1987). Brightness (H, W); pixels that are not known, and their neighbours, are left out.
     """
-    sure = cv2.erode(known.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
-    across, down = (cv2.Sobel(light, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
-    tensor = np.stack([across**2 + down**2, across**2 - down**2, 2 * across * down], axis=2)
-    tensor = blurred(tensor, sure, sigma_px)
+    across, down = slopes(light)
+    tensor = np.dstack([across**2 + down**2, across**2 - down**2, 2 * across * down])
+    tensor = blurred(tensor, shrunk(known), sigma_px)
     return tensor / np.sqrt(tensor[..., :1] + 1.0)
+
+
+def strength(light: np.ndarray, known: np.ndarray, sigma_px: float) -> np.ndarray:
+    """How strong edges are alone, the first of `grain`: float32 (H, W)."""
+    across, down = slopes(light)
+    trace = blurred(across**2 + down**2, shrunk(known), sigma_px)
+    return trace / np.sqrt(trace + 1.0)
+
+
+def shrunk(known: np.ndarray) -> np.ndarray:
+    """Which pixels are known with all their neighbours: bool (H, W)."""
+    return cv2.erode(known.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
 
 
 def features(values: np.ndarray, known: np.ndarray, um: float) -> np.ndarray:
@@ -87,14 +121,14 @@ def features(values: np.ndarray, known: np.ndarray, um: float) -> np.ndarray:
     """
     sigma_px = max(0.5, FEATURE_UM / um)
     low = cv2.GaussianBlur(values, (0, 0), sigma_px)
-    strength = np.repeat(grain(np.ascontiguousarray(values[..., 0]), known, sigma_px)[..., :1], 3, axis=2)
-    return np.concatenate([low, EDGES * carried(strength, known)[..., :1]], axis=2)
+    edges = strength(np.ascontiguousarray(values[..., 0]), known, sigma_px)
+    return np.dstack([low, EDGES * carried(np.repeat(edges[..., None], 3, axis=2), known)[..., 0]])
 
 
 class Picture:
     """A picture under which templates are moved: float32 (H, W, C), what of it is usable, bool (H, W), transformed.
 
-    Memory: about C + 2 times its pixels in complex64, halved, and the pixels.
+    Memory: about C + 2 times its pixels in complex64, halved, three times while a template is moved.
     """
 
     def __init__(self, values: np.ndarray, usable: np.ndarray) -> None:
@@ -102,30 +136,44 @@ class Picture:
         self._shape = [fft.next_fast_len(length, True) for length in values.shape[:2]]
         self.centre = values.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
         planes = np.moveaxis(values - self.centre, 2, 0)
-        self._planes = fft.rfft2(planes, self._shape)
-        self._squares = fft.rfft2(np.square(planes).sum(axis=0), self._shape)
-        self._barred = fft.rfft2((~usable).astype(np.float32), self._shape)
+        self._planes = fft.rfft2(np.concatenate([planes, np.square(planes).sum(axis=0)[None]]), self._shape)
+        self._barred = None if usable.all() else fft.rfft2((~usable).astype(np.float32), self._shape)
 
-    def differences(self, template: np.ndarray, weight: np.ndarray, support: np.ndarray) -> np.ndarray:
-        """Sums of weighted squared differences to a template (h, w, C) at every place where it fits: float32.
+    def differences(self, template: np.ndarray, weight: np.ndarray, support: np.ndarray) -> Iterator[np.ndarray]:
+        """For each orientation of a template (h, w, C) its sums of weighted squared differences at every place where
+        it fits: float32.
 
         inf where a pixel of the support, bool (h, w), would lie on one that is not usable. One product of transforms
-        serves all channels: five times as fast as one template match for each.
+        serves all channels; a mirrored template's transform is the template's, read backwards.
         """
-        height, width = weight.shape
-        if height > self.size.height or width > self.size.width:
-            return np.full((0, 0), np.inf, np.float32)
         values = template - self.centre
-        kernels = self._transformed(np.moveaxis(values * weight[..., None], 2, 0))
-        product = self._squares * self._transformed(weight).conj() - 2 * (self._planes * kernels.conj()).sum(axis=0)
-        places = np.s_[: self.size.height - height + 1, : self.size.width - width + 1]
-        found = fft.irfft2(product, self._shape)[places] + float((np.square(values) * weight[..., None]).sum())
-        covered = fft.irfft2(self._barred * self._transformed(support.astype(np.float32)).conj(), self._shape)[places]
-        return np.where(covered > 0.5, np.float32(np.inf), np.maximum(found, 0))
+        constant = float((np.square(values) * weight[..., None]).sum())
+        kernels = np.concatenate([np.moveaxis(-2 * values * weight[..., None], 2, 0), weight[None], support[None]])
+        transformed = [self._transformed(kernels), self._transformed(kernels.swapaxes(1, 2))]
+        for orientation, (down, right) in enumerate(MIRRORED):
+            height, width = weight.shape[::-1] if orientation % 2 else weight.shape
+            if height > self.size.height or width > self.size.width:
+                yield np.full((0, 0), np.inf, np.float32)
+                continue
+            kernel = transformed[orientation % 2]
+            if down != right:
+                kernel = np.roll(kernel[:, ::-1], 1, axis=1)
+            if not right:
+                kernel = kernel.conj()
+            y, x = down * (height - 1), right * (width - 1)
+            places = np.s_[y : y + self.size.height - height + 1, x : x + self.size.width - width + 1]
+            product = self._planes[0] * kernel[0]
+            for plane, part in zip(self._planes[1:], kernel[1:-1], strict=True):
+                product += plane * part
+            found = fft.irfft2(product, self._shape)[places] + constant
+            np.maximum(found, 0, out=found)
+            if self._barred is not None:
+                found[fft.irfft2(self._barred * kernel[-1], self._shape)[places] > 0.5] = np.inf
+            yield found
 
-    def _transformed(self, kernel: np.ndarray) -> np.ndarray:
-        """The transform of kernels that are small against the picture: their rows first, which are few."""
-        return fft.fft(fft.rfft(kernel.astype(np.float32), self._shape[1], axis=-1), self._shape[0], axis=-2)
+    def _transformed(self, kernels: np.ndarray) -> np.ndarray:
+        """The transforms of kernels that are small against the picture: their rows first, which are few."""
+        return fft.fft(fft.rfft(kernels.astype(np.float32), self._shape[1], axis=-1), self._shape[0], axis=-2)
 
 
 def best_shift(area: np.ndarray, template: np.ndarray, weight: np.ndarray) -> tuple[int, int, float]:

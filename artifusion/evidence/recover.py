@@ -27,12 +27,13 @@ from artifusion.slide.tissue import optical_density, transmitted_light
 FAINT, PAINTED = 0.4, 0.6   # levels from which a pixel is faint, and from which it is as unknown as any hole's
 KEPT_ID, RECOVERED_ID, FAINT_ID, PAINTED_ID = 0, 1, 2, 3
 CORRELATED = 0.12           # of the ink's density: what may be wrong of it all over a place
+MISPLACED = 0.25            # of the thickness' step over a cell: how wrong it may be where it changes
 LEVEL_PX = 2.0              # blur of the levels
 TILE_PX, MARGIN_PX = 1024, 64
 GLASS = 223                 # grey level of the darkest channel of glass
 LEAST_SCALE = 25.5          # grey levels: spread of tissue below which levels are not relative to it
 LEAST_CLEAN_PX = 2_000      # without so much clean tissue nothing is recovered
-LEAST_INK = 0.02            # optical density of a place that counts as inked
+LEAST_INK = 0.02            # optical density of a place that counts as inked; below it more and more of the scan stays
 MOST_ODD = 0.3              # share of colours that no clean tissue has, above which the fit failed
 PATCH_PX = 256              # side of the clean piece on which noise is measured
 LOOKED_AT = 200_000         # pixels of those around the ink
@@ -130,6 +131,7 @@ def recover_tile(image: np.ndarray, mask: np.ndarray, colours: Colours, places: 
     tint = np.stack([each[sample.rows, sample.columns] for each in smooth[1:]])
     found = ink_refine.refine(fit, np.maximum(smooth[0], 0), tint, sample, colours, masked, cells)
     thickness = np.maximum(cells.full_size(found, masked.shape), 0)
+    steps = np.hypot(*(cv2.Sobel(thickness, cv2.CV_32F, x, 1 - x, scale=cells.px / 8) for x in (0, 1)))
     recovered, variance = pixels.copy(), np.zeros(masked.shape, np.float32)
     densities = []
     for n in range(0, len(rows), AT_ONCE):
@@ -140,10 +142,11 @@ def recover_tile(image: np.ndarray, mask: np.ndarray, colours: Colours, places: 
         noise = fit.noise.variance(light.astype(np.float32), here, density)
         shares = places.at(at[0] + wide[0].start, at[1] + wide[1].start)
         mean, left = posterior(colours.natural, optical_density(light) - density, noise, shares[:-1])
-        left = left + (left / noise * CORRELATED * density) ** 2
-        grey = transmitted_light(mean)
-        recovered[at] = np.clip(np.rint(grey), 0, 255).T
-        variance[at] = grey_variance(left, grey)
+        unsure = (CORRELATED * density) ** 2 + (MISPLACED * steps[at] * fit.ink.slope(here)) ** 2
+        left, grey = left + (left / noise) ** 2 * unsure, transmitted_light(mean)
+        inked = np.minimum(1, density.max(axis=0) / LEAST_INK)
+        recovered[at] = np.clip(np.rint(light + inked * (grey - light)), 0, 255).T
+        variance[at] = inked * grey_variance(left, grey)
         densities.append(density[:, ::64].max(axis=0))
     inner = tuple(slice(side.start - whole.start, side.stop - whole.start)
                   for side, whole in zip(tile, wide, strict=True))

@@ -22,7 +22,8 @@ def tone_of(donor: np.ndarray, pixels: np.ndarray, known: np.ndarray, mpp: float
 
     Glass is moved by the mean difference of what is glass on both sides: a tint that tissue asks for would show there.
 
-    donor, pixels: uint8 (H, W, 3), the donor and what is there where known, bool (H, W). lightest: as in `Tone`.
+    donor, pixels: uint8 (H, W, 3), the donor and what is there; known: bool (H, W), where both may be looked at.
+    lightest: as in `Tone`.
     """
     if not known.any():
         return None

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from artifusion.checkpoint import Weights
-from artifusion.config import RestoreConfig, TrainConfig
+from artifusion.config import RestoreConfig, TrainConfig, load_config
 from artifusion.device import autocast
 from artifusion.restorer import Restorer
 from artifusion.training.corpus import Corpus, cut_crop
@@ -83,7 +83,7 @@ def preview(trainer: Trainer, held_out: HeldOut) -> Image.Image:
 def walk_of(config: TrainConfig) -> RestoreConfig:
     """How the weights of a run paint."""
     if config.adversarial:
-        return RestoreConfig(sampler="ancestral", steps=config.adversarial.steps, reuse=False)
+        return load_config(RestoreConfig, "restore", "three", steps=config.adversarial.steps)
     if config.distill:
-        return RestoreConfig(sampler="ddim", steps=config.distill.steps, reuse=False)
+        return load_config(RestoreConfig, "restore", "four", steps=config.distill.steps)
     return RestoreConfig()

@@ -14,7 +14,7 @@ memory of a stroke of so many million pixels.
 psnr, h, f1: peak signal-to-noise ratio, correlation of haematoxylin, and F1 of nuclei (centres within 3 um), inside the
     mask, what is to be painted having the mean colour of the tissue around
 seen: psnr where the level is below 0.6; recovered, faint, painted: shares of the masked pixels
-rank: Spearman's correlation of level and error (mean of the channels, both under the levels' blur) over all pixels
+rank: Spearman's correlation of level and absolute error (mean of the channels), pixel by pixel, over all of them
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from artifusion.damage.artifacts import PenInk
 from artifusion.damage.spots import paint
 from artifusion.evaluation.measures import as_stored, psnr
 from artifusion.evaluation.nuclei import count_matches, find_nuclei, nuclear_threshold, stains
-from artifusion.evidence.recover import FAINT_ID, LEVEL_PX, PAINTED_ID, RECOVERED_ID, Recovery, recover
+from artifusion.evidence.recover import FAINT_ID, PAINTED_ID, RECOVERED_ID, Recovery, recover
 from artifusion.slide.tissue import optical_density
 
 SIDE_PX, STROKE_PX, MPP = 512, 700, 0.25
@@ -160,9 +160,7 @@ def row_of(recovery: Recovery, image: np.ndarray, truth: np.ndarray, mask: np.nd
 
 def errors(recovery: Recovery, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Level and error of some masked pixels: (2, N)."""
-    error = (np.abs(filled(recovery, truth, mask).astype(np.float32) - truth).mean(axis=2) * mask).astype(np.float32)
-    weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), LEVEL_PX)
-    error = cv2.GaussianBlur(error, (0, 0), LEVEL_PX) / np.maximum(weight, 1e-3)
+    error = np.abs(filled(recovery, truth, mask).astype(np.float32) - truth).mean(axis=2)
     return np.stack([recovery.level[mask][::97], error[mask][::97]])
 
 

@@ -3,10 +3,10 @@
     python -m benchmarks.quality.readers IMAGE... --folder FOLDER [--holes 12] [--mpp UM]
     python -m benchmarks.quality.readers --folder FOLDER --score ANSWERS.json
 
-Of every image or slide, uneven ellipses of 60 to 250 um on tissue are restored together. The folder gets two pictures
-of every place at full scale, the truth and the restoration, numbered in random order: 00.png, 01.png, ... Ticks at
-their edges frame the place. A reader sees the pictures alone and writes {"00": "real", "01": "restored", ...};
---score compares that with key.json, which the reader does not see.
+Of every image or slide, uneven ellipses of 60 to 250 um on tissue are restored, each in the image as it was. The folder
+gets two pictures of every place at full scale, the truth and the restoration, numbered in random order: 00.png, 01.png,
+... Ticks at their edges frame the place. A reader sees the pictures alone and writes {"00": "real", "01": "restored",
+...}; --score compares that with key.json, which the reader does not see.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ TICK_PX = 12
 
 def places(image: np.ndarray, spacing_um: float, count: int, rng: np.random.Generator
            ) -> list[tuple[int, int, np.ndarray]]:
-    """Left, top and hole, bool (S, S), of `count` places on tissue whose surroundings do not meet."""
-    tissue, taken = tissue_mask(image), np.zeros(image.shape[:2], bool)
+    """Left, top and hole, bool (S, S), of `count` places on tissue."""
+    tissue = tissue_mask(image)
     around, found = round(SURROUNDINGS_UM / spacing_um), []
     while len(found) < count:
         side = round(math.exp(rng.uniform(*np.log(ACROSS_UM))) / spacing_um)
@@ -49,8 +49,7 @@ def places(image: np.ndarray, spacing_um: float, count: int, rng: np.random.Gene
         top = int(rng.integers(image.shape[0] - height + 1))
         left = int(rng.integers(image.shape[1] - width + 1))
         part = np.s_[top : top + height, left : left + width]
-        if not taken[part].any() and tissue[part][hole].mean() > MIN_TISSUE:
-            taken[part] = True
+        if tissue[part][hole].mean() > MIN_TISSUE:
             found.append((left, top, hole))
     return found
 
@@ -71,15 +70,12 @@ def draw(images: list[Path], folder: Path, count: int, mpp: float | None, seed: 
     for path in images:
         with open_slide(path) as slide:
             image, spacing_um = slide.read(Box(0, 0, *slide.size)), slide.mpp or mpp or DEFAULT_SPACING_UM
-        mask, found = np.zeros(image.shape[:2], bool), places(image, spacing_um, count, rng)
-        for left, top, hole in found:
-            mask[top : top + hole.shape[0], left : left + hole.shape[1]] |= hole
-        restored = restorer.restore(image, mask, mpp=spacing_um, seed=seed)
-        for left, top, hole in found:
-            part = np.s_[top : top + hole.shape[0], left : left + hole.shape[1]]
-            pictures += [(framed(shown[part], hole), {"answer": answer, "image": path.name, "left": left, "top": top,
-                                                      "um": round(math.sqrt(hole.sum()) * spacing_um)})
-                         for answer, shown in (("real", image), ("restored", restored))]
+        for left, top, hole in places(image, spacing_um, count, rng):
+            mask, part = np.zeros(image.shape[:2], bool), np.s_[top : top + hole.shape[0], left : left + hole.shape[1]]
+            mask[part] = hole
+            place = {"image": path.name, "left": left, "top": top, "um": round(math.sqrt(hole.sum()) * spacing_um)}
+            shown = {"real": image, "restored": restorer.restore(image, mask, mpp=spacing_um, seed=seed)}
+            pictures += [(framed(pixels[part], hole), {"answer": answer, **place}) for answer, pixels in shown.items()]
     folder.mkdir(parents=True)
     key = {}
     for number, at in enumerate(rng.permutation(len(pictures))):

@@ -27,20 +27,24 @@ def test_equal_greys_differ_by_their_levels_and_colours_count_three_times():
     assert np.square(hue[0] - hue[1]).sum() == pytest.approx(3 * 800 / 3, rel=1e-5)
 
 
-def test_differences_are_weighted_sums_of_squares_and_bar_what_is_not_usable():
+def test_differences_are_weighted_sums_of_squares_in_every_orientation_and_bar_what_is_not_usable():
     rng = np.random.default_rng(0)
     values = rng.normal(100, 30, (30, 40, 3)).astype(np.float32)
     template, weight = rng.normal(100, 30, (7, 9, 3)).astype(np.float32), rng.random((7, 9)).astype(np.float32)
     support = weight > 0.5
     usable = np.ones((30, 40), bool)
     usable[12, 20] = False
-    found = Picture(values, usable).differences(template, weight, support)
-    assert found.shape == (24, 32)
-    for row, column in ((0, 0), (3, 5), (23, 31), (12, 20)):
-        part = values[row : row + 7, column : column + 9]
-        barred = (~usable[row : row + 7, column : column + 9] & support).any()
-        expected = np.inf if barred else (np.square(part - template) * weight[..., None]).sum()
-        assert found[row, column] == pytest.approx(expected, rel=1e-3)
+    for orientation, found in enumerate(Picture(values, usable).differences(template, weight, support)):
+        turned_template, turned_weight, turned_support = (oriented(each, orientation) for each in
+                                                          (template, weight, support))
+        height, width = turned_weight.shape
+        assert found.shape == (31 - height, 41 - width)
+        for row, column in ((0, 0), (3, 5), (31 - height - 1, 41 - width - 1), (12, 20), (9, 17)):
+            part = np.s_[row : row + height, column : column + width]
+            barred = (~usable[part] & turned_support).any()
+            off = np.square(values[part] - turned_template) * turned_weight[..., None]
+            expected = np.inf if barred else off.sum()
+            assert found[row, column] == pytest.approx(expected, rel=1e-3)
     row, column, least = best_shift(values, values[5:12, 8:17], weight)
     assert (row, column) == (5, 8) and least < 1
 

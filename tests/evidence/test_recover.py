@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from inked import error, tissue, under
+from scipy.ndimage import binary_dilation
 
 from artifusion.damage.artifacts import PenInk
 from artifusion.evidence.colours import Colours, Places, posterior
@@ -40,6 +41,16 @@ def test_pixels_outside_the_mask_equal_the_input_and_classes_follow_the_level():
     assert ((found.classes == FAINT_ID) == (mask & (found.level >= FAINT) & (found.level < PAINTED))).all()
     painted = found.classes == PAINTED_ID
     assert (found.image[painted] == inked[painted]).all()
+
+
+def test_a_mask_wider_than_the_ink_leaves_no_ink_and_hardly_touches_what_lies_beside_it():
+    clean, mask = tissue(), band()
+    inked = under(PenInk("green", 0.65), clean, mask)
+    wide = binary_dilation(mask, iterations=20)
+    found = recover(inked, wide, mpp=0.5)
+    beside = wide & ~binary_dilation(mask, iterations=8)
+    assert error(found.image, clean, mask) < 0.3 * error(inked, clean, mask)
+    assert error(found.image, clean, beside) < 1
 
 
 def test_levels_rise_with_the_ink_and_opaque_ink_is_to_be_painted_and_says_why():
