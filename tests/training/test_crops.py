@@ -29,7 +29,7 @@ def test_every_kind_hides_something_at_levels_between_0_and_1(kind, side_px):
         assert target.level.min() >= 0 and 0 < target.level.max() <= 1
 
 
-@pytest.mark.parametrize("kind", set(KINDS) - {"map", "large"})
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"map", "large"}))
 def test_levels_cover_the_range_evenly_one_in_a_crop(kind):
     levels = targets(kind)
     assert all(len(np.unique(target.level[target.level > 0])) == 1 for target in levels)
