@@ -36,6 +36,7 @@ from tools.laid_artifacts import composite
 SIDE_PX = 192
 IGNORED = 255
 SCALES_UM = (1.0, 2.0, 4.0, 8.0)
+SHARES = (0.40, 0.40, 0.13, 0.07)       # of the squares
 SOURCES = ("brecahad", "osteosarcoma", "tnbc", "her2st", "patolojiatlasi", "liverquant_gtex", "histolab_tcga")
 DRAWN = {"her2st": 30.0}
 UNSURE_UM = 4.0             # around the outline of a labelled artifact: not learned from
@@ -86,12 +87,15 @@ def tissues(data: Path) -> list[Tissue]:
     return found
 
 
+def is_large_enough(tissue: Tissue, um: float) -> bool:
+    """Whether an image shows at least half the side of a square at um per pixel."""
+    return min(tissue.pixels.shape[:2]) * tissue.um >= SIDE_PX * um / 2
+
+
 def square(tissue: Tissue, um: float, rng: np.random.Generator) -> np.ndarray | None:
     """A random square of SIDE_PX at um per pixel, mirrored where the image is smaller; None if it is mostly glass."""
     span = max(8, round(SIDE_PX * um / tissue.um))
     height, width = tissue.pixels.shape[:2]
-    if min(height, width) < span / 2:
-        return None
     y, x = (int(rng.integers(max(1, side - span + 1))) for side in (height, width))
     piece = tissue.pixels[y : y + span, x : x + span]
     pad = [(0, max(0, span - side)) for side in piece.shape[:2]]
@@ -102,13 +106,18 @@ def square(tissue: Tissue, um: float, rng: np.random.Generator) -> np.ndarray | 
 
 
 def composites(images: list[Tissue], count: int, rng: np.random.Generator) -> Iterator[Sample]:
-    weights = np.array([image.weight for image in images])
+    usable = {um: [image for image in images if is_large_enough(image, um)] for um in SCALES_UM}
+    scales = [um for um in SCALES_UM if usable[um]]
+    if not scales:
+        raise SystemExit("no image is large enough")
+    shares = np.array([SHARES[SCALES_UM.index(um)] for um in scales])
     for _ in tqdm(range(count), desc="laying artifacts"):
-        um = SCALES_UM[rng.choice(4, p=[0.40, 0.40, 0.13, 0.07])]
+        um = scales[rng.choice(len(scales), p=shares / shares.sum())]
+        weights = np.array([image.weight for image in usable[um]])
         drawn: list[np.ndarray] = []
-        tissue = images[0]
+        tissue = usable[um][0]
         while len(drawn) < 2:
-            chosen = images[rng.choice(len(images), p=weights / weights.sum())]
+            chosen = usable[um][rng.choice(len(weights), p=weights / weights.sum())]
             piece = square(chosen, um, rng)
             if piece is not None:
                 drawn.append(piece)
