@@ -30,7 +30,7 @@ from artifusion.slide.reader import Slide, open_slide
 from artifusion.slide.tissue import optical_density, tissue_mask
 from artifusion.training.corpus import first_match, is_validation
 from artifusion.training.tiles import find_images
-from benchmarks.quality.labelled import LabelledSlide, labelled_slides
+from benchmarks.quality.labelled import LabelledSlide, judging_cases, labelled_slides
 from tools.laid_artifacts import composite
 
 SIDE_PX = 192
@@ -68,11 +68,11 @@ class Tissue:
 def tissues(data: Path) -> list[Tissue]:
     """The training images of DATA, at 0.5 um per pixel or coarser."""
     config = load_config(TrainConfig, "train", "he-small").data
-    judged = {labels.name.rsplit("-", 1)[0] for labels in labelled_slides("judge")}
+    judging = judging_cases()
     found = []
     for path, name in find_images([data / folder for folder in SOURCES]).items():
         name = name if "patolojiatlasi" in name or "_tcga" in name else f"{path.parent.name}/{path.name}"
-        if is_validation(name, config) or path.parent.name in judged:
+        if is_validation(name, config) or path.parent.name in judging:
             continue
         um = first_match(config.spacing_um, name) or DEFAULT_SPACING_UM
         image = Image.open(path).convert("RGB")

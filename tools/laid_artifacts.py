@@ -14,7 +14,7 @@ from scipy import ndimage
 from artifusion.damage.shapes import Spine, smooth_noise, wave
 from artifusion.damage.spots import paint
 from artifusion.mask.classes import CLASSES
-from artifusion.slide.tissue import optical_density
+from artifusion.slide.tissue import optical_density, transmitted_light
 
 
 def doubled(pixels: np.ndarray, um: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +66,7 @@ def doubled(pixels: np.ndarray, um: float, rng: np.random.Generator) -> tuple[np
 
 
 def as_light(density: np.ndarray) -> np.ndarray:
-    return (256 * 10**-density - 1).clip(0, 255).round().astype(np.uint8)
+    return transmitted_light(density).clip(0, 255).round().astype(np.uint8)
 
 
 def capsule(pixels: np.ndarray, um: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

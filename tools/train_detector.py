@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from artifusion.detection.network import KINDS, ArtifactNet
+from artifusion.slide.tissue import DENSITIES
 
 CROP_PX = 128
 BATCH = 32
@@ -72,7 +73,6 @@ class Samples:
 SHARES = {"laid": 0.36, "tissue": 0.18, "place normal": 0.16, "place fold": 0.20, "place bubble": 0.03,
           "place dust": 0.06, "place blur": 0.005, "place dark": 0.005, "place pen": 0.005, "place other": 0.01,
           "mined": 0.22}
-DENSITIES = -np.log10((np.arange(256) + 1.0) / 256.0)
 
 
 def loss_of(logits: Tensor, truth: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def fit(net: ArtifactNet, samples: Samples, seconds: float, rate: float, rng: np
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, spent / 0.05 + 0.02) * (0.5 + 0.5 * np.cos(np.pi * spent)) + 1e-5
         x, truth = samples.draw(rng)
-        with torch.autocast("cpu", torch.bfloat16, enabled=BF16):
+        with torch.autocast("cpu", torch.bfloat16):
             logits = net(x)
         loss = loss_of(logits.float(), truth)
         optimizer.zero_grad()
@@ -104,9 +104,6 @@ def fit(net: ArtifactNet, samples: Samples, seconds: float, rate: float, rng: np
         if step % 100 == 0:
             print(f"{time.monotonic() - start:.0f} s, step {step}: {mean:.4f}", flush=True)
     return net.eval()
-
-
-BF16 = True
 
 
 def main() -> None:

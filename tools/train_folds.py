@@ -28,7 +28,8 @@ from tqdm import tqdm
 from artifusion.config import TrainConfig, load_config
 from artifusion.damage import artifacts
 from artifusion.damage.spots import MARGIN_PX, SIZES_UM, Strength, paint
-from artifusion.detection.folds import MULTIPLE, FoldNet, network_input, resized
+from artifusion.detection.folds import MULTIPLE, FoldNet, resized
+from artifusion.detection.network import network_input
 from artifusion.detection.signs import Look, look_of
 from artifusion.slide.tissue import GLASS_OD, optical_density
 from artifusion.training.corpus import is_validation

@@ -1,6 +1,6 @@
 """Train the classifiers that find what a person points at (artifusion/detection/clicks.py).
 
-    python tools/train_prompts.py ../shared/data/train OUT.safetensors [--samples 600 --processes N]
+    python -m tools.train_prompts ../shared/data/train OUT.safetensors [--samples 600 --processes N]
 
 DATA holds the training folders of configs/train/he-small.toml. Each sample is a canvas of clean tissue at any scale
 with one artifact, now and then beside others that are not meant, and the truth is that artifact alone. Some are those
@@ -8,7 +8,7 @@ of `artifusion damage`; folds of other kinds, bubbles, and regions that differ f
 made here. Prompts are simulated: a click in the middle or anywhere inside, more clicks, not-clicks beside it, boxes a
 little off, and an earlier answer, coarse and not quite right.
 
-Never seen: the validation split, and slides of the atlas that judge (HELD_OUT).
+Never seen: the validation split, and slides of the atlas that judge.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from safetensors.numpy import save_file
 from scipy import ndimage
 from sklearn.neural_network import MLPClassifier
 
-from artifusion.config import TrainConfig, load_config
+from artifusion.config import DEFAULT_SPACING_UM, TrainConfig, load_config
 from artifusion.damage.spots import MARGIN_PX, SMALLEST_PX, paint
 from artifusion.detection.clicks import Pointed, classified, context, features, seeds_of
 from artifusion.slide.tissue import GLASS_OD, optical_density
-from artifusion.training.corpus import first_key, is_validation
+from artifusion.training.corpus import first_match, is_validation
 from artifusion.training.tiles import find_images
+from benchmarks.quality.labelled import judging_cases
+from tools.laid_artifacts import as_light
 
 CANVAS_PX, WINDOW_PX = 160, 64
 REDUCED = (1.0, 2.4)                # canvas pixels per window pixel
@@ -47,8 +49,6 @@ WINDOWS, PIXELS = 2, 120            # of every sample; of every window, twice
 HIDDEN, EPOCHS = (24, 24), 14
 JOBS = 12
 MOST_PX = 3000                      # longest side of an image that is kept in memory
-HELD_OUT = ("anthracosis", "chronicpyelonephritis", "liver-hemangioma", "ganglioneuroma", "hodgkin",
-            "lung-squamous-cell-carcinoma", "pilocytic-astrocytoma")
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ class Sample:
 
 @cache
 def scenes(data: Path, validation: bool) -> list[Scene]:
-    config = load_config(TrainConfig, "train", "he-small").data
+    config, judging = load_config(TrainConfig, "train", "he-small").data, judging_cases()
     found = []
     for path in find_images([data]):
         name = path.relative_to(data).as_posix().removeprefix("patolojiatlasi/")
-        if is_validation(name, config) != validation or name.startswith(HELD_OUT):
+        if is_validation(name, config) != validation or name.startswith(judging):
             continue
-        um = config.spacing_um.get(first_key(config.spacing_um, path.as_posix()) or "", 0.5)
+        um = first_match(config.spacing_um, path.as_posix()) or DEFAULT_SPACING_UM
         image = Image.open(path).convert("RGB")
         ratio = max(1.0, max(image.size) / MOST_PX)
         if ratio > 1:
@@ -102,11 +102,7 @@ def tissue(scenes: list[Scene], rng: np.random.Generator) -> np.ndarray:
         if (od.mean(axis=2) > GLASS_OD).mean() > 0.25:
             od = np.rot90(od, rng.integers(4))
             od = od * np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.06, 3)).astype(np.float32)
-            return light(od)
-
-
-def light(od: np.ndarray) -> np.ndarray:
-    return (256 * 10**-od - 1).clip(0, 255).round().astype(np.uint8)
+            return as_light(od)
 
 
 def noise(rng: np.random.Generator, sigma: float) -> np.ndarray:
@@ -166,7 +162,7 @@ def laid(pixels: np.ndarray, at: np.ndarray, size: float, rng: np.random.Generat
         gap = ndimage.gaussian_filter((gap & ~shows).astype(np.float32), rng.uniform(0.3, 1.2))[..., None]
         od = od * (1 - rng.uniform(0.6, 1) * gap)
     out = od * (1 - share[..., None]) + (above + crease[..., None] * haze.mean()) * share[..., None]
-    return light(out), shows & (ndimage.gaussian_filter(above.mean(axis=2), 4) > GLASS_OD)
+    return as_light(out), shows & (ndimage.gaussian_filter(above.mean(axis=2), 4) > GLASS_OD)
 
 
 def region(pixels: np.ndarray, other: np.ndarray, at: np.ndarray, size: float, rng: np.random.Generator
@@ -190,7 +186,7 @@ def region(pixels: np.ndarray, other: np.ndarray, at: np.ndarray, size: float, r
     if rng.random() < 0.3:
         rim = np.exp(-np.square((inside - 1) / rng.uniform(0.7, 3)))[..., None]
         out = out + rng.uniform(-0.2, 0.9) * rim * shows[..., None]
-    return light(out.clip(0)), shows
+    return as_light(out.clip(0)), shows
 
 
 def lens(pixels: np.ndarray, at: np.ndarray, size: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -205,7 +201,7 @@ def lens(pixels: np.ndarray, at: np.ndarray, size: float, rng: np.random.Generat
     within = within + (rng.uniform(0.15, 1.2) * np.exp(-np.square((depth - wide) / wide))
                        - rng.choice([0, 0.15]) * np.exp(-np.square((depth - 3 * wide) / wide)))[..., None]
     share = ndimage.gaussian_filter(shows.astype(np.float32), 0.5)[..., None]
-    return light((od * (1 - share) + share * within).clip(0)), shows
+    return as_light((od * (1 - share) + share * within).clip(0)), shows
 
 
 def artifact(kind: str, pixels: np.ndarray, scenes: list[Scene], at: np.ndarray, size: float,

@@ -18,9 +18,9 @@ from scipy.special import expit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from artifusion.detection.network import convolution, network_input
 from artifusion.detection.signs import Look
 from artifusion.detection.survey import FoldProbability
-from artifusion.slide.tissue import optical_density
 
 CHANNELS = (12, 24, 36, 48)             # from the full resolution down
 FINEST_UM, COARSEST_UM = 1.7, 16.0      # per pixel; it was trained at 1.8 to 10.7
@@ -34,9 +34,9 @@ class FoldNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.down = nn.ModuleList(nn.Sequential(_conv(i, o), _conv(o, o)) for i, o in
+        self.down = nn.ModuleList(nn.Sequential(convolution(i, o), convolution(o, o)) for i, o in
                                   zip((3, *CHANNELS), CHANNELS, strict=False))
-        self.up = nn.ModuleList(_conv(high + low, high) for high, low in pairwise(CHANNELS))
+        self.up = nn.ModuleList(convolution(high + low, high) for high, low in pairwise(CHANNELS))
         self.out = nn.Conv2d(CHANNELS[0], 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,18 +53,7 @@ class FoldNet(nn.Module):
         return logits
 
 
-def _conv(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs),
-                         nn.ReLU(inplace=True))
-
-
 MULTIPLE = 2 ** (len(CHANNELS) - 1)
-
-
-def network_input(rgb: np.ndarray, look: Look) -> Tensor:
-    """The network's input for pixels uint8 (H, W, 3): float32 (1, 3, H, W)."""
-    density = (optical_density(rgb) - np.array(look.glass, np.float32)) / np.mean(look.density, dtype=np.float32)
-    return torch.from_numpy(density).permute(2, 0, 1)[None]
 
 
 @cache

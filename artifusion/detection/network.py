@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from artifusion.detection.signs import Look
+from artifusion.detection.survey import SIGHTS
 from artifusion.slide.tissue import optical_density
 
-KINDS = ("normal", "fold", "bubble", "pen", "blur", "dark", "dust")
+KINDS = ("normal", *SIGHTS)
 CHANNELS = (16, 32, 48, 96)             # at strides 2, 4, 8, 16
 BLOCKS = (0, 1, 1, 2)                   # residual ones
 MULTIPLE = 2 ** len(CHANNELS)
@@ -70,7 +71,7 @@ def convolution(inputs: int, outputs: int, stride: int = 1, side: int = 3) -> nn
 
 
 def network_input(rgb: np.ndarray, look: Look) -> Tensor:
-    """The network's input for pixels uint8 (H, W, 3): float32 (1, 3, H, W)."""
+    """A network's input for pixels uint8 (H, W, 3): float32 (1, 3, H, W)."""
     density = (optical_density(rgb) - np.array(look.glass, np.float32)) / np.mean(look.density, dtype=np.float32)
     return torch.from_numpy(density).permute(2, 0, 1)[None]
 

@@ -20,7 +20,7 @@ from shapely.affinity import translate
 
 from artifusion.config import DEFAULT_SPACING_UM
 from artifusion.detection.clicks import Pointed, probability
-from artifusion.detection.detect import Detection, Region, write_found
+from artifusion.detection.detected import Detection, Region, opened, write_found
 from artifusion.detection.findings import dilated
 from artifusion.detection.prompts import Prompts, check_prompts, read_prompts
 from artifusion.detection.survey import Survey
@@ -30,7 +30,7 @@ from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import rectilinear
 from artifusion.mask.polygons import pixel_box
 from artifusion.mask.writer import class_ids
-from artifusion.slide.reader import Slide, in_memory, open_slide
+from artifusion.slide.reader import Slide
 
 WINDOW_PX = 64                      # side of the windows in which an artifact is first looked for
 FINEST_UM = 0.5                     # per pixel of the first window
@@ -89,8 +89,7 @@ def detect_at(
         MaskError: prompts outside the slide or on bare glass, only not-points, or where nothing is found.
     """
     if not isinstance(source, Slide):
-        opened = open_slide(source, mpp) if isinstance(source, str | Path) else in_memory(source, mpp)
-        with opened as slide:
+        with opened(source, mpp) as slide:
             return detect_at(slide, points=points, boxes=boxes, not_points=not_points, prompts=prompts, mpp=mpp)
     um = mpp or source.mpp or DEFAULT_SPACING_UM
     given = Prompts(tuple(Point(*at) for at in points), tuple(Box(*box) for box in boxes),

@@ -30,7 +30,7 @@ AROUND_UM = 64.0
 THINNEST_OD = 0.03          # less is bare glass, on which the network is not asked
 LOW, HIGH = 0.2, 0.5        # probability: how far an artifact extends, and what it must reach
 SEEN_UM2 = 400.0            # the least area; black dust that is smaller is found by rules
-SEEN = ("fold", "bubble", "pen", "dark", "dust")
+SEEN = tuple(kind for kind in SIGHTS if kind != "blur")
 SURE = 0.002                # probabilities are kept from 0 and 1 by that much
 
 
@@ -45,8 +45,10 @@ class Sight:
     @classmethod
     def of(cls, survey: Survey, look: Look) -> Sight | None:
         """None where the slide is smaller than what the network is better at, or coarser than what it knows."""
+        if survey.coarse_um < SECTION_UM:
+            return None
         sight = cls(survey, look, network())
-        return sight if survey.coarse_um >= SECTION_UM and survey.coarse_um / sight.times <= COARSEST_UM else None
+        return sight if survey.coarse_um / sight.times <= COARSEST_UM else None
 
     @property
     def times(self) -> int:

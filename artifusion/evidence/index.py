@@ -89,7 +89,8 @@ class DonorIndex:
         """A box in so many pixels, uint8 (h, w, 3), by default its own, and which level-0 pixels may be a donor's, bool
         (H, W): none that is damaged."""
         pixels, seen = self.slide.seen_as(l0_box, size)
-        seen = cv2.resize(seen.view(np.uint8), l0_box[2:], interpolation=cv2.INTER_NEAREST).view(bool)
+        if size is not None:
+            seen = cv2.resize(seen.view(np.uint8), l0_box[2:], interpolation=cv2.INTER_NEAREST).view(bool)
         return pixels, seen & self.allowed(l0_box)
 
     def allowed(self, l0_box: Box) -> np.ndarray:

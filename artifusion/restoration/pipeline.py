@@ -41,7 +41,7 @@ from artifusion.restoration.unmasked import unmasked
 from artifusion.slide.reader import Slide, open_slide
 
 if TYPE_CHECKING:
-    from artifusion.detection.detect import Detection
+    from artifusion.detection.detected import Detection
     from artifusion.restorer import Restorer  # torch, which planning does without
 
 RECOVERED = ("pen",)        # of what was detected: where tissue is recovered unless other classes are named

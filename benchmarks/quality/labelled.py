@@ -73,6 +73,11 @@ def labelled_slides(use: str | None = None, folder: Path = FOLDER) -> list[Label
     return [slide for slide in found if use in (None, slide.use)]
 
 
+def judging_cases() -> tuple[str, ...]:
+    """The cases of the slides that judge: nothing of them may be learned from."""
+    return tuple(sorted({labels.name.rsplit("-", 1)[0] for labels in labelled_slides("judge")}))
+
+
 def agreement(places: Sequence[Place]) -> tuple[float, float]:
     """The share of places on which the readings agree, and Cohen's kappa."""
     same = sum(p.first == p.second for p in places) / len(places)

@@ -32,8 +32,11 @@ from shapely.geometry.base import BaseGeometry
 from skimage.segmentation import random_walker
 
 from artifusion.config import DEFAULT_SPACING_UM
-from artifusion.geometry import Box, Size
+from artifusion.detection.pointing import detect_at, squared
+from artifusion.detection.prompts import Prompts
+from artifusion.geometry import Box, Point, Size
 from artifusion.mask.mask import Mask
+from artifusion.mask.outlines import rectilinear
 from artifusion.mask.polygons import polygons_of
 from artifusion.slide.reader import Slide, open_slide
 from artifusion.slide.tissue import optical_density
@@ -218,20 +221,16 @@ def walked(slide: Slide, window: Box, points: Clicks, boxes: Sequence[Box], not_
 
 def walker(beta: float = 400.0, grow: float = 2.0) -> Method:
     def method(slide: Slide, points: Clicks, boxes: Sequence[Box], not_points: Clicks) -> BaseGeometry:
-        frames = [Box(*point, 1, 1) for point in points] + list(boxes)
-        around = frames[0]
-        for frame in frames:
-            around = around.union(frame)
-        side = max(96 if points else 0, round(1.5 * max(around.width, around.height)))
+        around = Prompts(tuple(Point(*at) for at in points), tuple(boxes)).around
+        window = squared(around, 1.5, 96 if points else 0)
         best: tuple[float, Box, np.ndarray] | None = None
-        while side < 1.5 * max(slide.size):
-            window = Box(around.x + (around.width - side) // 2, around.y + (around.height - side) // 2, side, side)
+        while window.width < 1.5 * max(slide.size):
             covered, clear = walked(slide, window, points, boxes, not_points, beta)
             if covered.any() and (best is None or clear > best[0]):
                 best = clear, window, covered
-            if boxes or side * (slide.mpp or DEFAULT_SPACING_UM) > WIDEST_UM:
+            if boxes or window.width * (slide.mpp or DEFAULT_SPACING_UM) > WIDEST_UM:
                 break
-            side = round(side * grow)
+            window = squared(around, 0, round(window.width * grow))
         return shapely.Polygon() if best is None else raster_outline(best[2], best[1])
 
     return method
@@ -239,15 +238,11 @@ def walker(beta: float = 400.0, grow: float = 2.0) -> Method:
 
 def raster_outline(covered: np.ndarray, window: Box) -> BaseGeometry:
     """The outline of a raster over a box of level 0."""
-    from artifusion.mask.outlines import rectilinear
-
     x, y = window.width / covered.shape[1], window.height / covered.shape[0]
     return shapely.union_all([affine_transform(p, [x, 0, 0, y, window.x, window.y]) for p in rectilinear(covered)])
 
 
 def classifier() -> Method:
-    from artifusion.detection.pointing import detect_at
-
     def method(slide: Slide, points: Clicks, boxes: Sequence[Box], not_points: Clicks) -> BaseGeometry:
         found = detect_at(slide, points=points, boxes=boxes, not_points=not_points)
         return shapely.union_all(found.mask.polygons)
