@@ -67,7 +67,7 @@ def judged(sight: Sight, labels: LabelledSlide) -> list[Judged]:
 def looked_at(sight: Sight) -> Iterator[tuple[Finding, np.ndarray]]:
     """What rules find and the network sees, but blur, with its FEATURES."""
     um = sight.survey.coarse_um
-    maps = sight.survey.maps(sight.survey.tiles(), sight.look, sight.far)
+    maps = sight.survey.maps(sight.survey.tiles(), sight.look, seen=sight.far)
     for finding in (*find(maps, um), *seen_findings(maps, um)):
         if finding.kind != "blur":
             yield finding, features(finding, maps, sight)
