@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from artifusion.config import DenoiserConfig
+from artifusion.config import DenoiserConfig, WalkConfig
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.errors import BROKEN_FILE, WeightsError, shortened
 from artifusion.files import sha256, whole_file
@@ -25,6 +25,7 @@ class Weights:
     """A denoiser with its name, the SHA-256 of its model file and the record of its training (crops, minutes, ...).
 
     parent: name and SHA-256 of the weights that its training began from; None where it began from nothing.
+    walk: along which it paints, unless the user tells another.
     """
 
     denoiser: SwinDenoiser
@@ -32,6 +33,7 @@ class Weights:
     sha256: str
     training: dict[str, Any]
     parent: dict[str, str] | None = None
+    walk: WalkConfig = field(default_factory=WalkConfig)
 
     def named(self) -> dict[str, Any]:
         """What a slide's declaration says of them."""
@@ -39,11 +41,12 @@ class Weights:
 
 
 def save_weights(folder: Path, state: dict[str, Tensor], denoiser: DenoiserConfig, name: str, training: dict,
-                 parent: dict[str, str] | None = None) -> None:
+                 parent: dict[str, str] | None = None, walk: WalkConfig | None = None) -> None:
     """Write a weights folder, each file whole or not at all. Tensors become float16; a card says what they are."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in state.items()}
-    config = {"name": name, "parent": parent, "denoiser": denoiser.model_dump(), "training": training}
+    config = {"name": name, "parent": parent, "denoiser": denoiser.model_dump(),
+              "walk": (walk or WalkConfig()).model_dump(), "training": training}
     with whole_file(folder / CONFIG) as config_part, whole_file(folder / MODEL) as model_part:
         config_part.write_text(json.dumps(config, indent=2) + "\n")
         # one key: the library writes several in any order, and the same run must give the same SHA-256
@@ -79,7 +82,7 @@ def load_weights(source: str | Path) -> Weights:
 
 
 def _read(folder: Path) -> Weights:
-    architecture, config = read_config(folder)
+    architecture, walk, config = read_config(folder)
     try:
         training = dict(config.get("training", {}))
         if "images" in training:                    # what crops were called in weights up to 0.4.0
@@ -100,7 +103,7 @@ def _read(folder: Path) -> Weights:
     if borrowed(name, digest):                      # what weights trained up to 0.4.0 were called: after their recipe
         run = folder.resolve().parent if folder.name == "weights" else folder.resolve()
         name = f"{run.name} (trained as {name})"
-    return Weights(denoiser, name, digest, training, parent if isinstance(parent, dict) else None)
+    return Weights(denoiser, name, digest, training, parent if isinstance(parent, dict) else None, walk)
 
 
 def borrowed(name: str, digest: str) -> bool:

@@ -127,6 +127,15 @@ class AdversarialConfig(Frozen):
         return self
 
 
+class WalkConfig(Frozen):
+    """The walk from noise to clean: by default that of weights that are good at every level."""
+
+    sampler: Sampler = "dpm++"
+    steps: int = Field(10, ge=1, le=1000)               # from noise to clean; everything else refers to this default
+    reuse: bool = True                                  # every second step recalls the lower levels of the one before
+    end_half_log_snr: float = Field(1.5, ge=0, le=5)    # log(alpha / sigma) of the last level before clean
+
+
 class TrainConfig(Frozen):
     """One training run."""
 
@@ -164,6 +173,16 @@ class TrainConfig(Frozen):
                              "leave out distill and data.other_crops_px")
         return self
 
+    @property
+    def walk(self) -> WalkConfig:
+        """The walk along which the weights of this run are to paint: that of a student is the one that it learned."""
+        learned = {"reuse": False, "end_half_log_snr": 3.0}      # the end of `log_snr_levels` unless told otherwise
+        if self.adversarial:
+            return WalkConfig(sampler="ancestral", steps=self.adversarial.steps, **learned)
+        if self.distill:
+            return WalkConfig(sampler="ddim", steps=self.distill.steps, **learned)
+        return WalkConfig()
+
     def crops_of(self, side_px: int) -> int:
         """Crops in a batch of this side: `batch_size`, or for other sides the power of two nearest to as many pixels,
         so that the same numbers of processes can share every batch."""
@@ -172,17 +191,13 @@ class TrainConfig(Frozen):
         return 2 ** max(0, round(math.log2(self.batch_size * (self.data.crop_px / side_px) ** 2)))
 
 
-class RestoreConfig(Frozen):
-    """How a slide is painted."""
+class RestoreConfig(WalkConfig):
+    """How a slide is painted. What is not given of the walk is the weights'."""
 
-    sampler: Sampler = "dpm++"
     spacing: Literal["log-snr", "even"] = "log-snr"     # of the noise levels
     condition: Literal["clean", "noised"] = "clean"     # how known pixels enter: at level 0, or noised like the hole
-    steps: int = Field(10, ge=1, le=1000)               # from noise to clean; everything else refers to this default
-    reuse: bool = True                                  # every second step recalls the lower levels of the one before
     jump_length: PositiveInt = 1                        # RePaint's time travel: every this many steps ...
     jump_samples: PositiveInt = 1                       # ... are taken this many times
-    end_half_log_snr: float = Field(1.5, ge=0, le=5)    # log(alpha / sigma) of the last level before clean
     graft: Literal["auto", "off"] = "auto"              # large holes get tissue from elsewhere on the slide, or paint
     doubtful: Literal["paint", "keep"] = "paint"        # regions that grafts fill ill are restored, or stay as scanned
     match_bands: bool = True                            # painted pixels get the fine bands and steps of those around
@@ -203,6 +218,11 @@ class RestoreConfig(Frozen):
         if self.doubtful == "keep" and self.graft == "off":
             raise ValueError("doubtful = \"keep\" needs graft = \"auto\": grafts tell how well a region is filled")
         return self
+
+    def along(self, walk: WalkConfig) -> RestoreConfig:
+        """The same, with what is not given of the walk taken from this one."""
+        given = self.model_fields_set
+        return self.model_copy(update={key: value for key, value in walk.model_dump().items() if key not in given})
 
     @property
     def evaluations(self) -> int:

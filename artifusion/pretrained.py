@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from artifusion.config import DenoiserConfig, describe
+from artifusion.config import DenoiserConfig, WalkConfig, describe
 from artifusion.errors import BROKEN_FILE, WeightsError, shortened
 
 FILES = CONFIG, MODEL, CARD = "config.json", "model.safetensors", "README.md"      # the card is for people
@@ -56,25 +56,28 @@ def complete(folder: Path) -> Path:
     return folder
 
 
-def read_config(folder: Path) -> tuple[DenoiserConfig, dict[str, Any]]:
-    """The denoiser's configuration in a weights folder, and the whole config.json.
+def read_config(folder: Path) -> tuple[DenoiserConfig, WalkConfig, dict[str, Any]]:
+    """The denoiser's configuration in a weights folder, the walk along which it paints, and the whole config.json.
 
     Raises:
         WeightsError: config.json is broken.
     """
     try:
         config = json.loads((folder / CONFIG).read_text())
-        return DenoiserConfig.model_validate(config["denoiser"]), config
+        walk = WalkConfig.model_validate(config.get("walk", {}))
+        return DenoiserConfig.model_validate(config["denoiser"]), walk, config
     except ValidationError as error:
-        raise WeightsError(f"{folder}: broken or foreign weights: {describe(error, DenoiserConfig)}") from None
+        model = DenoiserConfig if error.title == DenoiserConfig.__name__ else WalkConfig
+        raise WeightsError(f"{folder}: broken or foreign weights: {describe(error, model)}") from None
     except BROKEN_FILE as error:
         raise WeightsError(f"{folder}: broken weights: {shortened(error)}") from None
 
 
-def canvas_multiple(source: str | Path) -> int:
-    """Canvas sides are multiples of this many pixels with these weights. Does not read their tensors."""
+def architecture_and_walk(source: str | Path) -> tuple[DenoiserConfig, WalkConfig]:
+    """The denoiser's configuration, and the walk along which it paints. Does not read tensors."""
     with find_weights(source) as folder:
-        return read_config(folder)[0].multiple
+        architecture, walk, _ = read_config(folder)
+        return architecture, walk
 
 
 def _download(hub_id: str) -> Path:

@@ -94,7 +94,7 @@ class Restorer:
         self.device = self.devices[0]
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.config = config or RestoreConfig()
+        self.config = (config or RestoreConfig()).along(weights.walk)
         self.denoiser = weights.denoiser.eval().requires_grad_(False).to(self.device)
         self.schedule = Schedule(self.denoiser.config.schedule, self.denoiser.config.prediction)
 

@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from artifusion.config import RestoreConfig, TrainConfig, load_config
+from artifusion.config import RestoreConfig, TrainConfig, WalkConfig, load_config
 from artifusion.errors import ConfigError
 
 
@@ -85,3 +85,13 @@ def test_evaluations_are_those_of_the_walk(steps, jump_length, jump_samples):
     config = RestoreConfig(steps=steps, jump_length=jump_length, jump_samples=jump_samples)
     times = with_time_travel(even_levels(steps), jump_length, jump_samples)
     assert config.evaluations == sum(later < level for level, later in pairwise(times))
+
+
+def test_the_walk_is_the_weights_own_where_it_is_not_given():
+    student = load_config(TrainConfig, "train", "finish").walk
+    assert (student.sampler, student.steps, student.reuse) == ("ancestral", 3, False)
+    assert student.model_dump().items() <= RestoreConfig().along(student).model_dump().items()
+    assert RestoreConfig(steps=5).along(student).steps == 5
+    paper = load_config(RestoreConfig, "restore", "paper")
+    assert paper.along(student).evaluations == paper.evaluations == 2410
+    assert load_config(TrainConfig, "train", "he-small").walk == WalkConfig()

@@ -210,6 +210,9 @@ def test_a_folder_without_the_model_says_what_is_missing(tmp_path):
     (tmp_path / "model.safetensors").write_text("")
     with pytest.raises(WeightsError, match="unknown key 'dim'; did you mean 'dims'"):
         Restorer.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"denoiser": {}, "walk": {"step": 3}}')
+    with pytest.raises(WeightsError, match="unknown key 'step'; did you mean 'steps'"):
+        Restorer.from_pretrained(tmp_path)
 
 
 class OutOfMemoryAbove:

@@ -56,5 +56,6 @@ def weights_facts(name: str) -> dict[str, Any]:
         "sha256": weights.sha256,
         "began_from": f"{weights.parent['name']}, sha256 {weights.parent['sha256']}" if weights.parent else "nothing",
         "canvas_multiple_px": weights.denoiser.multiple,
+        "walk": f"{weights.walk.sampler}, {weights.walk.steps} steps",
         **{f"training_{key}": value for key, value in weights.training.items()},
     }

@@ -44,9 +44,11 @@ class RestoreSetting(click.Option):
     """An option named like a setting of RestoreConfig; its help shows the default of that setting."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        from artifusion.config import RestoreConfig
+        from artifusion.config import RestoreConfig, WalkConfig
 
-        self.help = f"{(self.help or '').partition('  [')[0]}  [default: {getattr(RestoreConfig(), str(self.name))}]"
+        name = str(self.name)
+        whose = "the weights', mostly " if name in WalkConfig.model_fields else ""
+        self.help = f"{(self.help or '').partition('  [')[0]}  [default: {whose}{getattr(RestoreConfig(), name)}]"
         return super().get_help_record(ctx)
 
 

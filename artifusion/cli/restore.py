@@ -160,10 +160,12 @@ def counted_regions(regions: Sequence[Any]) -> str:
 
 def say_plan(slide: Slide, selection: MaskSelection, settings: RestoreConfig, weights: str, quiet: bool) -> Plan:
     """Print what a restoration will paint, regions, canvases, evaluations, and return it."""
-    from artifusion.pretrained import canvas_multiple
+    from artifusion.pretrained import architecture_and_walk
     from artifusion.restoration.plan import plan_restoration
 
-    plan = plan_restoration(slide, selection, settings, canvas_multiple(weights))
+    architecture, walk = architecture_and_walk(weights)
+    settings = settings.along(walk)
+    plan = plan_restoration(slide, selection, settings, architecture.multiple)
     if not quiet:
         click.echo(plan.mask.summary, err=True)
     share = 100 * plan.area_px / (slide.size.width * slide.size.height)

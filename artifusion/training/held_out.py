@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from artifusion.checkpoint import Weights
-from artifusion.config import RestoreConfig, TrainConfig, load_config
+from artifusion.config import TrainConfig
 from artifusion.device import autocast
 from artifusion.restorer import Restorer
 from artifusion.training.corpus import Corpus, cut_crop
@@ -69,7 +69,8 @@ def preview(trainer: Trainer, held_out: HeldOut) -> Image.Image:
     side = pixels.shape[1]
     rows, columns = np.mgrid[:side, :side] / side - 0.5
     mask = np.hypot(rows, columns) < 0.33
-    restorer = Restorer(Weights(trainer.ema, trainer.config.name, "", {}), str(trainer.device), walk_of(trainer.config))
+    averaged = Weights(trainer.ema, trainer.config.name, "", {}, walk=trainer.config.walk)
+    restorer = Restorer(averaged, str(trainer.device))
     strips = []
     for image, spacing in list(zip(pixels, spacing_um, strict=True))[:PREVIEWS]:
         hole = np.where(mask[..., None], np.uint8(255), image)
@@ -78,12 +79,3 @@ def preview(trainer: Trainer, held_out: HeldOut) -> Image.Image:
         strips.append(np.pad(np.concatenate(framed, axis=1), ((0, 0), (0, 10), (0, 0)), constant_values=255))
     halves = np.concatenate(strips[: PREVIEWS // 2]), np.concatenate(strips[PREVIEWS // 2 :])
     return Image.fromarray(np.concatenate(halves, axis=1))
-
-
-def walk_of(config: TrainConfig) -> RestoreConfig:
-    """How the weights of a run paint."""
-    if config.adversarial:
-        return load_config(RestoreConfig, "restore", "three", steps=config.adversarial.steps)
-    if config.distill:
-        return load_config(RestoreConfig, "restore", "four", steps=config.distill.steps)
-    return RestoreConfig()

@@ -186,7 +186,7 @@ class Trainer:
         write_text(self.run_dir / CONFIG, self.config.model_dump_json(indent=2))      # it comes first: the run is ours
         save_weights(
             self.run_dir / "weights", self.ema.state_dict(), self.config.denoiser, self.record.name,
-            {"recipe": self.config.name, **self.record.total()}, self.record.parent
+            {"recipe": self.config.name, **self.record.total()}, self.record.parent, self.config.walk
         )
 
     def save_state(self) -> None:

@@ -10,6 +10,7 @@ from artifusion.config import AdversarialConfig, DataConfig, TargetConfig
 from artifusion.diffusion.sampling import ancestral_step, log_snr_levels, sample
 from artifusion.diffusion.schedule import Schedule
 from artifusion.errors import ConfigError
+from artifusion.restorer import Restorer
 from artifusion.training.adversary import Adversary, Crops, Discriminator, in_hole
 from artifusion.training.run import train
 
@@ -46,7 +47,9 @@ def test_a_finish_is_resumed_bit_for_bit_with_its_discriminator_and_what_it_reme
     assert straight.keys() == resumed.keys()
     assert any(key.startswith("discriminator.") for key in straight) and len(straight["remembered.0"]) > 8
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
-    assert load_weights(tmp_path / "resumed/weights").training["adversarial"] == {"steps": 3}
+    finished = load_weights(tmp_path / "resumed/weights")
+    assert finished.training["adversarial"] == {"steps": 3}
+    assert Restorer(finished, "cpu").config.evaluations == 3, "weights paint along the walk that they learned"
     header = (tmp_path / "resumed/log.csv").read_text().splitlines()[0]
     assert all(f"loss_{part}" in header for part in ("reconstruction", "colour", "discriminator", "adversarial"))
 
