@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import zipfile
@@ -523,6 +524,26 @@ def test_a_profile_of_rgb_is_kept_byte_for_byte(tmp_path):
         painted(tmp_path / "in.png", mask, tmp_path / f"out{suffix}")
         with Image.open(tmp_path / f"out{suffix}") as image:
             assert image.info["icc_profile"] == icc
+
+
+@pytest.mark.parametrize("chunks", [
+    {b"gAMA": struct.pack(">I", 100_000)}, {b"sRGB": b"\1"},
+    {b"gAMA": struct.pack(">I", 45_455),
+     b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)},
+])
+def test_how_a_png_says_its_numbers_are_to_be_shown_is_kept_through_every_pass(chunks, tmp_path):
+    info = PngImagePlugin.PngInfo()
+    for name, content in chunks.items():
+        info.add(name, content)
+    Image.fromarray(tissue(300, 200)).save(tmp_path / "in.png", pnginfo=info)
+    mask = masked((300, 200), (20, 20, 40, 30), tmp_path / "m.png")
+    painted(tmp_path / "in.png", mask, tmp_path / "out.png")
+    painted(tmp_path / "out.png", mask, tmp_path / "twice.png")
+    for name in ("out.png", "twice.png"):
+        data = (tmp_path / name).read_bytes()
+        assert [chunk for chunk in (b"gAMA", b"sRGB", b"cHRM") if chunk in data] == [
+            chunk for chunk in (b"gAMA", b"sRGB", b"cHRM") if chunk in chunks]
+        assert all(chunk + content in data[: data.index(b"IDAT")] for chunk, content in chunks.items())
 
 
 # Texts and names

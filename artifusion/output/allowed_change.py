@@ -65,7 +65,8 @@ def moved_reason(shift: np.ndarray, lv_box: Box, what: str) -> str:
 
 
 def jpeg_reason(headers: tuple[jpeg.Header, jpeg.Header], shift: np.ndarray, reencoded_shift: np.ndarray,
-                touched: np.ndarray, lv_box: Box, photometric: int, passes: int = 1) -> str:
+                touched: np.ndarray, lv_box: Box, photometric: int, passes: int = 1,
+                reached: np.ndarray | None = None) -> str:
     """Return why a touched JPEG segment is wrong where encoding does not explain a change outside the mask.
 
     Args:
@@ -73,6 +74,7 @@ def jpeg_reason(headers: tuple[jpeg.Header, jpeg.Header], shift: np.ndarray, ree
         reencoded_shift: by how much the new segment differs from the source's own pixels encoded again, int16
             (H, W, 3), or `shift` once more.
         passes: how many times the segment may have been encoded again.
+        reached: pixels whose blocks count as touched although they are compared, bool (H, W).
 
     Quantising a coefficient moves it by at most half a step, so (Parseval) a block's brightness moves by at most the
     root of the summed squares of all half steps, divided by 8, root mean square: the quantisation error. That is the
@@ -85,7 +87,8 @@ def jpeg_reason(headers: tuple[jpeg.Header, jpeg.Header], shift: np.ndarray, ree
         return "its quantisation tables or sampling changed"
     shift = zeroed(shift, touched)
     width, height = (8 * factor for factor in new.sampling)
-    beside = with_neighbours(per_block(np.logical_or, touched, width, height), across=True, down=True)
+    reached = touched if reached is None else touched | reached
+    beside = with_neighbours(per_block(np.logical_or, reached, width, height), across=True, down=True)
     error = quantisation_error(new)
     smaller = np.minimum(largest_channel(np.abs(reencoded_shift)), largest_channel(np.abs(shift)))
     light = shift @ (np.array([0.299, 0.587, 0.114]) if photometric == jpeg.YCBCR else np.full(3, 1 / 3))

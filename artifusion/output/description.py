@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -17,13 +18,22 @@ from artifusion.slide.reader import Slide
 from artifusion.slide.whole import tifffile_messages
 
 WORD = "artifusion"                      # by which a note is found
+OME_ROOT = re.compile(r"""<(?:[\w.-]+:)?OME\b(?:[^>]*?\sUUID\s*=\s*["'](?P<uuid>[^"'<>]*))?""")
+PLANE_UUID = re.compile(r"<(?P<tag>(?:[\w.-]+:)?UUID)\b(?P<attributes>[^<>]*?)(?:/>|>(?P<uuid>[^<>]*)</(?P=tag)\s*>)")
+FILE_NAME = re.compile(r"""\bFileName\s*=\s*(?P<quote>["'])(?P<name>.*?)(?P=quote)""")
 
 
-def tags_with_note(page: tiff.Page, note: str, vendor: str) -> dict[int, bytes]:
-    """Return `texts_with_note` of a page, and every further description of it: readers differ in which they take."""
-    again = {code: description_with_note(page.text(code), note, vendor) for code in page.tags
-             if code % tiff.REPEATED == tiff.DESCRIPTION and code != tiff.DESCRIPTION}
-    return texts_with_note(page.text(tiff.DESCRIPTION), page.text(tiff.SOFTWARE), note, vendor) | {
+def tags_with_note(page: tiff.Page, note: str, vendor: str, name: str) -> dict[int, bytes]:
+    """Return `texts_with_note` of a page, and every further description of it: readers differ in which they take.
+
+    Args:
+        name: the file of the page.
+    """
+    texts = {code: without_uuids(page.text(code), name) for code in page.tags
+             if code % tiff.REPEATED == tiff.DESCRIPTION}
+    first = texts.pop(tiff.DESCRIPTION, "")
+    again = {code: description_with_note(text, note, vendor) for code, text in texts.items()}
+    return texts_with_note(first, page.text(tiff.SOFTWARE), note, vendor) | {
         code: text.encode(errors="surrogateescape") for code, text in again.items() if text is not None}
 
 
@@ -86,7 +96,7 @@ def _told(form: str, file: tifffile.TiffFile) -> Mapping[str, Any]:
 
 def _ome(file: tifffile.TiffFile) -> Mapping[str, Any]:
     """What tifffile takes as OME-XML, parsed."""
-    return tifffile.xml2dict(file.ome_metadata) if file.is_ome and file.ome_metadata else {}
+    return tifffile.xml2dict(without_uuids(file.ome_metadata)) if file.is_ome and file.ome_metadata else {}
 
 
 def _json(file: tifffile.TiffFile) -> Mapping[str, Any]:
@@ -129,9 +139,30 @@ def description_with_note(text: str, note: str, vendor: str) -> str | None:
     return head[:at] + insertion + head[at:] + nul + rest
 
 
+def without_uuids(text: str, name: str | None = None) -> str:
+    """Return OME-XML without the UUID of the file that planes lie in: of those in the file itself, or without all.
+
+    Planes without one lie in the file itself, whatever it is called. With one, readers look for them in the source.
+
+    Args:
+        name: of the file; None: without all.
+    """
+    root = OME_ROOT.search(text)
+    if root is None or text.lstrip("\ufeff \t\r\n")[:1] != "<":
+        return text
+
+    def other(found: re.Match[str]) -> str:
+        file = FILE_NAME.search(found["attributes"])
+        own = name is None or (found["uuid"] or "").strip() == root["uuid"] or (
+            file is not None and html.unescape(file["name"]).lower().removeprefix("./") == name.lower())
+        return "" if own else found[0]
+
+    return PLANE_UUID.sub(other, text)
+
+
 def only_noted(old: str, new: str) -> bool:
-    """Return whether a text is an older one with at most one insertion, which holds a note."""
-    old, new = old.rstrip("\0 \r\n"), new.rstrip("\0 \r\n")
+    """Return whether a text is an older one with at most one insertion, which holds a note; UUIDs of planes aside."""
+    old, new = (without_uuids(text).rstrip("\0 \r\n") for text in (old, new))
     pairs = enumerate(zip(old, new, strict=False))
     same = next((at for at, (one, other) in pairs if one != other), min(len(old), len(new)))
     inserted = new[same : len(new) - (len(old) - same)]

@@ -82,7 +82,7 @@ def read_declaration(slide: Slide, sidecar: Path) -> Earlier:
     passes = passes_of(content)
     features = [labelled(feature, len(passes)) for feature in features_of(polygons)]
     area_px = sum(region["area_px"] for region in content["regions"])
-    last = features_from(features, len(passes), len(passes))
+    last = [feature for feature in features if pass_of(feature) == len(passes)]
     if declared_mask(last, slide.path, slide.size, slide.bounds_offset).area_px != area_px:
         raise ValueError(sidecar)
     return Earlier(passes, tuple(features))
@@ -94,11 +94,6 @@ def passes_of(sidecar: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     if not isinstance(earlier, list) or not all(isinstance(entry, dict) for entry in earlier):
         raise ValueError("history")
     return *earlier, {key: value for key, value in sidecar.items() if key != "history"}
-
-
-def features_from(features: Sequence[Any], first: int, passes: int) -> list[Any]:
-    """The annotations of the passes from `first` on, of so many passes; what names no pass counts as of the last."""
-    return [feature for feature in features if pass_of(feature, passes) >= first]
 
 
 def pass_of(feature: Any, unnamed: int = 0) -> int:

@@ -59,7 +59,7 @@ def look_over(slide: Slide, mask: Mask, out: Path, l0_boxes: Sequence[Box] = ())
         for number, name in restored_pages(slide, container).items():
             if name != THUMBNAIL:
                 stored = StoredPage(file, source.pages[number], name)
-                if number in built_from:
+                if number in built_from or _lengths_will_count(stored, mask):
                     _decode(stored, range(len(stored.page.offsets)))
                 elif stored.grid.size == slide.size:
                     _decode(stored, sorted({index for box in l0_boxes for index in stored.grid.over(box)}))
@@ -120,6 +120,16 @@ def _built_from(slide: Slide) -> set[int | None]:
     """Return the directories from which levels of a generic pyramid are built: every segment of them is read."""
     plan = generic_pyramid(slide)
     return {level.page for number, level in enumerate(plan) if level.page is not None and missing_below(plan, number)}
+
+
+def _lengths_will_count(stored: StoredPage, mask: Mask) -> bool:
+    """Return whether libtiff takes uncompressed segments as whole whatever lengths are told, but not in the output."""
+    if not stored.page.lengths_ignored:
+        return False
+    first = [index for index in stored.grid.touched(mask) if index < 2]
+    lengths = stored.page.counts[:2].copy()
+    lengths[first] = 3 * stored.grid.segment.width * stored.grid.segment.height
+    return bool(lengths[0] == lengths[1])
 
 
 def _decode(stored: StoredPage, indices: Iterable[int]) -> None:

@@ -31,6 +31,7 @@ def mean_rgb(read: Read, mask: Mask, l0_box: Box) -> tuple[list[float], int]:
         read: box -> uint8 (H, W, 3). Called for parts with such pixels only.
     """
     total, count = np.zeros(3, np.int64), 0
+    l0_box = l0_box.intersection(Box(0, 0, *mask.l0_size))    # a sidecar may tell of any box
     for y in range(l0_box.y, l0_box.bottom, BLOCK_PX):
         for x in range(l0_box.x, l0_box.right, BLOCK_PX):
             block = Box(x, y, BLOCK_PX, BLOCK_PX).intersection(l0_box)

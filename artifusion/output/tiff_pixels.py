@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from artifusion.errors import SlideError
+from artifusion.errors import BROKEN_FILE, SlideError
 from artifusion.geometry import Box, Size
 from artifusion.output.allowed_change import quantisation_error
 from artifusion.output.codecs import jpeg
@@ -72,7 +72,7 @@ class TiffPixels:
             if page.compression == APERIO_YCBCR:               # which tifffile does not convert
                 return codec_of(stored).rgb(codec_of(stored).decode(data))
             return page.decode(data, index, jpegtables=page.jpegtables)[0][0]
-        except (SlideError, RuntimeError, ValueError, tifffile.TiffFileError):
+        except (SlideError, tifffile.TiffFileError, *BROKEN_FILE):
             return None
 
     def furthest(self, level: int, index: int) -> float:
@@ -90,7 +90,7 @@ class TiffPixels:
         try:
             told = tiff.X_RESOLUTION in stored.tags and page.resolutionunit != 1
             return page.get_resolution("CENTIMETER") if told else (0.0, 0.0)
-        except (ValueError, KeyError, ZeroDivisionError):
+        except BROKEN_FILE:
             return 0.0, 0.0
 
     def holds(self, level: int, index: int) -> bool:

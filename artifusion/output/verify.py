@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from artifusion.mask.geojson import features_of
 from artifusion.mask.mask import Mask
 from artifusion.output.compare import Comparison, compare_copied, compare_generic
 from artifusion.output.description import only_noted, text_problems
-from artifusion.output.history import declared_mask, features_from, pass_of, passes_of
+from artifusion.output.history import declared_mask, pass_of, passes_of
 from artifusion.output.patches import Patches
 from artifusion.output.region_colours import colour_problems
 from artifusion.output.segments import PixelChange
 from artifusion.output.shown import shown_problems
-from artifusion.output.verify_grafts import Encoding, graft_problems
+from artifusion.output.verify_grafts import Around, Encoding, graft_problems
 from artifusion.slide.reader import Slide, associated_image, is_plausible, open_slide
 
 READ_PX = 1024                           # side of the boxes that are compared at once
@@ -100,28 +101,36 @@ def verify_slide(source: str | Path | Slide, restored: str | Path,
         output_hash = pool.submit(sha256, restored)           # while the segments are compared
         source_hash = pool.submit(lambda: source_sha256 or sha256(before.path))
         links, first, problems = _links(sidecar_content, restored, source_hash)
-        claims = _joined([_claims(link, restored, whole=not isinstance(sidecar, Mapping)) for link in links])
-        report = VerifyReport(claims.container, Comparison(claims.by_block, claims.same_size, len(links)),
+        claims = [_claims(link, restored, whole=not isinstance(sidecar, Mapping)) for link in links]
+        joined, last = _joined(claims), first + len(links) - 1
+        report = VerifyReport(joined.container, Comparison(joined.by_block, joined.same_size, len(links)),
                               passes=len(links))
-        last = first + len(links) - 1
-        declared = features_from(features_of(geojson_content), first, last)
-        mask = declared_mask(declared, restored, before.size, after.bounds_offset)
+        features = features_of(geojson_content)
+
+        @cache
+        def masked(begin: int, end: int) -> Mask:             # what these passes declare
+            own = [feature for feature in features if begin <= pass_of(feature, last) <= end]
+            return declared_mask(own, restored, before.size, after.bounds_offset)
+
+        mask = masked(first, last)
         for number, link in enumerate(links, first):
-            own = [feature for feature in declared if pass_of(feature, last) == number]
-            marked = mask if first == last else declared_mask(own, restored, before.size, after.bounds_offset)
-            problems += _area_problems(link, marked, restored)
-        problems += _slide_problems(before, after, mask, claims, report.compared)
+            problems += _area_problems(link, masked(number, number), restored)
+        problems += _slide_problems(before, after, mask, joined, report.compared)
         if before.size == after.size:
-            problems += colour_problems(sidecar_content.get("regions", ()), after.read, marked)
+            problems += colour_problems(sidecar_content.get("regions", ()), after.read, masked(last, last))
+            for number, link in enumerate(links, first):
+                others = [claim for at, claim in enumerate(claims, first) if at != number]
+                around = Around(masked(1, number - 1), masked(number, number), masked(number + 1, last),
+                                joined.lossless, len(links), all(claim.keeps_blocks for claim in others))
+                own = [feature for feature in features if pass_of(feature, last) == number]
+                problems += graft_problems(before, after, link, own, around, report.grafted)
         if before.size == after.size and first == last:       # the rest is a matter of one pass
-            problems += text_problems(before, after, claims.container == "copied")
-            problems += graft_problems(before, after, mask, links[0], {"type": "FeatureCollection",
-                                                                       "features": declared}, report.grafted)
+            problems += text_problems(before, after, joined.container == "copied")
             problems += shown_problems(before, after, mask, sidecar_content["written"], patches)
         report.output_sha256 = output_hash.result()
-        if source_hash.result() != claims.source_sha256:
+        if source_hash.result() != joined.source_sha256:
             problems.insert(0, f"{before.path.name} is not the file that was restored: its SHA-256 is another one")
-    if claims.output_sha256 and report.output_sha256 != claims.output_sha256:
+    if joined.output_sha256 and report.output_sha256 != joined.output_sha256:
         problems.append(f"{restored.name} was changed after it was written: its SHA-256 is not the sidecar's")
     report.problems = tuple(problems)
     return report
@@ -139,6 +148,7 @@ class Claims:
     given_mpp: tuple[float, float] | None     # um per level-0 pixel, where the caller of restore gave it
     same_size: bool
     by_block: bool                     # False for sidecars from before JPEG blocks were kept
+    keeps_blocks: bool                 # no segment was encoded whole
 
 
 def _claims(sidecar: Mapping[str, Any], restored: Path, whole: bool) -> Claims:
@@ -159,7 +169,9 @@ def _claims(sidecar: Mapping[str, Any], restored: Path, whole: bool) -> Claims:
             painted_px=sum(int(region["area_px"]) for region in sidecar.get("regions", ())),
             given_mpp=(float(sidecar["mpp"]),) * 2 if sidecar.get("mpp_from") == "argument" else None,
             same_size=sidecar.get("same_size") is True,
-            by_block=all(told for _, told in levels.values()))
+            by_block=all(told for _, told in levels.values()),
+            keeps_blocks=written["container"] in ("copied", "pyramid") and not any(
+                level.get("encoded_whole") for level in written.get("levels", ())))
         incomplete = whole and not (claims.output_sha256 and claims.painted_px)
         if (claims.container not in CONTAINERS or not isinstance(claims.lossless, bool) or incomplete
                 or not all(isinstance(text, str) for name, (how, _) in levels.items() for text in (name, how))):
@@ -207,7 +219,8 @@ def _joined(links: Sequence[Claims]) -> Claims:
         source_sha256=links[0].source_sha256, output_sha256=links[-1].output_sha256,
         painted_px=sum(link.painted_px for link in links),
         given_mpp=next((link.given_mpp for link in reversed(links) if link.given_mpp), None),
-        same_size=any(link.same_size for link in links), by_block=all(link.by_block for link in links))
+        same_size=any(link.same_size for link in links), by_block=all(link.by_block for link in links),
+        keeps_blocks=all(link.keeps_blocks for link in links))
 
 
 def _slide_problems(before: Slide, after: Slide, mask: Mask, claims: Claims, comparison: Comparison) -> list[str]:

@@ -21,6 +21,7 @@ from artifusion.output.description import (
     lasting_page,
     tags_with_note,
     texts_with_note,
+    without_uuids,
 )
 from artifusion.output.history import notes_in
 from artifusion.output.lookover import why_stale
@@ -142,7 +143,7 @@ def _write_copy(slide: Slide, mask: Mask, patches: Patches, path: Path, note: st
         stored = StoredPage(file, source.pages[number], names[number], same_size)
         return generators.enter_context(closing(restored_segments(stored, mask, patches, changes[number])))
 
-    texts = tags_with_note(source.pages[0], note, slide.vendor)
+    texts = tags_with_note(source.pages[0], note, slide.vendor, slide.path.name)
     with slide.path.open("rb") as file, ExitStack() as generators:    # closed: no thread reads on
         try:
             copy_tiff(source, path, replaced, texts, source.big, _counted(progress, slide.path.stat().st_size))
@@ -183,7 +184,7 @@ def _write_generic(slide: Slide, mask: Mask, patches: Patches, path: Path, note:
 def _generic_metadata(slide: Slide, note: str) -> Metadata:
     """Return a generic file's metadata, with the source's description where it still holds, or an image's texts."""
     kept = lasting_page(slide)
-    said = kept.text(tiff.DESCRIPTION)
+    said = without_uuids(kept.text(tiff.DESCRIPTION), slide.path.name)
     if isinstance(slide, ImageSlide) and slide.text:
         said = "\n".join(f"{key}: {text}" for key, text in slide.text.items())
     elif not said:                                           # what earlier passes declare lasts in any case
@@ -245,7 +246,8 @@ def _write_image(slide: Slide, patches: Patches, path: Path, note: str, reason: 
     text = dict(slide.text) if isinstance(slide, ImageSlide) else {}
     told = text.pop("Description", "")
     text["Description"] = description_with_note(told, note, slide.vendor) or f"{told}\n{WORD}: {note}"    # comes last
-    write_image(path, patches.read, slide.size, mpp_xy=slide.mpp_xy, icc=slide.icc, text=text)
+    write_image(path, patches.read, slide.size, mpp_xy=slide.mpp_xy, icc=slide.icc, text=text,
+                colour=slide.colour if isinstance(slide, ImageSlide) else None)
     how = "PNG, exact" if exact else "JPEG quality 95, 4:4:4: kept pixels change a little; choose .png to keep them"
     level = LevelReport("level 0", "re-encoded", how, 1, 1, *_changes_of_reencoding(exact))
     return WriteReport(path, "image", reason, exact, (level,))

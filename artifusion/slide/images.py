@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class PlainImage:
     mpp: tuple[float, float] | None    # um per pixel along x and y, plausible or not
     text: Mapping[str, str] = field(default_factory=dict)     # what a PNG or JPEG says in words, by keyword
     pictures: int = 1                  # in a file that is no TIFF; the first is read
+    colour: Mapping[bytes, bytes] = field(default_factory=dict)      # how to show a PNG's numbers, by chunk
 
 
 def read_image(path: Path) -> PlainImage:
@@ -108,7 +110,14 @@ def _read_other_image(path: Path) -> PlainImage:
             pixels = on_white(image, pixels.reshape(image.height, image.width, 3))
             return PlainImage(pixels, file_format, file_format not in LOSSY_FORMATS,
                               image.info.get("icc_profile"), both_axes(*(number and 25400 / number for number in dpi)),
-                              _text(image), pictures)
+                              _text(image), pictures, _colour(image.info))
+
+
+def _colour(info: Mapping[Any, Any]) -> dict[bytes, bytes]:
+    """The chunks by which a PNG without a profile says how its numbers are to be shown."""
+    forms = {b"gAMA": ("gamma", ">I", 100_000), b"cHRM": ("chromaticity", ">8I", 100_000), b"sRGB": ("srgb", ">B", 1)}
+    told = {chunk: (np.atleast_1d(info[key]) * unit, form) for chunk, (key, form, unit) in forms.items() if key in info}
+    return {chunk: struct.pack(form, *np.rint(values).astype(int)) for chunk, (values, form) in told.items()}
 
 
 def _is_deep(path: Path, image: Image.Image) -> bool:

@@ -231,6 +231,7 @@ class ImageSlide(Slide):
     def __init__(self, path: Path, image: PlainImage, mpp: float | None) -> None:
         self.path, self._image, self.text, self.pictures = path, image.pixels, image.text, image.pictures
         self.format, self.lossless, self.icc = image.format, image.lossless, of_rgb(image.icc)
+        self.colour = image.colour
         self.level_sizes = (Size(image.pixels.shape[1], image.pixels.shape[0]),)
         self.level_downsamples = (1.0,)
         self.properties = {"image.format": image.format}

@@ -18,8 +18,8 @@ from artifusion.errors import SlideError
 from artifusion.geometry import Size
 
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-ASCII, SHORT, LONG, RATIONAL, UNDEFINED, IFD, LONG8, IFD8 = 2, 3, 4, 5, 7, 13, 16, 18
-INTEGERS = {1: "u1", SHORT: "u2", LONG: "u4", LONG8: "u8", IFD: "u4", IFD8: "u8"}
+BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, IFD, LONG8, IFD8 = 1, 2, 3, 4, 5, 7, 13, 16, 18
+INTEGERS = {BYTE: "u1", SHORT: "u2", LONG: "u4", LONG8: "u8", IFD: "u4", IFD8: "u8"}
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION = 256, 257, 258, 259, 262, 270
 SAMPLES, ROWS_PER_STRIP, PLANAR, TILE_WIDTH, TILE_HEIGHT, JPEG_TABLES, DEPTH = 277, 278, 284, 322, 323, 347, 32997
 FILL_ORDER, PREDICTOR, SUBSAMPLING, SUBFILE, SOFTWARE, ICC = 266, 317, 530, 254, 305, 34675
@@ -95,6 +95,12 @@ class Page:
         samples, bits = max(1, self.number(SAMPLES, 1)), int(self.numbers(BITS).max(initial=1))
         most = -(-width * samples * bits // 8) * height if self.number(COMPRESSION, 1) == 1 else LARGEST
         return np.minimum(self.numbers(COUNTS[self.tiled]), most)
+
+    @property
+    def lengths_ignored(self) -> bool:
+        """Whether libtiff takes segments as whole whatever the lengths: uncompressed ones, if the first two differ."""
+        told = self.numbers(COUNTS[self.tiled])
+        return self.tiled and self.number(COMPRESSION, 1) == 1 and len(told) > 2 and 0 < told[0] != told[1] > 0
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -32,8 +32,8 @@ class Tile:
 
     @property
     def folder(self) -> str:
-        """Name of the folder that the image lies in."""
-        return self.image.split("/")[-2]
+        """Name of the folder that the image lies in; "." where none is told, as of one at the top of a disk."""
+        return PurePosixPath(self.image).parent.name or "."
 
 
 def find_images(paths: Sequence[str | Path]) -> dict[Path, str]:

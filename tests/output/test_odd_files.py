@@ -28,6 +28,7 @@ from artifusion.output.codecs.segment_codecs import JpegCodec, codec_of
 from artifusion.output.description import description_with_note, only_noted
 from artifusion.output.lookover import look_over
 from artifusion.output.reencode import halved
+from artifusion.output.verify import verify_slide
 from artifusion.restoration.pipeline import restore_slide
 from artifusion.slide import tiff
 from artifusion.slide.reader import open_slide
@@ -128,6 +129,37 @@ def test_ome_xml_stays_well_formed_and_known(sizes, prefix, around, tmp_path):
         assert file.is_ome and "artifusion: restored 1 region" in file.pages[0].description
         assert "Pixels" in json.dumps(tifffile.xml2dict(file.ome_metadata.strip().replace('encoding="UTF-16"', "")))
         assert file.series[0].levels[0].shape == (*sizes[0][::-1], 3)
+
+
+OWN, OTHER = "urn:uuid:11111111-2222-3333-4444-555555555555", "urn:uuid:99999999-2222-3333-4444-555555555555"
+PLANES = """<{0}TiffData IFD="0" PlaneCount="1"><{0}UUID FileName={1}>{2}</{0}UUID></{0}TiffData>"""
+
+
+@pytest.mark.parametrize("sizes", [SIZES, [(700, 640)]], ids=["copied", "pyramid"])
+@pytest.mark.parametrize("prefix", ["", "ome:"])
+@pytest.mark.parametrize(("root", "file"), [("", "'a &amp; b.ome.tif'"), ("", '"./A &amp; B.ome.TIF"'),
+                                            (f' UUID="{OWN}"', '"a &amp; b.ome.tif"'), (f' UUID="{OWN}"', '"old.tif"')])
+def test_planes_of_ome_xml_lie_in_the_restored_file_and_not_in_the_source(root, file, prefix, sizes, tmp_path):
+    text = OME.format(prefix, f"{':ome' if prefix else ''}").replace(
+        f'<{prefix}TiffData IFD="0" PlaneCount="1"/>', PLANES.format(prefix, file, OWN)).replace(
+        "OME xmlns", f"OME{root} xmlns", 1).replace("300", str(sizes[0][0])).replace("260", str(sizes[0][1]))
+    source = write_pyramid_tiff(tmp_path / "a & b.ome.tif", sizes, description=text, **YCBCR_444)
+    out, _ = repaired(source, tmp_path, size=sizes[0], out=tmp_path / "out.ome.tif")
+    assert np.abs(tifffile.imread(out)[BOX.expanded(-2).slices()].astype(int) - PINK).mean() < 8
+    with tifffile.TiffFile(out) as written, tifffile.TiffFile(source) as scan:
+        assert written.is_ome and list(written._files.values()) == [written]
+        assert scan.pages[0].description.count("FileName") == 1 and root in written.pages[0].description
+    source.rename(tmp_path / "renamed.tif")
+    assert verify_slide(tmp_path / "renamed.tif", out).ok
+
+
+def test_planes_of_ome_xml_in_other_files_stay_there(tmp_path):
+    text = OME.format("", "").replace('<TiffData IFD="0" PlaneCount="1"/>', PLANES.format("", '"slide.tif"', OWN)
+                                      + PLANES.format("", '"beside.tif"', OTHER))
+    source = write_pyramid_tiff(tmp_path / "slide.tif", SIZES, description=text, **YCBCR_444)
+    out, _ = repaired(source, tmp_path)
+    said = tiff.read_tiff(out).pages[0].text(tiff.DESCRIPTION)
+    assert OWN not in said and f'<UUID FileName="beside.tif">{OTHER}</UUID>' in said
 
 
 @pytest.mark.parametrize("text", ["ImageJ=1.53\nimages=1\nhyperstack=true\n", "made by a scanner", "12", "[User]\nA=1",
@@ -422,3 +454,24 @@ def test_a_jpeg_tile_that_claims_to_be_larger_than_a_tile_is_not_unpacked():
     huge[at + 5 : at + 9] = b"\xff\xdc\xff\xdc"
     with pytest.raises(SlideError, match="in a tile of 128 x 128"):
         JpegCodec(b"", jpeg.YCBCR, Size(128, 128)).decode(bytes(huge))
+
+
+def test_a_short_uncompressed_tile_that_only_some_readers_take_as_whole_is_found_before_work_begins(tmp_path):
+    source = write_pyramid_tiff(tmp_path / "slide.tif", SIZES)
+    whole = 3 * 128 * 128
+    point_segment(source, 0, None, whole + 100, page=1)       # libtiff believes none of them where the first two differ
+    point_segment(source, 3, None, whole - 2, page=1)
+    with pytest.raises(SlideError, match=r"level 1, at \(128, 128\)"):
+        repaired(source, tmp_path)
+    point_segment(source, 3, None, whole, page=1)
+    check_painted(source, repaired(source, tmp_path)[0], near=1)
+
+
+def test_a_tag_of_a_type_that_tifffile_does_not_take_is_no_reason_to_fail(tmp_path):
+    source = write_pyramid_tiff(tmp_path / "slide.tif", SIZES, tile=64, **YCBCR_444)
+    with tifffile.TiffFile(source) as file:
+        tag = file.pages[1].tags[323]                         # the height of a tile, as a byte
+    data = bytearray(source.read_bytes())
+    data[tag.offset + 2 : tag.offset + 12] = b"\1\0\1\0\0\0\x40\0\0\0"
+    source.write_bytes(data)
+    check_painted(source, repaired(source, tmp_path)[0], levels=1)

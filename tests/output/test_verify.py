@@ -5,14 +5,17 @@ import math
 
 import numpy as np
 import pytest
+import shapely
 import tifffile
 from painted_slides import place_segment, restored
 from PIL import Image
 
 from artifusion.errors import OutputError, SlideError
 from artifusion.files import sha256
-from artifusion.geometry import Box
+from artifusion.geometry import Box, Size
+from artifusion.mask.mask import Mask
 from artifusion.output.codecs.segment_codecs import codec_of
+from artifusion.output.region_colours import mean_rgb
 from artifusion.output.stored import Grid
 from artifusion.output.verify import verify_slide
 from artifusion.slide import tiff
@@ -164,3 +167,10 @@ def test_levels_that_are_none_make_no_sidecar(levels, aperio_slide, tmp_path):
     sidecar["written"]["levels"] = levels
     with pytest.raises(OutputError, match="not one that artifusion wrote"):
         verify_slide(aperio_slide, out, sidecar, declared)
+
+
+def test_a_sidecar_that_tells_of_a_region_beyond_the_slide_takes_no_time():
+    mask = Mask.of([shapely.box(10, 10, 60, 50)], Size(100, 80))
+    pink = np.full((80, 100, 3), (230, 120, 180), np.uint8)
+    beyond = Box(-(10**9), 0, 10**12, 10**12)
+    assert mean_rgb(lambda box: pink[box.slices()], mask, beyond) == ([230, 120, 180], 46 * 36)

@@ -90,3 +90,58 @@ def test_polygons_that_lost_a_graft_are_found(restored):
         feature["properties"]["metadata"].pop("graft", None)
     assert any("grafted px but the sidecar" in problem for problem in
                verify_slide(source, out, content, declared).problems)
+
+
+HOLES = [(101, 100, 129, 90), (180, 140, 120, 100), (500, 400, 140, 80)]      # the second lies over a part of the first
+
+
+def chain(source, folder, suffixes):
+    """A slide restored three times, with grafts: the last output, its sidecar and GeoJSON."""
+    for number, (suffix, (x, y, width, height)) in enumerate(zip(suffixes, HOLES, strict=True), 1):
+        mask = np.zeros((703, 901), np.uint8)
+        mask[y : y + height, x : x + width] = 255
+        Image.fromarray(mask).save(folder / "mask.png")
+        out = folder / f"pass{number}{suffix}"
+        content = restore_slide(source, folder / "mask.png", out, restorer=Flat(graft="auto"), seed=number, mpp=0.5)
+        source = out
+    return out, content, json.loads((folder / f"{out.name}.geojson").read_text())
+
+
+@pytest.fixture(scope="module", params=[
+    ("aperio", ".svs"), ("ycbcr420", ".tif"), ("jpeg2000-ycbcr", ".svs"), ("lzw", ".tif"), ("aperio", ".svs", ".tiff"),
+    ("jpeg2000-ycbcr", ".tiff"), ("image", ".jpg"), ("image", ".png", ".tif")], ids="-".join)
+def three(request, tmp_path_factory):
+    """A source, and what three passes over it with grafts end in."""
+    folder = tmp_path_factory.mktemp("chain")
+    maker, first, *later = request.param
+    source = MAKERS["lzw" if maker == "image" else maker](folder)
+    if maker == "image":
+        with open_slide(source) as slide:
+            Image.fromarray(slide.read(Box(0, 0, *slide.size))).save(source := folder / "source.png")
+    return source, *chain(source, folder, [first, *(later or [first]), *(later or [first])])
+
+
+def test_grafts_of_every_pass_of_a_chain_are_compared_with_their_donors(three):
+    source, out, content, _ = three
+    report = verify_slide(source, out)
+    assert report.ok and report.passes == 3, report.problems
+    kept = [sum(region["grafted_px"] for region in link["regions"]) for link in (*content["history"], content)]
+    assert min(kept) > 2_000
+    assert sum(kept[1:]) + 1_000 < report.grafted.px < sum(kept)           # the second pass took some of the first
+    lossless = all(link["written"]["lossless"] for link in (*content["history"], content))
+    assert not lossless or report.grafted.largest == 0
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("move", ["beside", "restored"])
+def test_a_wrong_donor_in_any_pass_of_a_chain_is_found(three, number, move):
+    source, out, content, declared = three
+    content = json.loads(json.dumps(content))
+    graft = [*content["history"], content][number - 1]["regions"][0]["grafts"][0]
+    if move == "beside":
+        graft["donor"][0] += 8
+    else:                                                    # in what the first pass restored
+        graft["donor"][:2] = HOLES[0][:2]
+    found = verify_slide(source, out, content, declared).problems
+    assert any("graft 1 does not hold its donor's pixels" in problem for problem in found), found
+    assert move == "beside" or any("its donor was restored itself" in problem for problem in found)

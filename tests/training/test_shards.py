@@ -1,5 +1,6 @@
 import json
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from artifusion.config import DataConfig
 from artifusion.errors import DataError, OutputError
 from artifusion.training.corpus import Corpus, is_validation
-from artifusion.training.shards import read_shard, read_tiles, write_shard
+from artifusion.training.shards import read_shard, read_tiles, save_tiles, write_shard
 from artifusion.training.tiles import find_images
 
 
@@ -111,3 +112,11 @@ def test_a_foreign_or_broken_tar_is_one_clear_error(images, tmp_path):
     (tmp_path / "cut.tar").write_bytes((tmp_path / "shard.tar").read_bytes()[:100_000])
     with pytest.raises(DataError, match="broken"):
         list(read_shard(tmp_path / "cut.tar"))
+
+
+def test_a_tile_whose_image_lies_in_no_folder_is_packed_like_any_other(images, tmp_path):
+    (tile, *_) = read_tiles(find_images(images[:1]))
+    save_tiles([replace(tile, image=name) for name in ("a.png", "/a.png", "")], tmp_path / "one.tar")
+    write_shard([tmp_path / "one.tar"], tmp_path / "two.tar", quiet=True)
+    assert [tile.image for tile in read_shard(tmp_path / "two.tar")] == ["a.png", "/a.png", ""]
+    assert len(Corpus.of(read_shard(tmp_path / "two.tar"), DataConfig()).sources["."].tiles) == 3

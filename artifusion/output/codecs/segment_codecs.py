@@ -254,9 +254,10 @@ def codec_of(page: tiff.Page, same_size: bool = False) -> Codec:
     Raises:
         SlideError: the page's tags say that its segments cannot be written again; the message is the reason alone.
     """
-    several = [code for code in ONE_NUMBER if code in page.tags and len(page.numbers(code)) != 1]
-    if several:
-        raise SlideError(f"tag {several[0]} does not hold one number")      # readers take it for this or that
+    odd = [code for code in ONE_NUMBER if code in page.tags and (
+        len(page.numbers(code)) != 1 or page.tags[code].type == tiff.BYTE)]
+    if odd:                                                   # which readers take for this or that
+        raise SlideError(f"tag {odd[0]} does not hold one number of 16 bits or more")
     compression, photometric = page.number(tiff.COMPRESSION, 1), page.number(tiff.PHOTOMETRIC)
     size = page.segment_size
     if page.number(tiff.SAMPLES, 1) != 3 or set(page.numbers(tiff.BITS).tolist()) != {8}:
