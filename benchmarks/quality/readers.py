@@ -1,12 +1,13 @@
 """Can a reader tell restored tissue from the truth? Pictures for a blinded trial, and its score.
 
     python -m benchmarks.quality.readers IMAGE... --folder FOLDER [--holes 12] [--mpp UM]
-    python -m benchmarks.quality.readers --folder FOLDER --score ANSWERS.json
+    python -m benchmarks.quality.readers --folder FOLDER --score ANSWERS.json...
 
 Of every image or slide, uneven ellipses of 60 to 250 um on tissue are restored, each in the image as it was. The folder
-gets two pictures of every place at full scale, the truth and the restoration, numbered in random order: 00.png, 01.png,
-... Ticks at their edges frame the place. A reader sees the pictures alone and writes {"00": "real", "01": "restored",
-...}; --score compares that with key.json, which the reader does not see.
+gets two sheets, first/ and second/, each with one picture of every place at full scale, in an order of its own: half of
+them the truth, half the restoration, and where one sheet shows the truth the other shows the restoration. Ticks at the
+edges frame the place. A reader sees one sheet alone, never the same place twice, and writes {"00": "real",
+"01": "restored", ...}; --score compares the answers of one or more readers with key.json, which no reader sees.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from artifusion.training.holes import ellipse, square
 ACROSS_UM, SURROUNDINGS_UM = (60, 250), 60
 MIN_TISSUE = 0.85                   # of a hole
 TICK_PX = 12
+ANSWERS = ("real", "restored")
 
 
 def places(image: np.ndarray, spacing_um: float, count: int, rng: np.random.Generator
@@ -66,7 +68,8 @@ def framed(pixels: np.ndarray, hole: np.ndarray) -> Image.Image:
 
 def draw(images: list[Path], folder: Path, count: int, mpp: float | None, seed: int) -> None:
     """Restore the places of every image and write the pictures and their key."""
-    rng, restorer, pictures = np.random.default_rng(seed), Restorer.from_pretrained(), []
+    rng, restorer = np.random.default_rng(seed), Restorer.from_pretrained()
+    shown: list[dict[str, tuple[Image.Image, dict[str, object]]]] = []
     for path in images:
         with open_slide(path) as slide:
             image, spacing_um = slide.read(Box(0, 0, *slide.size)), slide.mpp or mpp or DEFAULT_SPACING_UM
@@ -74,24 +77,28 @@ def draw(images: list[Path], folder: Path, count: int, mpp: float | None, seed: 
             mask, part = np.zeros(image.shape[:2], bool), np.s_[top : top + hole.shape[0], left : left + hole.shape[1]]
             mask[part] = hole
             place = {"image": path.name, "left": left, "top": top, "um": round(math.sqrt(hole.sum()) * spacing_um)}
-            shown = {"real": image, "restored": restorer.restore(image, mask, mpp=spacing_um, seed=seed)}
-            pictures += [(framed(pixels[part], hole), {"answer": answer, **place}) for answer, pixels in shown.items()]
-    folder.mkdir(parents=True)
+            versions = {"real": image, "restored": restorer.restore(image, mask, mpp=spacing_um, seed=seed)}
+            shown.append({answer: (framed(pixels[part], hole), {"answer": answer, **place})
+                          for answer, pixels in versions.items()})
     key = {}
-    for number, at in enumerate(rng.permutation(len(pictures))):
-        picture, key[f"{number:02}"] = pictures[at]
-        picture.save(folder / f"{number:02}.png")
+    answers = rng.permutation([ANSWERS[n % 2] for n in range(len(shown))])
+    for sheet, swapped in (("first", False), ("second", True)):
+        (folder / sheet).mkdir(parents=True)
+        for at in rng.permutation(len(shown)):
+            name = f"{len(key):02}"
+            picture, key[name] = shown[at][ANSWERS[(answers[at] == ANSWERS[1]) ^ swapped]]
+            picture.save(folder / sheet / f"{name}.png")
     (folder / "key.json").write_text(json.dumps(key, indent=1) + "\n")
 
 
-def score(folder: Path, answers: Path) -> dict[str, float]:
+def score(folder: Path, answers: list[Path]) -> dict[str, float]:
     """The share of right answers with its exact 95 % interval, and the shares of each kind called restored."""
-    key, given = json.loads((folder / "key.json").read_text()), json.loads(answers.read_text())
-    right = sum(given[name] == one["answer"] for name, one in key.items())
-    interval = binomtest(right, len(key)).proportion_ci()
-    called = {kind: np.mean([given[name] == "restored" for name, one in key.items() if one["answer"] == kind])
-              for kind in ("real", "restored")}
-    return {"pictures": len(key), "right": right / len(key), "low": interval.low, "high": interval.high,
+    key = json.loads((folder / "key.json").read_text())
+    given = [(key[name]["answer"], called) for path in answers for name, called in json.loads(path.read_text()).items()]
+    right = sum(truth == called for truth, called in given)
+    interval = binomtest(right, len(given)).proportion_ci()
+    called = {kind: np.mean([called == "restored" for truth, called in given if truth == kind]) for kind in ANSWERS}
+    return {"pictures": len(given), "right": right / len(given), "low": interval.low, "high": interval.high,
             **{f"{kind}_called_restored": float(share) for kind, share in called.items()}}
 
 
@@ -102,7 +109,7 @@ def main() -> None:
     parser.add_argument("--holes", type=int, default=12, help="per image")
     parser.add_argument("--mpp", type=float, help="um per pixel of images that do not tell")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--score", type=Path, help="a reader's answers")
+    parser.add_argument("--score", type=Path, nargs="+", help="readers' answers")
     given = parser.parse_args()
     if given.score:
         print(json.dumps(score(given.folder, given.score)))

@@ -1,0 +1,54 @@
+"""Pictures of restored tiles at full size, those that fail among them, chosen by a seed alone.
+
+    python -m benchmarks.quality.failures DATA [--tiles 40] [--seed 7] [--pictures docs/generated/pictures]
+
+The tiles, holes and method are those of `artifusion evaluate --validation --methods graft` with that seed: 256 px of
+images that the weights were not trained on. Writes failures-1.jpg, ...: ten rows each of truth, hole and restoration,
+numbered from 1. docs/failures.md describes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from artifusion import Restorer
+from artifusion.evaluation.methods import make_methods
+from artifusion.evaluation.trials import SIDE_PX, plan_trials
+
+ROWS, GAP_PX, NUMBER_PX = 10, 4, 28
+
+
+def row(truth: np.ndarray, hole: np.ndarray, restored: np.ndarray, number: int) -> Image.Image:
+    """A number, the truth, the truth without its hole, and the restoration, side by side."""
+    picture = Image.new("RGB", (NUMBER_PX + 3 * SIDE_PX + 2 * GAP_PX, SIDE_PX + GAP_PX), "white")
+    ImageDraw.Draw(picture).text((2, 2), str(number), fill="black", font=ImageFont.load_default(18))
+    for column, pixels in enumerate((truth, np.where(hole[..., None], np.uint8(255), truth), restored)):
+        picture.paste(Image.fromarray(pixels), (NUMBER_PX + column * (SIDE_PX + GAP_PX), 0))
+    return picture
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="+")
+    parser.add_argument("--tiles", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--pictures", type=Path, default=Path("docs/generated/pictures"), help="folder to write to")
+    given = parser.parse_args()
+    trials = plan_trials(given.data, given.tiles, given.seed, validation=True)
+    graft = make_methods(["graft"], (), trials, Restorer.from_pretrained(), given.seed)["graft"]
+    rows = []
+    for number, trial in enumerate(tqdm(trials), 1):
+        rows.append(row(trial.truth, trial.hole, graft(trial), number))
+        print(number, trial.image, f"{trial.artifact}, {trial.width}, {100 * trial.hole.mean():.0f} %", flush=True)
+    for sheet, first in enumerate(range(0, len(rows), ROWS), 1):
+        shown = np.concatenate([np.asarray(each) for each in rows[first : first + ROWS]])
+        Image.fromarray(shown).save(given.pictures / f"failures-{sheet}.jpg", quality=85)
+
+
+if __name__ == "__main__":
+    main()
