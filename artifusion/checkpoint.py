@@ -87,6 +87,9 @@ def _read(folder: Path) -> Weights:
         training = dict(config.get("training", {}))
         if "images" in training:                    # what crops were called in weights up to 0.4.0
             training = {"crops": training.pop("images")} | training
+        parent = config.get("parent")
+        if parent is not None and not all(isinstance(parent[key], str) for key in ("name", "sha256")):
+            raise ValueError("config.json does not tell which weights they began from")
         model = (folder / MODEL).read_bytes()
         tensors = load(model)
         if broken := [key for key, value in tensors.items() if not value.isfinite().all()]:
@@ -99,11 +102,11 @@ def _read(folder: Path) -> Weights:
     except (*BROKEN_FILE, SafetensorError) as error:
         raise WeightsError(f"{folder}: broken weights: {shortened(error)}") from None
     digest = hashlib.sha256(model).hexdigest()
-    name, parent = str(config.get("name", folder.name)), config.get("parent")
+    name = str(config.get("name", folder.name))
     if borrowed(name, digest):                      # what weights trained up to 0.4.0 were called: after their recipe
         run = folder.resolve().parent if folder.name == "weights" else folder.resolve()
         name = f"{run.name} (trained as {name})"
-    return Weights(denoiser, name, digest, training, parent if isinstance(parent, dict) else None, walk)
+    return Weights(denoiser, name, digest, training, parent, walk)
 
 
 def borrowed(name: str, digest: str) -> bool:

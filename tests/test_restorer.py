@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -183,6 +185,16 @@ def test_a_line_of_pixels_and_a_mask_of_all_but_one_are_painted(restorer):
         image = np.random.default_rng(0).integers(100, 200, (*mask.shape, 3), dtype=np.uint8)
         restored = restorer.restore(image, mask, steps=1)
         assert np.array_equal(restored[~mask], image[~mask]) and (restored[mask] != image[mask]).any()
+
+
+@pytest.mark.parametrize("parent", ["he-small", {}, {"name": "he-small"}, {"name": "he-small", "sha256": 3}, [1]])
+def test_weights_that_do_not_tell_their_parent_are_broken(tmp_path, parent):
+    weights = Restorer.from_pretrained("he-small", device="cpu").weights
+    save_weights(tmp_path, weights.denoiser.state_dict(), weights.denoiser.config, "theirs", {})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"parent": parent}))
+    with pytest.raises(WeightsError, match="broken weights"):
+        Restorer.from_pretrained(tmp_path, device="cpu")
 
 
 def test_weights_of_a_hub_id_are_fetched_as_safetensors_alone(tmp_path, monkeypatch):
