@@ -26,7 +26,7 @@ from artifusion.mask.writer import write_mask
 from artifusion.output import compare, writer
 from artifusion.output.codecs.segment_codecs import JpegCodec
 from artifusion.output.patches import Patches
-from artifusion.pretrained import DEFAULT_WEIGHTS, canvas_multiple
+from artifusion.pretrained import DEFAULT_WEIGHTS, architecture_and_walk
 from artifusion.restoration import pipeline
 from artifusion.slide.reader import open_slide
 from benchmarks.memory import peak_mb, run, warm_memory
@@ -41,7 +41,8 @@ class SampledPainter:
     """A Restorer that denoises the first `count` batches; what follows is painted at once, in one colour."""
 
     def __init__(self, count: int, steps: int, device: str) -> None:
-        self.config, self.multiple = RestoreConfig(steps=steps, graft="off"), canvas_multiple(DEFAULT_WEIGHTS)
+        self.config = RestoreConfig(steps=steps, graft="off")
+        self.multiple = architecture_and_walk(DEFAULT_WEIGHTS)[0].multiple
         flat = {"name": "flat colour", "sha256": "0" * 64}
         self.weights, self.device = SimpleNamespace(**flat, named=lambda: flat), SimpleNamespace(type="cpu")
         self.machine, self.threads = {"torch": "none", "processor": "none", "dtype": "uint8"}, {"threads": 1}
