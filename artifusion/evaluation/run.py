@@ -80,7 +80,7 @@ def evaluate(
     trials = plan_trials(data, tiles, seed, mpp, validation, inks)
     job = asked | {
         "weights": f"{restorer.weights.name} {restorer.weights.sha256[:12]}" if restorer else "none",
-        "config": painting.model_dump(mode="json"),
+        "config": (restorer.config if restorer else painting).model_dump(mode="json"),
         "device": restorer.device.type if restorer else "cpu", "trials": digest(trials), "command": command}
     fills = make_methods(methods, steps, trials, restorer, seed)
     with open_records(out, {key: value for key, value in job.items() if key != "command"}) as records:
