@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from artifusion.evaluation.records import Records
 from artifusion.evaluation.trials import SIDE_PX, Trial
 
 SHEET_TILES, GAP_PX, HEAD_PX = 20, 4, 24
+PITCH_PX = SIDE_PX + GAP_PX
 PLOTTED = ("probe", "kid", "stain_pooled", "texture", "nuclei", "edge")
 
 
@@ -27,20 +28,26 @@ def draw_sheets(trials: Sequence[Trial], records: Records, methods: Mapping[str,
     names = []
     for first in range(0, len(trials), SHEET_TILES):
         shown = trials[first : first + SHEET_TILES]
-        pitch = SIDE_PX + GAP_PX
-        sheet = Image.new("RGB", (len(columns) * pitch, HEAD_PX + len(shown) * pitch), "white")
+        sheet = Image.new("RGB", (len(columns) * PITCH_PX, HEAD_PX + len(shown) * PITCH_PX), "white")
         pen = ImageDraw.Draw(sheet)
         for column, name in enumerate(columns):
-            pen.text((column * pitch + 4, 6), name, fill="black")
+            pen.text((column * PITCH_PX + 4, 6), name, fill="black")
         for row, trial in enumerate(shown):
-            images = [trial.truth, np.where(trial.hole[..., None], np.uint8(255), trial.truth)]
-            images += [records.painted(method, trial.number) if trial.number in done else np.full_like(trial.truth, 255)
-                       for method, done in methods.items()]
-            for column, image in enumerate(images):
-                sheet.paste(Image.fromarray(image), (column * pitch, HEAD_PX + row * pitch))
+            painted = (records.painted(method, trial.number) if trial.number in done else np.full_like(trial.truth, 255)
+                       for method, done in methods.items())
+            sheet.paste(side_by_side(trial, painted), (0, HEAD_PX + row * PITCH_PX))
         names.append(f"sheet-{first // SHEET_TILES + 1:02d}.jpg")
         sheet.save(folder / names[-1], quality=90, subsampling=0)
     return names
+
+
+def side_by_side(trial: Trial, painted: Iterable[np.ndarray]) -> Image.Image:
+    """A tile's truth, the truth with its hole in white, and what methods painted, GAP_PX of white after each."""
+    images = [trial.truth, np.where(trial.hole[..., None], np.uint8(255), trial.truth), *painted]
+    row = Image.new("RGB", (len(images) * PITCH_PX, SIDE_PX), "white")
+    for column, image in enumerate(images):
+        row.paste(Image.fromarray(image), (column * PITCH_PX, 0))
+    return row
 
 
 def draw_plots(figures: Figures, folder: Path) -> list[str]:

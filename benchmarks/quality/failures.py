@@ -18,17 +18,17 @@ from tqdm import tqdm
 
 from artifusion import Restorer
 from artifusion.evaluation.methods import make_methods
-from artifusion.evaluation.trials import SIDE_PX, plan_trials
+from artifusion.evaluation.pictures import GAP_PX, PITCH_PX, side_by_side
+from artifusion.evaluation.trials import Trial, plan_trials
 
-ROWS, GAP_PX, NUMBER_PX = 10, 4, 28
+ROWS, NUMBER_PX = 10, 28
 
 
-def row(truth: np.ndarray, hole: np.ndarray, restored: np.ndarray, number: int) -> Image.Image:
+def row(trial: Trial, restored: np.ndarray, number: int) -> Image.Image:
     """A number, the truth, the truth without its hole, and the restoration, side by side."""
-    picture = Image.new("RGB", (NUMBER_PX + 3 * SIDE_PX + 2 * GAP_PX, SIDE_PX + GAP_PX), "white")
+    picture = Image.new("RGB", (NUMBER_PX + 3 * PITCH_PX - GAP_PX, PITCH_PX), "white")
     ImageDraw.Draw(picture).text((2, 2), str(number), fill="black", font=ImageFont.load_default(18))
-    for column, pixels in enumerate((truth, np.where(hole[..., None], np.uint8(255), truth), restored)):
-        picture.paste(Image.fromarray(pixels), (NUMBER_PX + column * (SIDE_PX + GAP_PX), 0))
+    picture.paste(side_by_side(trial, [restored]), (NUMBER_PX, 0))
     return picture
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     graft = make_methods(["graft"], (), trials, Restorer.from_pretrained(), given.seed)["graft"]
     rows = []
     for number, trial in enumerate(tqdm(trials), 1):
-        rows.append(row(trial.truth, trial.hole, graft(trial), number))
+        rows.append(row(trial, graft(trial), number))
         print(number, trial.image, f"{trial.artifact}, {trial.width}, {100 * trial.hole.mean():.0f} %", flush=True)
     for sheet, first in enumerate(range(0, len(rows), ROWS), 1):
         shown = np.concatenate([np.asarray(each) for each in rows[first : first + ROWS]])
