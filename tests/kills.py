@@ -86,10 +86,12 @@ def run(command, folder, kill_at=0, limit=0, delay=0.0, number=signal.SIGKILL, g
         except BaseException:
             traceback.print_exc()
         finally:
-            if not limit:
-                facts.write_text(json.dumps([seen, calls]))
-            sys.stdout.flush()
-            os._exit(status or 0)
+            try:                                             # a signal by the clock may come as late as here, and
+                if not limit:
+                    facts.write_text(json.dumps([seen, calls]))
+                sys.stdout.flush()
+            finally:                                         # must not send the fork on into its parent's code
+                os._exit(status or 0)
     os.close(said)
     timer = threading.Timer(delay, os.kill, (child, number))
     if delay:
