@@ -64,7 +64,7 @@ def detect(
     sight = Sight.of(survey, look)
     looking = tqdm(tiles, desc="looking", unit="tile", disable=quiet or None)
     fold_probability = None if sight or survey.coarse_um > COARSEST_UM else folds(look, survey.coarse_um)
-    maps = survey.maps(looking, look, fold_probability, sight.far if sight else None)
+    maps = survey.maps(looking, look, fold_probability=fold_probability, seen=sight.far if sight else None)
     found = [finding for finding in all_findings(maps, survey.coarse_um, sight) if finding.score >= threshold]
     if sight:
         found = list(apart(found, survey.coarse[::-1]))

@@ -81,7 +81,7 @@ class Survey:
         return look_of([self.read(box, self.coarse) for box in chosen], self.coarse_um, any_stain)
 
     def maps(
-        self, tiles: Iterable[Box], look: Look, fold_probability: FoldProbability | None = None,
+        self, tiles: Iterable[Box], look: Look, *, fold_probability: FoldProbability | None = None,
         seen: Seen | None = None,
     ) -> dict[str, np.ndarray]:
         """The maps that `find` takes, of the whole slide, from its tiles; "fold" and "seen KIND" only where given.

@@ -107,10 +107,12 @@ def verify_slide(source: str | Path | Slide, restored: str | Path,
                               passes=len(links))
         features = features_of(geojson_content)
 
+        def declared(begin: int, end: int) -> list[Any]:      # by these passes
+            return [feature for feature in features if begin <= pass_of(feature, last) <= end]
+
         @cache
-        def masked(begin: int, end: int) -> Mask:             # what these passes declare
-            own = [feature for feature in features if begin <= pass_of(feature, last) <= end]
-            return declared_mask(own, restored, before.size, after.bounds_offset)
+        def masked(begin: int, end: int) -> Mask:
+            return declared_mask(declared(begin, end), restored, before.size, after.bounds_offset)
 
         mask = masked(first, last)
         for number, link in enumerate(links, first):
@@ -122,8 +124,7 @@ def verify_slide(source: str | Path | Slide, restored: str | Path,
                 others = [claim for at, claim in enumerate(claims, first) if at != number]
                 around = Around(masked(1, number - 1), masked(number, number), masked(number + 1, last),
                                 joined.lossless, len(links), all(claim.keeps_blocks for claim in others))
-                own = [feature for feature in features if pass_of(feature, last) == number]
-                problems += graft_problems(before, after, link, own, around, report.grafted)
+                problems += graft_problems(before, after, link, declared(number, number), around, report.grafted)
         if before.size == after.size and first == last:       # the rest is a matter of one pass
             problems += text_problems(before, after, joined.container == "copied")
             problems += shown_problems(before, after, mask, sidecar_content["written"], patches)

@@ -22,7 +22,7 @@ def found_in(pixels):
     survey = Survey.of(in_memory(pixels, MPP), MPP)
     tiles = survey.tiles()
     look = survey.look(tiles, any_stain=False)
-    maps = survey.maps(tiles, look, folds(look, MPP))
+    maps = survey.maps(tiles, look, fold_probability=folds(look, MPP))
     return [finding for finding in find(maps, MPP) if finding.score >= 0.5]
 
 
@@ -91,7 +91,7 @@ def test_maps_of_tiles_are_those_of_the_whole(tmp_path):
     assert len(tiles) > 1
     fold_probability = folds(look, MPP)
     whole = evidence(pixels, MPP, look) | {"fold": fold_probability(pixels)}
-    maps = survey.maps(tiles, look, fold_probability)
+    maps = survey.maps(tiles, look, fold_probability=fold_probability)
     assert maps.keys() == whole.keys() | {"density"}
     for kind, values in whole.items():
         assert np.abs(maps[kind] - np.clip(values * UNIT, 0, 255)).max() <= 1, kind

@@ -49,7 +49,9 @@ def test_a_finish_is_resumed_bit_for_bit_with_its_discriminator_and_what_it_reme
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
     finished = load_weights(tmp_path / "resumed/weights")
     assert finished.training["adversarial"] == {"steps": 3}
-    assert Restorer(finished, "cpu").config.evaluations == 3, "weights paint along the walk that they learned"
+    restorer, adversary = Restorer(finished, "cpu"), Adversary(config.adversarial, Schedule(), CPU)
+    assert restorer.config.evaluations == 3, "weights paint along the walk that they learned"
+    assert restorer._times(restorer.config.steps) == adversary.levels
     header = (tmp_path / "resumed/log.csv").read_text().splitlines()[0]
     assert all(f"loss_{part}" in header for part in ("reconstruction", "colour", "discriminator", "adversarial"))
 
