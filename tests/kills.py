@@ -27,6 +27,7 @@ from types import ModuleType, SimpleNamespace
 import painters
 
 from artifusion.cli import app
+from artifusion.files import write_text
 from artifusion.output import writer  # noqa: F401
 from artifusion.restoration import pipeline  # noqa: F401
 
@@ -88,7 +89,7 @@ def run(command, folder, kill_at=0, limit=0, delay=0.0, number=signal.SIGKILL, g
         finally:
             try:                                             # a signal by the clock may come as late as here, and
                 if not limit:
-                    facts.write_text(json.dumps([seen, calls]))
+                    write_text(facts, json.dumps([seen, calls]))          # whole or not at all
                 sys.stdout.flush()
             finally:                                         # must not send the fork on into its parent's code
                 os._exit(status or 0)
