@@ -189,13 +189,13 @@ def container_of(slide: Slide, out: Path) -> tuple[str, str]:
         OutputError: the suffix does not fit the source; the message names those that do.
     """
     container, reason = _container(slide, out)
-    lost = "" if container == "copied" else left_out(slide)
+    lost = "" if container == "copied" else left_out(slide, out.suffix.lower())
     return container, f"{reason}; {lost}" if lost else reason
 
 
 def say_left_out(slide: Slide, out: Path) -> None:
     """Print one line on stderr where `out` will not hold all pages of the slide."""
-    lost = "" if _container(slide, out)[0] == "copied" else left_out(slide)
+    lost = "" if _container(slide, out)[0] == "copied" else left_out(slide, out.suffix.lower())
     if lost:
         print(f"{slide.path.name}: {lost}", file=sys.stderr)
 

@@ -26,6 +26,7 @@ from artifusion.output.region_colours import colour_problems
 from artifusion.output.segments import PixelChange
 from artifusion.output.shown import shown_problems
 from artifusion.output.verify_grafts import Around, Encoding, graft_problems
+from artifusion.slide.images import SHOWN
 from artifusion.slide.reader import Slide, associated_image, is_plausible, open_slide
 
 READ_PX = 1024                           # side of the boxes that are compared at once
@@ -234,6 +235,9 @@ def _slide_problems(before: Slide, after: Slide, mask: Mask, claims: Claims, com
         problems = compare_generic(before, after, mask, comparison)
     else:
         problems = _pixel_problems(before, after, mask, claims.lossless, comparison.outside)
+        if comparison.passes == 1 and after.path.suffix.lower() == ".png":
+            problems += [f"chunk {name.decode()}, which says how the numbers are to be shown, changed"
+                         for name in SHOWN if before.colour.get(name) != after.colour.get(name)]
     return problems + _scale_problems(before, after, claims.given_mpp or before.mpp_xy)
 
 

@@ -247,7 +247,7 @@ def _write_image(slide: Slide, patches: Patches, path: Path, note: str, reason: 
     told = text.pop("Description", "")
     text["Description"] = description_with_note(told, note, slide.vendor) or f"{told}\n{WORD}: {note}"    # comes last
     write_image(path, patches.read, slide.size, mpp_xy=slide.mpp_xy, icc=slide.icc, text=text,
-                colour=slide.colour if isinstance(slide, ImageSlide) else None)
+                colour=slide.colour)
     how = "PNG, exact" if exact else "JPEG quality 95, 4:4:4: kept pixels change a little; choose .png to keep them"
     level = LevelReport("level 0", "re-encoded", how, 1, 1, *_changes_of_reencoding(exact))
     return WriteReport(path, "image", reason, exact, (level,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 from collections.abc import Mapping
@@ -27,6 +28,9 @@ OTHER_COLOURS = {b"GRAY", b"CMYK", b"CMY ", b"Lab ", b"Luv ", b"XYZ ", b"Yxy ", 
 LYING_ON_A_SIDE = (5, 6, 7, 8)         # EXIF orientations that turn by a quarter
 DEEP = {"JPEG2000": (b"\xff\x4f\xff\x51", 38, 0xF8), "AVIF": (b"av1C", 2, 0x40)}     # which bits say it, where behind
 HEAD_BYTES = 1 << 20                   # of a file, in which that stands
+SHOWN = (b"cHRM", b"gAMA", b"sRGB", b"cICP")           # chunks by which a PNG says how its numbers are to be shown
+HDR = (b"mDCV", b"mDCv", b"cLLI", b"cLLi")             # the same of a screen, which are not written
+LONGEST_SHOWN = 32                     # bytes of such a chunk
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class PlainImage:
     text: Mapping[str, str] = field(default_factory=dict)     # what a PNG or JPEG says in words, by keyword
     pictures: int = 1                  # in a file that is no TIFF; the first is read
     colour: Mapping[bytes, bytes] = field(default_factory=dict)      # how to show a PNG's numbers, by chunk
+    unkept: tuple[str, ...] = ()       # what else the file tells, by name; no output holds it
 
 
 def read_image(path: Path) -> PlainImage:
@@ -106,18 +111,34 @@ def _read_other_image(path: Path) -> PlainImage:
             # Before Pillow decodes: memory that it frees above this goes back to the system.
             pixels = np.empty(3 * image.width * image.height, np.uint8)
             image.load()                                   # text may stand behind the pixels
+            chunks = shown_chunks(path) if image.format == "PNG" else {}
+            unkept = (*(chunk.decode() for chunk in HDR if chunk in chunks), *_unkept(image.info, exif))
             ImageOps.exif_transpose(image, in_place=True)  # upright, as every viewer shows it and masks are drawn
             pixels = on_white(image, pixels.reshape(image.height, image.width, 3))
             return PlainImage(pixels, file_format, file_format not in LOSSY_FORMATS,
                               image.info.get("icc_profile"), both_axes(*(number and 25400 / number for number in dpi)),
-                              _text(image), pictures, _colour(image.info))
+                              _text(image), pictures, {name: chunks[name] for name in SHOWN if name in chunks}, unkept)
 
 
-def _colour(info: Mapping[Any, Any]) -> dict[bytes, bytes]:
-    """The chunks by which a PNG says how its numbers are to be shown where it has no profile."""
-    forms = {b"gAMA": ("gamma", ">I", 100_000), b"cHRM": ("chromaticity", ">8I", 100_000), b"sRGB": ("srgb", ">B", 1)}
-    told = {chunk: (np.atleast_1d(info[key]) * unit, form) for chunk, (key, form, unit) in forms.items() if key in info}
-    return {chunk: struct.pack(form, *np.rint(values).astype(int)) for chunk, (values, form) in told.items()}
+def shown_chunks(path: Path) -> dict[bytes, bytes]:
+    """Return the chunks of a PNG that say how its numbers are to be shown, by name; they stand before its pixels."""
+    chunks = dict[bytes, bytes]()
+    with path.open("rb") as file:
+        file.seek(len(b"\x89PNG\r\n\x1a\n"))
+        while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+            length, name = struct.unpack(">I4s", head)
+            wanted = name in (*SHOWN, *HDR) and length <= LONGEST_SHOWN
+            if wanted:
+                chunks.setdefault(name, file.read(length))
+            file.seek(4 if wanted else length + 4, os.SEEK_CUR)              # the sum that checks it
+    return chunks
+
+
+def _unkept(info: Mapping[Any, Any], exif: Image.Exif) -> list[str]:
+    """What an image tells beside its pixels, scale, profile and text. Its orientation is seen in the pixels."""
+    kept = {tiff.ORIENTATION, tiff.X_RESOLUTION, tiff.Y_RESOLUTION, tiff.RESOLUTION_UNIT}
+    return [name for name, told in (("EXIF", {*exif} - kept), ("XMP", info.get("xmp")),
+                                    ("Photoshop's resources", info.get("photoshop"))) if told]
 
 
 def _is_deep(path: Path, image: Image.Image) -> bool:
