@@ -147,7 +147,8 @@ class Claims:
     source_sha256: str
     output_sha256: str | None
     painted_px: int
-    given_mpp: tuple[float, float] | None     # um per level-0 pixel, where the caller of restore gave it
+    given_mpp: tuple[float, float] | None     # um per level-0 pixel, as the caller of restore had it written; a copy
+    #                                           keeps what its source tells
     same_size: bool
     by_block: bool                     # False for sidecars from before JPEG blocks were kept
     keeps_blocks: bool                 # no segment was encoded whole
@@ -169,7 +170,8 @@ def _claims(sidecar: Mapping[str, Any], restored: Path, whole: bool) -> Claims:
             container=written["container"], lossless=written["lossless"],
             source_sha256=sidecar["source"]["sha256"], output_sha256=sidecar["output"].get("sha256"),
             painted_px=sum(int(region["area_px"]) for region in sidecar.get("regions", ())),
-            given_mpp=(float(sidecar["mpp"]),) * 2 if sidecar.get("mpp_from") == "argument" else None,
+            given_mpp=(float(sidecar["mpp"]),) * 2 if (
+                sidecar.get("mpp_from") == "argument" and written["container"] != "copied") else None,
             same_size=sidecar.get("same_size") is True,
             by_block=all(told for _, told in levels.values()),
             keeps_blocks=written["container"] in ("copied", "pyramid") and not any(

@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pytest
 import shapely
+from made_masks import qupath_feature, ring, write_qupath
+from made_slides import write_leica
 from painters import Flat
 from PIL import Image
 
@@ -82,6 +84,31 @@ def test_a_chain_may_change_its_container(aperio_slide, tmp_path, suffixes):
     assert report.ok and report.container == "pyramid", report.problems
     with open_slide(outputs[2]) as slide:
         assert len(notes_in(slide)) == 3
+
+
+@pytest.mark.parametrize("mpps", [(None, None), (0.25, None), (None, 0.25), (0.25, 0.4)])
+def test_a_slide_that_is_encoded_anew_first_and_then_copied_is_declared_in_the_frame_of_every_output(mpps, tmp_path):
+    """QuPath counts from the bounds of the SCN, and from the corner of the TIFF, which has none."""
+    source, (left, top), outputs = write_leica(tmp_path / "slide.scn", (1000, 1300), (400, 700)), (400, 700), []
+    boxes = [(520, 800, 600, 860), (560, 840, 660, 900)]             # level 0, the second over a part of the first
+    before, counted_from = source, (left, top)
+    for number, (box, mpp) in enumerate(zip(boxes, mpps, strict=True), 1):
+        x, y = counted_from
+        mask = write_qupath(tmp_path / "mask.geojson", [qupath_feature({"type": "Polygon", "coordinates": [
+            ring(box[0] - x, box[1] - y, box[2] - x, box[3] - y)]}, {"name": "Fold"})])
+        outputs.append(tmp_path / f"pass{number}.tiff")
+        content = restore_slide(before, mask, outputs[-1], restorer=Flat(), seed=number, mpp=mpp)
+        assert content["written"]["container"] == ("copied" if number > 1 else "re-encoded")
+        declared = [shapely.from_geojson(json.dumps(feature["geometry"])).bounds for feature in annotations(outputs[-1])]
+        assert declared == boxes[:number]
+        before, counted_from = outputs[-1], (0, 0)
+    assert [feature["properties"]["metadata"]["pass"] for feature in annotations(outputs[1])] == ["1", "2"]
+    report = verify_slide(source, outputs[1])
+    assert report.ok and report.passes == 2 and report.container == "re-encoded", report.problems
+    for feature in (moved := annotations(outputs[1])):                # as if counted from the bounds of the source
+        feature["geometry"] = json.loads(shapely.to_geojson(shapely.transform(
+            shapely.from_geojson(json.dumps(feature["geometry"])), lambda points: points - (left, top))))
+    assert not verify_slide(source, outputs[1], geojson={"type": "FeatureCollection", "features": moved}).ok
 
 
 @pytest.mark.parametrize("suffixes", [(".png", ".png", ".tiff"), (".jpg", ".jpg", ".jpg")])
