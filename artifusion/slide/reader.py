@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from artifusion.errors import BROKEN_FILE, SlideError, shortened
 from artifusion.geometry import Box, Point, Size
+from artifusion.slide.dicom import check_frames
 from artifusion.slide.images import PlainImage, both_axes, of_rgb, on_white, read_image
 from artifusion.slide.pages import check_levels
 from artifusion.slide.whole import check_tiles, check_whole, quiet_libraries
@@ -280,6 +281,7 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
     if not path.is_file():
         raise SlideError(f"{path}: is a pipe or a device, no file; save the slide first and name the file")
     check_tiles(path)
+    check_frames(path)
     reason = "OpenSlide does not know the format"
     handle = None
     try:
