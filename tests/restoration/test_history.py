@@ -99,8 +99,8 @@ def test_a_slide_that_is_encoded_anew_first_and_then_copied_is_declared_in_the_f
         outputs.append(tmp_path / f"pass{number}.tiff")
         content = restore_slide(before, mask, outputs[-1], restorer=Flat(), seed=number, mpp=mpp)
         assert content["written"]["container"] == ("copied" if number > 1 else "re-encoded")
-        declared = [shapely.from_geojson(json.dumps(feature["geometry"])).bounds for feature in annotations(outputs[-1])]
-        assert declared == boxes[:number]
+        outlines = [shapely.from_geojson(json.dumps(feature["geometry"])) for feature in annotations(outputs[-1])]
+        assert [outline.bounds for outline in outlines] == boxes[:number]
         before, counted_from = outputs[-1], (0, 0)
     assert [feature["properties"]["metadata"]["pass"] for feature in annotations(outputs[1])] == ["1", "2"]
     report = verify_slide(source, outputs[1])
