@@ -26,6 +26,10 @@ GRAY_OR_RGB = (1, 2, 6)                # TIFF photometric interpretations that t
 OTHER_COLOURS = {b"GRAY", b"CMYK", b"CMY ", b"Lab ", b"Luv ", b"XYZ ", b"Yxy ", b"YCbr", b"HSV ", b"HLS ",
                  *(b"%XCLR" % colours for colours in range(2, 16))}      # colour spaces of ICC profiles
 LYING_ON_A_SIDE = (5, 6, 7, 8)         # EXIF orientations that turn by a quarter
+UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+           5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+           8: Image.Transpose.ROTATE_90}                                 # what EXIF and TIFF ask for
+PREMULTIPLIED = 1                      # the kind of TIFF's extra sample by which colours are multiplied already
 DEEP = {"JPEG2000": (b"\xff\x4f\xff\x51", 38, 0xF8), "AVIF": (b"av1C", 2, 0x40)}     # which bits say it, where behind
 HEAD_BYTES = 1 << 20                   # of a file, in which that stands
 SHOWN = (b"cHRM", b"gAMA", b"sRGB", b"cICP")           # chunks by which a PNG says how its numbers are to be shown
@@ -180,31 +184,45 @@ def _read_tiff_image(path: Path) -> PlainImage:
             raise SlideError(f"{path}: does not tell how its samples lie, the file is damaged; get a whole copy of it")
         lossless = page.compression not in LOSSY_TIFF_COMPRESSIONS
         icc = bytes(page.tags[34675].value) if 34675 in page.tags else None
-        mpp = _tiff_mpp(page)
+        orientation = page.tags.valueof(tiff.ORIENTATION, default=1)
+        mpp = _tiff_mpp(page, orientation)
         messages.clear()
         pixels = page.asarray() if page.photometric in GRAY_OR_RGB else None
         if messages:
             raise SlideError(f"{path}: is incomplete ({messages[0]}); get a whole copy of it")
         if pixels is not None and pixels.ndim == 3 and page.axes.startswith("S"):
             pixels = np.moveaxis(pixels, 0, -1)
+        premultiplied = page.extrasamples[:1] == (PREMULTIPLIED,)
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
         with Image.open(path) as image:                    # palette, white-is-zero, 1 bit: Pillow knows them all
-            pixels = on_white(image)
-    elif pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
-    elif pixels.shape[2] == 3:
-        pixels = np.ascontiguousarray(pixels)
-    elif pixels.shape[2] > 4:
+            return PlainImage(on_white(image), "TIFF", lossless, icc, mpp)             # Pillow turns it upright
+    if pixels.ndim == 3 and pixels.shape[2] > 4:
         raise SlideError(f"{path}: has {pixels.shape[2]} channels; only gray and colour images can be restored, "
                          "convert it to RGB")
-    else:
-        pixels = on_white(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+    pixels = _rgb_on_white(pixels, premultiplied)
+    if orientation in UPRIGHT:
+        pixels = np.asarray(Image.fromarray(pixels).transpose(UPRIGHT[orientation]))
     return PlainImage(pixels, "TIFF", lossless, icc, mpp)
 
 
-def _tiff_mpp(page: Any) -> tuple[float, float] | None:
+def _rgb_on_white(pixels: np.ndarray, premultiplied: bool) -> np.ndarray:
+    """Return gray or colours, with or without opacity, uint8 (H, W) or (H, W, 1 to 4), as uint8 (H, W, 3) RGB on white.
+    """
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4) and not premultiplied:
+        return on_white(Image.fromarray(pixels))
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        transparent = 255 - pixels[..., -1:]
+        pixels = pixels[..., :-1] + np.minimum(transparent, 255 - pixels[..., :-1])
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+    return np.ascontiguousarray(pixels)
+
+
+def _tiff_mpp(page: Any, orientation: Any) -> tuple[float, float] | None:
     try:
         resolution, unit = page.get_resolution("CENTIMETER"), page.resolutionunit
     except (ValueError, KeyError, ZeroDivisionError):
         return None
+    if orientation in LYING_ON_A_SIDE:
+        resolution = resolution[::-1]
     return both_axes(*(number and 1e4 / number for number in resolution)) if unit != 1 else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from artifusion.errors import SlideError
 from artifusion.geometry import Size
 from artifusion.slide import tiff
+from artifusion.slide.images import LYING_ON_A_SIDE
 
 if TYPE_CHECKING:
     from artifusion.slide.reader import Slide
@@ -48,7 +49,8 @@ def left_out(slide: Slide, suffix: str) -> str:
     """
     planes, others, pages = Counter[Size](), Counter[Size](), _pages(slide.path)
     for page in pages if slide.vendor in SIZED else ():
-        size = _size(page)
+        turned = slide.vendor == "image" and page.number(tiff.ORIENTATION) in LYING_ON_A_SIDE
+        size = Size(*_size(page)[::-1]) if turned else _size(page)
         if size in slide.level_sizes and (page.tiled or slide.vendor in ("image", "hamamatsu")):
             planes[size] += max(1, page.number(tiff.DEPTH, 1))
         elif slide.vendor in ("image", "generic-tiff") or (slide.vendor == "aperio" and page.tiled):
