@@ -168,7 +168,7 @@ def geometries(content: Any, path: Path) -> list[tuple[int, Any, str]]:
     for number, feature in enumerate(features_of(content), 1):
         if is_donor(feature):
             continue
-        if not isinstance(feature, dict):
+        if not isinstance(feature, dict) or not isinstance(feature.get("type"), str):
             raise MaskError(f"{path}: entry {number} is no GeoJSON Feature; export annotations from QuPath as GeoJSON")
         geometry = feature.get("geometry") if feature.get("type") == "Feature" else feature
         found.append((number, geometry, class_name(feature)))

@@ -232,7 +232,7 @@ def check_outputs(inputs: Sequence[Path], outputs: Sequence[Path], overwrite: bo
             raise OutputError(f"{out}: no permission to write in {out.parent}; choose a name in another folder")
         if any(out.exists() and path.exists() and out.samefile(path) for path in inputs):
             raise OutputError(f"{out}: is the source itself or the mask and never overwritten; choose another name")
-        if out.exists() and not overwrite and out.absolute() not in ours:
+        if os.path.lexists(out) and not overwrite and out.absolute() not in ours:      # also a link that leads nowhere
             raise OutputError(f"{out}: exists already; choose another name or pass --overwrite")
     for one, other in combinations([path.parent.resolve() / path.name for path in outputs], 2):
         if one == other:

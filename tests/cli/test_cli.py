@@ -38,6 +38,14 @@ def test_help_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_under_what_is_printed_is_one_line(png_image):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "artifusion", "info", png_image], stdout=full,
+                              stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("artifusion: no room left") and done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("script", ["train.py", "restore.py"])
 def test_the_scripts_at_the_top_are_the_commands(script):
     root = Path(__file__).parents[2]
