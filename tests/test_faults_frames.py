@@ -526,6 +526,30 @@ def test_a_profile_of_rgb_is_kept_byte_for_byte(tmp_path):
             assert image.info["icc_profile"] == icc
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tiff"])
+def test_a_profile_of_megabytes_is_kept_and_one_that_an_output_cannot_hold_is_told_before_any_work(suffix, tmp_path):
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    mask = masked((300, 200), (20, 20, 40, 30), tmp_path / "m.png")
+    for number, length in enumerate((3 << 20, 17 << 20)):
+        large = length.to_bytes(4, "big") + icc[4:] + np.random.default_rng(0).bytes(length - len(icc))
+        source, out = tmp_path / f"in{number}.tif", tmp_path / f"out{number}{suffix}"
+        tifffile.imwrite(source, tissue(300, 200), photometric="rgb", rowsperstrip=32, iccprofile=large, metadata=None)
+        if number and suffix != ".tiff":
+            result = invoke("restore", source, "--mask", mask, "-o", out, "--dry-run")
+            assert result.exit_code == 1 and "holds no ICC profile of 17,825,792 bytes" in result.stderr
+        else:
+            painted(source, mask, out)
+            with open_slide(out) as slide:
+                assert slide.icc == large
+
+
+def test_an_image_that_no_jpeg_holds_is_refused_before_any_work(tmp_path):
+    Image.new("RGB", (66_000, 16), "white").save(tmp_path / "wide.png")
+    mask = masked((66_000, 16), (20, 2, 40, 8), tmp_path / "m.png")
+    result = invoke("restore", tmp_path / "wide.png", "--mask", mask, "-o", tmp_path / "out.jpg", "--dry-run")
+    assert result.exit_code == 1 and "at most 65,500 px a side; choose .png" in result.stderr
+
+
 @pytest.mark.parametrize("chunks", [
     {b"gAMA": struct.pack(">I", 100_000)}, {b"sRGB": b"\1"},
     {b"gAMA": struct.pack(">I", 45_455),

@@ -16,12 +16,14 @@ from artifusion.output.codecs.segment_codecs import Jpeg2000Codec, codec_of
 from artifusion.output.reencode import SMALLEST_PX, half_size
 from artifusion.output.stored import Grid, StoredPage
 from artifusion.slide import tiff
+from artifusion.slide.images import LARGEST_PROFILE
 from artifusion.slide.pages import left_out
 from artifusion.slide.reader import TIFF_VENDORS, ImageSlide, Slide
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 LARGEST_STEP = 4.5                       # a level more than this many times smaller than the one before leaves a gap
+MOST_JPEG_PX = 65_500                    # a side, as libjpeg writes them
 THUMBNAIL = "thumbnail"
 DECODERS_DIFFER = 4                      # grey levels by which two decoders of one codec may differ
 
@@ -204,6 +206,7 @@ def _container(slide: Slide, out: Path) -> tuple[str, str]:
     suffix, own = out.suffix.lower(), own_suffix(slide).lower()
     if slide.kind == "image":
         if suffix in IMAGE_SUFFIXES:
+            _check_fits(slide, out)
             return "image", "a plain image, written whole"
         if suffix in TIFF_SUFFIXES:
             return "re-encoded", "a plain image becomes a tiled pyramid"
@@ -223,6 +226,14 @@ def _container(slide: Slide, out: Path) -> tuple[str, str]:
         raise OutputError(f"{out}: this slide cannot be copied as it is ({reason}); name the output .tiff or .tif")
     raise OutputError(f"{out}: this slide is written as {own} (same container, copied), or as .tiff or .tif "
                       "(generic pyramid); choose one of these")
+
+
+def _check_fits(slide: Slide, out: Path) -> None:
+    """Raise OutputError where a PNG or JPEG cannot hold the slide."""
+    if out.suffix.lower() != ".png" and max(slide.size) > MOST_JPEG_PX:
+        raise OutputError(f"{out}: a JPEG holds at most {MOST_JPEG_PX:,} px a side; choose .png (exact) or .tiff")
+    if len(slide.icc or b"") > LARGEST_PROFILE:
+        raise OutputError(f"{out}: holds no ICC profile of {len(slide.icc or b''):,} bytes; choose .tiff")
 
 
 def check_same_size(slide: Slide, out: Path) -> None:

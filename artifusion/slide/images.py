@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from artifusion.errors import SlideError
 from artifusion.geometry import STRIP_PX, strips
@@ -35,6 +35,8 @@ HEAD_BYTES = 1 << 20                   # of a file, in which that stands
 SHOWN = (b"cHRM", b"gAMA", b"sRGB", b"cICP")           # chunks by which a PNG says how its numbers are to be shown
 HDR = (b"mDCV", b"mDCv", b"cLLI", b"cLLi")             # the same of a screen, which are not written
 LONGEST_SHOWN = 32                     # bytes of such a chunk
+LARGEST_PROFILE = 255 * 65_519         # bytes of ICC, which is what a JPEG holds
+PngImagePlugin.MAX_TEXT_CHUNK = LARGEST_PROFILE        # Pillow's own, 1 MB, is less than profiles of scanners have
 
 
 @dataclass(frozen=True)
