@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import click
@@ -45,6 +46,11 @@ class OneLineErrors(click.Group):
         return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
+        try:
+            Path.cwd()
+        except OSError:
+            click.echo("artifusion: the folder this was started in is gone; change into another one", err=True)
+            ctx.exit(1)
         signal.signal(signal.SIGTERM, terminated)
         for library in ("tifffile", "PIL"):                     # what is wrong with a file we say ourselves
             logging.getLogger(library).addHandler(logging.NullHandler())

@@ -38,6 +38,14 @@ def test_help_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_a_folder_that_is_gone_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = invoke("mask", "convert", "mask.png", "out.png", "--slide", "slide.tif")
+    assert result.exit_code == 1 and result.stderr.endswith("is gone; change into another one\n")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_under_what_is_printed_is_one_line(png_image):
     with Path("/dev/full").open("w") as full:
