@@ -22,7 +22,7 @@ from artifusion.evidence.recover import FAINT_ID, RECOVERED_ID, Recovery, recove
 from artifusion.files import REMEDY, sync, whole_file
 from artifusion.geometry import Box, fitted
 from artifusion.mask.mask import Mask
-from artifusion.mask.outlines import outlines
+from artifusion.mask.outlines import rectilinear
 from artifusion.mask.regions import Region
 from artifusion.output.provenance import Recovered
 from artifusion.slide.reader import Slide
@@ -97,7 +97,7 @@ class Recoveries:
         return Recovered.together(parts) if parts else None
 
     def _remember(self, region: int, number: int, l0_box: Box, classes: np.ndarray, ink: str) -> None:
-        seen = {name: tuple(translate(polygon, l0_box.x, l0_box.y) for polygon in outlines_of(classes == at))
+        seen = {name: tuple(translate(polygon, l0_box.x, l0_box.y) for polygon in rectilinear(classes == at))
                 for at, name in NAMES.items()}
         px = {name: int((classes == at).sum()) for at, name in NAMES.items()}
         self.pieces[region, number] = l0_box, Recovered(seen, px, ({"l0_box": list(l0_box), **json.loads(ink)},))
@@ -143,11 +143,6 @@ def only(mask: Mask, classes: Collection[str]) -> Mask:
     """The polygons of a mask that have one of these classes."""
     kept = [at for at, name in enumerate(mask.classes) if name in classes]
     return Mask(tuple(mask.polygons[at] for at in kept), mask.l0_size, tuple(mask.classes[at] for at in kept))
-
-
-def outlines_of(where: np.ndarray) -> list[Polygon]:
-    """The outlines of an area bool (H, W)."""
-    return outlines(where.view(np.uint8))[0] if where.any() else []
 
 
 def clean_squares(slide: Slide, mask: Mask) -> np.ndarray | None:
