@@ -131,3 +131,16 @@ def test_modules_at_the_root_serve_more_than_one_folder():
                 importers[name.split(".")[1]].add(room)
     lonely = {name: rooms for name, rooms in importers.items() if not name.startswith("__") and len(rooms) < 2}
     assert not lonely
+
+
+RIDDLES = {"lay", "met", "near", "said", "there", "told"}     # as names they tell a stranger nothing
+
+
+@pytest.mark.parametrize("folder", ["artifusion", "benchmarks", "tools"])
+def test_names_are_no_riddles(folder):
+    found = [f"{path.relative_to(PACKAGE.parent)}:{node.lineno} {name}"
+             for path in (PACKAGE.parent / folder).rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))
+             for name in [getattr(node, "name", None) or getattr(node, "arg", None) or getattr(node, "id", None)
+                          or getattr(node, "attr", None)]
+             if name and RIDDLES & set(name.lower().split("_"))]
+    assert found == []

@@ -120,13 +120,13 @@ def artifacts_at(slide: Slide, mpp: float, asked: Sequence[Prompts]) -> list[Fou
     for one in asked:
         found += [artifact_at(slide, mpp, Prompts((), (box,), not_points, one.kind)) for box in one.boxes]
         for point in one.points:
-            near = next((n for n, other in enumerate(found) if other.prompts.kind == one.kind
+            same = next((n for n, other in enumerate(found) if other.prompts.kind == one.kind
                          and not other.around.intersection(Box(*point, 1, 1)).empty), None)
-            if near is None:
+            if same is None:
                 found.append(artifact_at(slide, mpp, Prompts((point,), (), not_points, one.kind)))
             else:
-                before = found[near].prompts
-                found[near] = artifact_at(slide, mpp, replace(before, points=(*before.points, point)))
+                before = found[same].prompts
+                found[same] = artifact_at(slide, mpp, replace(before, points=(*before.points, point)))
     return found
 
 
@@ -215,9 +215,9 @@ def meant(likely: np.ndarray, window: Box, prompts: Prompts) -> np.ndarray:
     wanted = np.zeros(count + 1, bool)
     for point in prompts.points:
         row, column = int((point.y + 0.5 - window.y) * y), int((point.x + 0.5 - window.x) * x)
-        near = labels[max(0, row - REACH_PX) : max(0, row + REACH_PX + 1),
+        reached = labels[max(0, row - REACH_PX) : max(0, row + REACH_PX + 1),
                       max(0, column - REACH_PX) : max(0, column + REACH_PX + 1)]
-        wanted[np.unique(near)] = True
+        wanted[np.unique(reached)] = True
     for box in prompts.boxes:
         inside = np.zeros(likely.shape, bool)
         inside[max(0, round((box.y - window.y) * y)) : max(0, round((box.bottom - window.y) * y)),

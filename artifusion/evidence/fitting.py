@@ -99,9 +99,9 @@ class Sought:
         without its edge; none if masked pixels are in its way."""
         step, box = JUDGED_STEP * self.step, place.l0_box(self.size)
         slack = -(-place.slack // step) * step
-        near = grown(box.expanded(slack), -self.size.height % step, -self.size.width % step, place.orientation)
+        window = grown(box.expanded(slack), -self.size.height % step, -self.size.width % step, place.orientation)
         rgb, allowed = (unoriented(values, place.orientation)
-                        for values in index.read(near, Size(near.width // step, near.height // step)))
+                        for values in index.read(window, Size(window.width // step, window.height // step)))
         look = self.look(step)
         height, width = look.around.shape
         places = np.s_[: height + 2 * slack // step, : width + 2 * slack // step]
@@ -117,8 +117,8 @@ class Sought:
         """A judged donor, shifted to where it fits best, then pixel by pixel to where its edge does, and judged; None
         where the slide is damaged."""
         step, wide = self.step, JUDGED_STEP * self.step
-        near = donor.l0_box.expanded(wide + step)
-        rgb, allowed = (unoriented(values, donor.orientation) for values in index.read(near))
+        window = donor.l0_box.expanded(wide + step)
+        rgb, allowed = (unoriented(values, donor.orientation) for values in index.read(window))
         look, inner = self.look(step), np.s_[step : rgb.shape[0] - step, step : rgb.shape[1] - step]
         first = [at * step for at in self._shift(look, reduced(rgb[inner], step), allowed[inner])]
         rows, columns, weight = self._edge

@@ -15,7 +15,7 @@ from artifusion.evidence.index import DonorIndex
 from artifusion.evidence.likeness import opponent
 from artifusion.evidence.pieces import PIECE_UM, pieces
 from artifusion.evidence.score import Verdict, verdict_of
-from artifusion.evidence.tone import met, tone_of
+from artifusion.evidence.tone import blended, tone_of
 from artifusion.slide.placed import unoriented
 
 BAND_UM = 1.5               # wide is the band along the seams that is painted
@@ -77,7 +77,7 @@ def graft(hole: Hole, indices: Sequence[DonorIndex], *, imagine: Imagine | None 
             before = hole.hole[at] & part.known & allowed
             new = part.hole | eaten(real, part.pixels, part.hole, before, mpp)
             band = seams(hole.hole[at], new, band_px(mpp))
-            pixels[at][new] = met(real, part.pixels, part.known & ~new, band, band_px(mpp))[new]
+            pixels[at][new] = blended(real, part.pixels, part.known & ~new, band, band_px(mpp))[new]
             known[at][new], numbers[at][new] = True, number
     score, verdict = verdict_of(scores, areas)
     return Graft(pixels, numbers, tuple(donors), tuple(scores), score, verdict)

@@ -20,13 +20,13 @@ GRAIN_UM = 6.0              # blur of the grain
 class Look:
     """A hole as donors are compared with it, at `step` level-0 pixels per pixel.
 
-    guess: uint8 (H, W, 3), level-0 pixels with the estimate of the inside; near, wide: weights of the known ones that a
+    guess: uint8 (H, W, 3), level-0 pixels with the estimate of the inside; rim, wide: weights of the known ones that a
     donor is fitted to, and of all within reach, float32 (H, W), of sum 1; um: per pixel of the look.
     """
 
     hole: Hole
     guess: np.ndarray
-    near: np.ndarray
+    rim: np.ndarray
     wide: np.ndarray
     step: int
     um: float
@@ -40,7 +40,7 @@ class Look:
     @cached_property
     def around(self) -> np.ndarray:
         """Weights (h, w) of what is known, without pixels that hold some of the hole."""
-        ring = reduced(self.near, self.step) * self.step**2
+        ring = reduced(self.rim, self.step) * self.step**2
         return ring * self._seen if (ring * self._seen).any() else ring
 
     @cached_property

@@ -88,8 +88,8 @@ class TiffPixels:
         """Return the pixels per cm of a level along x and y; 0 where it states none."""
         page, stored = self._pages[level], self._stored[level]
         try:
-            told = tiff.X_RESOLUTION in stored.tags and page.resolutionunit != 1
-            return page.get_resolution("CENTIMETER") if told else (0.0, 0.0)
+            stated = tiff.X_RESOLUTION in stored.tags and page.resolutionunit != 1
+            return page.get_resolution("CENTIMETER") if stated else (0.0, 0.0)
         except BROKEN_FILE:
             return 0.0, 0.0
 

@@ -91,7 +91,7 @@ class Reader:
     def __call__(self, batch: Batch) -> Work:
         views = {canvas: view(canvas, self._patches, canvas.wave) for canvas in batch}
         surroundings = [self._surroundings(canvas.region, views) for canvas in batch]
-        levels = [hole.astype(np.float32) if self._grafts is None else self._grafts.lay(pixels, hole, canvas.l0_box)
+        levels = [hole.astype(np.float32) if self._grafts is None else self._grafts.apply(pixels, hole, canvas.l0_box)
                   for canvas, (pixels, hole) in views.items()]
         return {
             "images": [pixels for pixels, _ in views.values()],

@@ -1,6 +1,6 @@
 """Regions -> what can be seen through the ink over them, on disk: pixels that need no invention.
 
-A region is recovered piece by piece; what stays too dark goes on as a hole like any other. Recovered pixels are laid
+A region is recovered piece by piece; what stays too dark goes on as a hole like any other. Recovered pixels are put
 into whatever reads the slide afterwards, and are known there.
 """
 
@@ -64,36 +64,35 @@ class Recoveries:
             sync(path)
         self._remember(region.id, number, l0_box, classes, ink)
 
-    def lay(self, pixels: np.ndarray, hole: np.ndarray, l0_box: Box) -> np.ndarray:
-        """Lay what was recovered over a box's pixels, uint8 (H, W, 3), where hole, bool (H, W), is set; returns where.
-        """
-        laid = np.zeros(pixels.shape[:2], bool)
+    def apply(self, pixels: np.ndarray, hole: np.ndarray, l0_box: Box) -> np.ndarray:
+        """Put what was recovered into a box, uint8 (H, W, 3), where hole, bool (H, W), is set; returns where it did."""
+        where = np.zeros(pixels.shape[:2], bool)
         for key, (box, _) in self.pieces.items():
             part = box.intersection(l0_box)
             if part.empty:
                 continue
-            here, there = part.slices(l0_box), part.slices(box)
+            in_box, in_piece = part.slices(l0_box), part.slices(box)
             found, classes = self._load(key)
-            seen = np.isin(classes[there], list(NAMES)) & hole[here]
-            pixels[here][seen] = found[there][seen]
-            laid[here] |= seen
-        return laid
+            seen = np.isin(classes[in_piece], list(NAMES)) & hole[in_box]
+            pixels[in_box][seen] = found[in_piece][seen]
+            where[in_box] |= seen
+        return where
 
     def unseen(self, hole: Hole) -> Hole | None:
         """A hole without what was recovered of it, which is known; None where nothing is left of it."""
         pixels = hole.pixels.copy()
-        laid = self.lay(pixels, ~hole.known, hole.l0_box)
-        left = hole.hole & ~laid
-        return Hole(hole.l0_box, pixels, left, hole.known | laid) if left.any() else None
+        where = self.apply(pixels, ~hole.known, hole.l0_box)
+        left = hole.hole & ~where
+        return Hole(hole.l0_box, pixels, left, hole.known | where) if left.any() else None
 
     def areas(self) -> dict[str, list[Polygon]]:
         """The level-0 polygons of all that was recovered, and of all that is faint."""
-        return {name: [polygon for _, told in self.pieces.values() for polygon in told.areas[name]]
+        return {name: [polygon for _, recovered in self.pieces.values() for polygon in recovered.areas[name]]
                 for name in NAMES.values()}
 
     def of(self, region: Region) -> Recovered | None:
         """What is declared of a region; None where its class is not recovered."""
-        parts = [told for (number, _), (_, told) in sorted(self.pieces.items()) if number == region.id]
+        parts = [recovered for (number, _), (_, recovered) in sorted(self.pieces.items()) if number == region.id]
         return Recovered.together(parts) if parts else None
 
     def _remember(self, region: int, number: int, l0_box: Box, classes: np.ndarray, ink: str) -> None:

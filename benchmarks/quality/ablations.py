@@ -231,8 +231,8 @@ def main() -> None:
     report: dict[str, Any] = {"conditions": conditions, "references": {}, "runs": []}
     if given.json.is_file():
         report = json.loads(given.json.read_text())
-    there = {(one["variant"], one["seed"]) for one in report["runs"]}
-    missing = [(name, seed) for seed in range(given.seeds) for name in given.only if (name, seed) not in there]
+    finished = {(one["variant"], one["seed"]) for one in report["runs"]}
+    missing = [(name, seed) for seed in range(given.seeds) for name in given.only if (name, seed) not in finished]
     if missing:
         if report["conditions"] != conditions:
             parser.error(f"{given.json}: holds runs under {report['conditions']}, not {conditions}; use another --json")

@@ -233,8 +233,8 @@ def measure(trial: Trial, image: np.ndarray, index: DonorIndex,
             return
         donors = find.find_donors(hole, [own], imagined=None if imagine is None else imagine(hole, trial.mpp))
         box = donors[0].hole_box.slices(trial.l0_box) if donors else None
-        there = Truth(truth[box], trial.hole[box], trial.mpp) if donors else None
-        scores = [there.figures(np.where(trial.hole[box][..., None], donor_pixels(donor, [own]), truth[box]))
+        target = Truth(truth[box], trial.hole[box], trial.mpp) if donors else None
+        scores = [target.figures(np.where(trial.hole[box][..., None], donor_pixels(donor, [own]), truth[box]))
                   for donor in donors]
         for name, weights in settings().items() if donors else ():
             costs = [weights.cost(donor.fit) for donor in donors]
