@@ -126,25 +126,25 @@ def restore(
     from artifusion.restorer import Restorer
 
     restorer = Restorer.from_pretrained(weights, device, settings)
-    content = restore_slide(
+    sidecar = restore_slide(
         slide, mask, output, restorer=restorer, seed=seed, mpp=mpp, polarity=polarity, grow_um=grow_um,
         classes=classes, mask_format=mask_format, recover=recover, lossless=lossless, same_size=same_size,
         preview=preview, any_stain=any_stain, adapt_minutes=adapt_minutes, adapt_crops=adapt_crops,
         undeclared=undeclared, overwrite=overwrite, quiet=quiet,
     )
-    if content is None:
+    if sidecar is None:
         well = " that can be restored well" if settings.doubtful == "keep" else ""
         what = f"found nothing to restore{well}" if classes or mask else "--classes names nothing to restore"
         click.echo(f"{slide}: {what}; nothing written")
         return
-    written = (output or slide).with_name(content["output"]["name"])
-    left = named_counts(content["mask"].get("left", {}))
-    done = "is done already: " if content.get("done_before") else ""
-    click.echo(f"{written}: {done}{counted_regions(content['regions'])} repainted and verified in "
-               f"{content['seconds']:.0f} s"
+    written = (output or slide).with_name(sidecar["output"]["name"])
+    left = named_counts(sidecar["mask"].get("left", {}))
+    done = "is done already: " if sidecar.get("done_before") else ""
+    click.echo(f"{written}: {done}{counted_regions(sidecar['regions'])} repainted and verified in "
+               f"{sidecar['seconds']:.0f} s"
                + "".join(f"; {what}: {which}" for what, which in (
-                   ("of these", doubtful_counts(content["regions"])),
-                   ("kept as scanned", doubtful_counts(content.get("kept", []))), ("left as they are", left)) if which))
+                   ("of these", doubtful_counts(sidecar["regions"])),
+                   ("kept as scanned", doubtful_counts(sidecar.get("kept", []))), ("left as they are", left)) if which))
 
 
 def doubtful_counts(regions: Sequence[Mapping[str, Any]]) -> str:

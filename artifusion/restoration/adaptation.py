@@ -31,14 +31,12 @@ CROP_PX = 128                   # rounded up to whole windows of the denoiser
 EMA_HALFLIFE = 0.1              # of the run
 TIMED_STEPS = 3                 # from which the crops per minute are computed, after one step that is not timed
 
-Facts = dict[str, Any]
-
 
 def adapt(
     restorer: Restorer, slide: Slide, avoid: Mask, folder: Path, *, minutes: float | None = None,
     crops: int | None = None, config: TrainConfig | None = None, quiet: bool = True,
-) -> tuple[Restorer, Facts]:
-    """A restorer whose weights have learned from a slide's clean tissue too, and what the sidecar declares about it.
+) -> tuple[Restorer, dict[str, Any]]:
+    """A restorer whose weights have learned from a slide's clean tissue too, and what the sidecar says of it.
 
     Minutes become a number of crops once, by timing a few steps. The folder keeps that number and everything else
     follows from it, so that the same call goes on after a crash bit for bit, and `crops` repeats the run. No crop holds

@@ -29,7 +29,7 @@ from artifusion.output.output import beside, digest
 from artifusion.output.patches import Patches
 from artifusion.output.preview import draw_comparison
 from artifusion.output.progress_bar import byte_bar
-from artifusion.output.provenance import Filled, declared, geojson, note, sidecar
+from artifusion.output.provenance import Filled, declared, geojson, note, sidecar_of
 from artifusion.output.region_colours import with_colours
 from artifusion.output.verify import verify_slide
 from artifusion.output.writer import sync_in_background, write_slide
@@ -70,8 +70,8 @@ def restore_slide(
     overwrite: bool = False,
     quiet: bool = True,
 ) -> dict[str, Any] | None:
-    """Restore the masked part of a slide or image into a new file; returns the sidecar's content, with "done_before"
-    where the same call had been finished earlier and nothing was done now.
+    """Restore the masked part of a slide or image into a new file; returns the sidecar, with "done_before" where the
+    same call had been finished earlier and nothing was done now.
 
     Without a mask, what `detect` finds of `classes` is restored, and OUT.mask.png keeps it. Where that is nothing, or
     all of it is doubtful and kept, nothing is written and None is returned. Only pixels under the mask are painted; the
@@ -156,37 +156,37 @@ def restore_slide(
         with output.work_on(job) as work:
             if work is None:                                          # an earlier run had published everything
                 return json.loads(beside(output.target, ".json").read_text()) | {"done_before": True}
-            restorer, facts = learn_slide(restorer, slide, avoid, job, work, quiet)
+            restorer, for_sidecar = learn_slide(restorer, slide, avoid, job, work, quiet)
             grafts = Grafts(work / "grafts", recover_plan(slide, plan, avoid, job["recover"], work, quiet))
             graft_plan(slide, plan, avoid, found, grafts, restorer, seed, quiet)
             verdicts = grafts.without_doubtful() if restorer.config.doubtful == "keep" else {}
             whole, plan = plan, plan.without(verdicts)
             if not plan.regions:
                 return None
-            facts["kept"] = declared([region for region in whole.regions if region.id in verdicts], verdicts)
+            for_sidecar["kept"] = declared([region for region in whole.regions if region.id in verdicts], verdicts)
             paint_plan(slide, whole.mask, plan, grafts, restorer, seed, work, quiet)
             filled = with_recovered(plan, grafts)
             patches = Patches(work / "patches", slide, plan.mask)
             report = write_slide(patches, output.target, note=note_of(plan, slide, filled, restorer, seed),
                                  work=work, lossless=lossless, same_size=same_size, progress=byte_bar("writing", quiet))
-            facts |= {"canvases": len(plan.canvases), "job_sha256": digest(job),
-                      "machine": job["machine"] | restorer.threads}
-            content = sidecar(job | facts, plan.regions, report.to_dict(),
-                              {"name": output.target.name}, time.monotonic() - started, filled)
+            for_sidecar |= {"canvases": len(plan.canvases), "job_sha256": digest(job),
+                            "machine": job["machine"] | restorer.threads}
+            sidecar = sidecar_of(job | for_sidecar, plan.regions, report.to_dict(),
+                                 {"name": output.target.name}, time.monotonic() - started, filled)
             polygons = earlier.joined(geojson(plan.mask, plan.regions, job["source"]["sha256"], report.bounds_offset,
                                               filled))
-            content["regions"] = with_colours(content["regions"], patches.read, plan.mask)
+            sidecar["regions"] = with_colours(sidecar["regions"], patches.read, plan.mask)
             unchanged = file_state(source) == state                   # else the source's SHA-256 is taken again
-            content |= verify_written(patches, report.path, output.target, content, polygons, unchanged)
+            sidecar |= verify_written(patches, report.path, output.target, sidecar, polygons, unchanged)
             output.publish({
-                beside(output.target, ".json"): write_json(work / "declaration.json", content),
+                beside(output.target, ".json"): write_json(work / "sidecar.json", sidecar),
                 beside(output.target, ".geojson"): write_json(work / "polygons.json", polygons, indent=None),
                 **({} if found is None else {beside(output.target, ".mask.png"): detected_png(found, work)}),
                 **({Path(preview): draw_preview(slide, plan, grafts, report.path, work, Path(preview))}
                    if preview else {}),
                 output.target: report.path,
             })
-    return content
+    return sidecar
 
 
 def how_to_accept(left: Mapping[str, int], slide: Slide) -> str:
@@ -314,7 +314,7 @@ def note_of(plan: Plan, slide: Slide, filled: Mapping[int, Filled], restorer: Re
                 sampler=f"{config.sampler} {config.evaluations} evaluations", seed=seed)
 
 
-def verify_written(patches: Patches, written: Path, target: Path, content: dict[str, Any], polygons: dict[str, Any],
+def verify_written(patches: Patches, written: Path, target: Path, sidecar: dict[str, Any], polygons: dict[str, Any],
                    unchanged: bool) -> dict[str, Any]:
     """What the sidecar says of a written slide: its SHA-256 and the verification, while it is brought to the disk.
 
@@ -324,12 +324,12 @@ def verify_written(patches: Patches, written: Path, target: Path, content: dict[
     Raises:
         OutputError: the verification failed.
     """
-    known = content["source"]["sha256"] if unchanged else None
+    known = sidecar["source"]["sha256"] if unchanged else None
     with sync_in_background(written):
-        verified = verify_slide(patches.slide, written, content, polygons, source_sha256=known, patches=patches)
+        verified = verify_slide(patches.slide, written, sidecar, polygons, source_sha256=known, patches=patches)
     if not verified.ok:
         raise OutputError(f"{target}: not written, verification failed: {'; '.join(verified.problems)}")
-    return {"output": content["output"] | {"sha256": verified.output_sha256}, "verified": verified.to_dict()}
+    return {"output": sidecar["output"] | {"sha256": verified.output_sha256}, "verified": verified.to_dict()}
 
 
 def draw_preview(slide: Slide, plan: Plan, grafts: Grafts, written: Path, work: Path, preview: Path) -> Path:
