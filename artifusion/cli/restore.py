@@ -160,12 +160,13 @@ def counted_regions(regions: Sequence[Any]) -> str:
 
 def say_plan(slide: Slide, selection: MaskSelection, settings: RestoreConfig, weights: str, quiet: bool) -> Plan:
     """Print what a restoration will paint, regions, canvases, evaluations, and return it."""
+    from artifusion.mask.reading import read_to_restore
     from artifusion.pretrained import architecture_and_walk
     from artifusion.restoration.plan import plan_restoration
 
     architecture, walk = architecture_and_walk(weights)
     settings = settings.along(walk)
-    plan = plan_restoration(slide, selection, settings, architecture.multiple)
+    plan = plan_restoration(slide, read_to_restore(selection, slide).mask, settings, architecture.multiple)
     if not quiet:
         click.echo(plan.mask.summary, err=True)
     share = 100 * plan.area_px / (slide.size.width * slide.size.height)

@@ -22,10 +22,11 @@ from artifusion.files import sha256, write_json
 from artifusion.geometry import Box, fitted
 from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import rectilinear
+from artifusion.mask.reading import scanned
 from artifusion.mask.regions import Canvas, find_regions
 from artifusion.output.container import container_of, say_left_out
 from artifusion.output.history import earlier_passes
-from artifusion.output.lookover import look_over, scanned
+from artifusion.output.lookover import look_over
 from artifusion.output.output import Output, beside, digest
 from artifusion.output.patches import Patches
 from artifusion.output.progress_bar import byte_bar

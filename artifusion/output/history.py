@@ -37,6 +37,10 @@ class Earlier:
         """Where pixels of the source are no scan."""
         return declared_mask(self.features, slide.path, slide.size, slide.bounds_offset)
 
+    def with_mask(self, mask: Mask, slide: Slide) -> Mask:
+        """A mask and where pixels of the source are no scan."""
+        return Mask.of([*mask.polygons, *self.mask(slide).polygons], slide.size) if self.passes else mask
+
     def joined(self, polygons: Mapping[str, Any]) -> dict[str, Any]:
         """The GeoJSON of one more pass, with the annotations of the earlier ones before its own."""
         new = [labelled(feature, len(self.passes) + 1) for feature in polygons["features"]]

@@ -18,11 +18,11 @@ from artifusion.output.allowed_change import jpeg_reason, moved_reason, reencode
 from artifusion.output.codecs import jpeg
 from artifusion.output.codecs.block_arrays import per_block, per_pixel, with_neighbours, zeroed
 from artifusion.output.codecs.segment_codecs import Codec, JpegCodec, codec_of
-from artifusion.output.container import level_pages
 from artifusion.output.provenance import GRAFT, Grafted
 from artifusion.output.segments import PixelChange
 from artifusion.output.stored import Grid
 from artifusion.slide import tiff
+from artifusion.slide.levels import level_pages
 from artifusion.slide.placed import placed, unoriented
 from artifusion.slide.reader import Slide
 

@@ -6,8 +6,8 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,11 @@ from artifusion.evidence.index import DonorIndex
 from artifusion.files import file_state, sha256, write_json
 from artifusion.mask.classes import CLASSES, named_counts
 from artifusion.mask.mask import Mask
-from artifusion.mask.reading import fingerprint, read_selection
+from artifusion.mask.reading import ReadMask, read_to_restore
 from artifusion.mask.selection import NEEDS_A_MASK, MaskFormat, MaskSelection, Polarity
 from artifusion.mask.writer import write_class_png
 from artifusion.output.container import say_left_out
-from artifusion.output.history import Earlier, earlier_passes
+from artifusion.output.history import earlier_passes
 from artifusion.output.output import beside, digest
 from artifusion.output.patches import Patches
 from artifusion.output.preview import draw_comparison
@@ -136,13 +136,13 @@ def restore_slide(
                 print(how_to_accept(left, slide), file=sys.stderr)
             if not found.counts(asked):
                 return None
-        with mask_to_read(selection, found, output.target) as selection:
-            plan = plan_restoration(slide, selection, restorer.config, restorer.multiple)
-            state = file_state(source)
-            job = {**describe(slide, selection, plan, restorer, seed), "lossless": lossless, "same_size": same_size,
-                   "recover": list(RECOVERED if recover is None and mask is None else recover or ())}
-            avoid = avoided(slide, selection, plan, earlier)
-            foresee(slide, plan, output, lossless)
+        read = read_meant(selection, found, slide, output.target)
+        plan = plan_restoration(slide, read.mask, restorer.config, restorer.multiple)
+        state = file_state(source)
+        job = {**describe(slide, read, plan, restorer, seed), "lossless": lossless, "same_size": same_size,
+               "recover": list(RECOVERED if recover is None and mask is None else recover or ())}
+        avoid = earlier.with_mask(read.avoid, slide)
+        foresee(slide, plan, output, lossless)
         if not quiet:
             print(plan.mask.summary, file=sys.stderr)
             say_left_out(slide, output.target)
@@ -195,17 +195,15 @@ def how_to_accept(left: Mapping[str, int], slide: Slide) -> str:
             f"-o MASK.png --overlay LOOK.png`, and name with --classes what to restore (--classes {','.join(left)})")
 
 
-@contextmanager
-def mask_to_read(selection: MaskSelection, found: Detection | None, target: Path) -> Iterator[MaskSelection]:
-    """The selection; of what was detected, one whose file lies in a temporary folder until the block ends."""
+def read_meant(selection: MaskSelection, found: Detection | None, slide: Slide, target: Path) -> ReadMask:
+    """The mask of a selection, of its file or, without one, of what was detected."""
     if found is None:
-        yield selection
-        return
+        return read_to_restore(selection, slide)
     with tempfile.TemporaryDirectory() as folder:
         path = beside(Path(folder) / target.name, ".mask.png")
         write_class_png(path, found.ids)
         try:
-            yield replace(selection, path=path)
+            return read_to_restore(replace(selection, path=path), slide)
         except MaskError as error:
             raise MaskError(str(error).replace(str(path), "what was detected")) from None
 
@@ -216,15 +214,13 @@ def detected_png(found: Detection, work: Path) -> Path:
     return work / "mask.png"
 
 
-def describe(slide: Slide, selection: MaskSelection, plan: Plan, restorer: Restorer, seed: int) -> dict[str, Any]:
+def describe(slide: Slide, read: ReadMask, plan: Plan, restorer: Restorer, seed: int) -> dict[str, Any]:
     """All that decides the pixels: the job of a restoration, and what its sidecar says of it."""
     config = restorer.config
     return {
         "version": __version__,
         "source": {"name": slide.path.name, "sha256": sha256(slide.path)},
-        "mask": {"name": selection.path.name, "sha256": fingerprint(selection, slide), "origin": plan.mask.origin,
-                 "classes": list(selection.classes) if selection.classes is not None else None,
-                 "polarity": selection.polarity or "restore", "grow_um": selection.grow_um},
+        "mask": read.described,
         "weights": restorer.weights.named(),
         "sampler": {"name": config.sampler, "condition": f"{config.condition} known", "steps": config.steps,
                     "evaluations_per_canvas": config.evaluations, "seed": seed, "device": restorer.device.type},
@@ -234,15 +230,6 @@ def describe(slide: Slide, selection: MaskSelection, plan: Plan, restorer: Resto
         "mpp_doubt": slide.mpp_doubt,
         "config": config.model_dump(),
     }
-
-
-def avoided(slide: Slide, selection: MaskSelection, plan: Plan, earlier: Earlier) -> Mask:
-    """What is nothing to learn from and no donor: the mask, the artifacts in its file that are not restored, and what
-    earlier passes made."""
-    mask = plan.mask
-    if selection.classes is not None:
-        mask = read_selection(replace(selection, classes=CLASSES), slide, to_avoid=True)
-    return Mask.of([*mask.polygons, *earlier.mask(slide).polygons], slide.size) if earlier.passes else mask
 
 
 def learn_slide(restorer: Restorer, slide: Slide, avoid: Mask, job: Mapping[str, Any], work: Path, quiet: bool
