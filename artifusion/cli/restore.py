@@ -19,9 +19,10 @@ from artifusion.cli.options import (
     known_classes,
     known_recovered,
     say_scale,
+    shown_as_usage,
 )
 from artifusion.mask.classes import named_counts
-from artifusion.mask.selection import NEEDS_A_MASK, POLARITIES, MaskSelection
+from artifusion.mask.selection import POLARITIES, MaskSelection
 
 if TYPE_CHECKING:
     from artifusion.config import RestoreConfig
@@ -90,18 +91,19 @@ def restore(
     too, as the files beside SLIDE declare them.
     """
     from artifusion.config import RestoreConfig, load_config
+    from artifusion.restoration.plan import check_length, foresee, plan_output
 
-    if adapt_minutes and adapt_crops:
-        raise click.UsageError("--adapt and --adapt-crops say the same thing twice; give one")
-    if mask is None and (polarity == "keep" or mask_format != "auto"):
-        raise click.UsageError(NEEDS_A_MASK)
-    if graft == "off" and doubtful == "keep":
-        raise click.UsageError("--doubtful keep needs grafts, which tell how well a region is filled")
     if mask is None and dry_run:
         raise click.UsageError("a dry run needs a --mask; `artifusion detect SLIDE -o MASK.png` makes one")
     asked = {"steps": steps, "batch_size": batch_size, "graft": graft, "doubtful": doubtful}
     given = {key: value for key, value in asked.items() if value is not None}
-    settings = load_config(RestoreConfig, "restore", config, **given) if config else RestoreConfig(**given)
+    with shown_as_usage():
+        selection = MaskSelection.of(mask, polarity, grow_um, classes, mask_format)
+        if adapt_minutes or adapt_crops:
+            check_length(adapt_minutes, adapt_crops)
+        settings = load_config(RestoreConfig, "restore", None, **given)
+    if config:
+        settings = load_config(RestoreConfig, "restore", config, **given)
 
     from artifusion.slide.reader import open_slide
 
@@ -110,14 +112,12 @@ def restore(
             say_scale(opened, settings.default_spacing_um)
         if mask is not None and dry_run:
             from artifusion.output.history import earlier_passes
-            from artifusion.restoration.plan import foresee, plan_output
 
             planned = plan_output(opened, output, mask, preview, overwrite=overwrite, same_size=same_size)
             earlier_passes(opened, undeclared)
             if adapt_minutes or adapt_crops:
                 length = f"about {adapt_minutes:g} minutes" if adapt_minutes else f"{adapt_crops:,} crops"
                 click.echo(f"first {weights} learns from this slide's clean tissue: {length}")
-            selection = MaskSelection(mask, polarity, grow_um, classes, mask_format)
             plan = say_plan(opened, selection, settings, weights, quiet)
             click.echo(f"{planned.target.name}: {foresee(opened, plan, planned, lossless)}")
             return

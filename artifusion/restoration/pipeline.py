@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from artifusion import __version__
-from artifusion.errors import ConfigError, MaskError, OutputError
+from artifusion.errors import MaskError, OutputError
 from artifusion.evidence.index import DonorIndex
 from artifusion.files import file_state, sha256, write_json
 from artifusion.mask.classes import CLASSES, named_counts
 from artifusion.mask.mask import Mask
 from artifusion.mask.reading import ReadMask, read_to_restore
-from artifusion.mask.selection import NEEDS_A_MASK, MaskFormat, MaskSelection, Polarity
+from artifusion.mask.selection import MaskFormat, MaskSelection, Polarity
 from artifusion.mask.writer import write_class_png
 from artifusion.output.container import say_left_out
 from artifusion.output.history import earlier_passes
@@ -35,7 +35,7 @@ from artifusion.output.verify import verify_slide
 from artifusion.output.writer import sync_in_background, write_slide
 from artifusion.restoration.grafting import Grafts, graft_regions
 from artifusion.restoration.painting import paint
-from artifusion.restoration.plan import Plan, foresee, plan_output, plan_restoration
+from artifusion.restoration.plan import Plan, check_length, foresee, plan_output, plan_restoration
 from artifusion.restoration.recovering import Recoveries, recover_regions
 from artifusion.restoration.unmasked import unmasked
 from artifusion.slide.reader import Slide, open_slide
@@ -112,13 +112,9 @@ def restore_slide(
     started = time.monotonic()
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
-    if mask is None and (polarity == "keep" or mask_format != "auto"):
-        raise ConfigError(NEEDS_A_MASK)
-    selection = MaskSelection(Path("" if mask is None else mask), polarity, grow_um, classes, mask_format)
+    selection = MaskSelection.of(mask, polarity, grow_um, classes, mask_format)
     learning: dict[str, Any] = {"minutes": adapt_minutes, "crops": adapt_crops}
     if learns := any(length is not None for length in learning.values()):
-        from artifusion.restoration.adaptation import check_length
-
         check_length(**learning)
     restorer = restorer or default_restorer()
     left: dict[str, int] | None = None                                # what was detected and is not restored

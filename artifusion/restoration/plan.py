@@ -38,6 +38,16 @@ class Plan:
                     tuple(canvas for canvas in self.canvases if canvas.region not in ids), self.spacing_um)
 
 
+def check_length(minutes: float | None, crops: int | None) -> None:
+    """Raise ValueError unless one length of an adaptation is given, and above 0."""
+    if (minutes is None) == (crops is None):
+        raise ValueError(f"give adapt_minutes (--adapt) or adapt_crops (--adapt-crops), not {minutes} and {crops}")
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise ValueError(f"adapt_minutes must be above 0, got {minutes}")
+    if crops is not None and crops < 1:
+        raise ValueError(f"adapt_crops must be at least 1, got {crops}")
+
+
 def plan_restoration(slide: Slide, mask: Mask, config: RestoreConfig, multiple: int) -> Plan:
     """The regions of a mask and the canvases in which they are painted; reads no pixels of the slide.
 
