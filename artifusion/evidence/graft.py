@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from artifusion.evidence.donors import Donor, Hole, Weights, donor_pixels
+from artifusion.evidence.donors import CostWeights, Donor, Hole, donor_pixels
 from artifusion.evidence.find import find_donors
 from artifusion.evidence.fitting import reach_px
 from artifusion.evidence.index import DonorIndex
@@ -47,7 +47,7 @@ class Graft:
 
 
 def graft(hole: Hole, indices: Sequence[DonorIndex], *, imagine: Imagine | None = None, seed: int = 0,
-          weights: Weights | None = None, longest_um: float = PIECE_UM) -> Graft:
+          weights: CostWeights | None = None, longest_um: float = PIECE_UM) -> Graft:
     """A hole filled with the slide's own tissue; each piece is fitted to what was grafted before it.
 
     `imagine` shows what may lie in a piece (default: its surroundings, smoothed); other arguments as those of

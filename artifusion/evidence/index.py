@@ -28,7 +28,7 @@ GLASS_SPREAD = 8                     # grey levels below the lightest pixels tha
 BINS = 16                            # per channel, of the histogram that tells rare colours
 
 
-class View(NamedTuple):
+class SearchView(NamedTuple):
     """A part of an index's picture, ready to be searched."""
 
     picture: Picture
@@ -101,16 +101,16 @@ class DonorIndex:
             free &= ~mask.read(l0_box)
         return free
 
-    def views(self, l0_centre: Point) -> Iterator[View]:
+    def views(self, l0_centre: Point) -> Iterator[SearchView]:
         """What to search for a hole there: all of the picture, and what is near, where all is seen too coarsely."""
         whole = -(-max(self.size) // VIEW_PX)
-        yield View(self._view(Point(0, 0), self.size, whole), Point(0, 0), whole)
+        yield SearchView(self._view(Point(0, 0), self.size, whole), Point(0, 0), whole)
         if self.own and whole > LOCAL_STEP:
             extent = Size(*(min(length, VIEW_PX * LOCAL_STEP) for length in self.size))
             side = VIEW_PX * LOCAL_STEP // 8                          # pieces of one region ask for the same part
             origin = Point(*(min(max(0, round((at / self.step - part / 2) / side) * side), length - part)
                              for at, part, length in zip(l0_centre, extent, self.size, strict=True)))
-            yield View(self._view(origin, extent, LOCAL_STEP), origin, LOCAL_STEP)
+            yield SearchView(self._view(origin, extent, LOCAL_STEP), origin, LOCAL_STEP)
 
     @cached_property
     def _view(self) -> Callable[[Point, Size, int], Picture]:

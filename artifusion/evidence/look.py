@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from artifusion.evidence.donors import Fit, Hole
+from artifusion.evidence.donors import DonorFit, Hole
 from artifusion.evidence.index import BINS, DonorIndex
 from artifusion.evidence.likeness import blurred, grain, opponent, reduced, strength
 
@@ -17,7 +17,7 @@ GRAIN_UM = 6.0              # blur of the grain
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class HoleLook:
     """A hole as donors are compared with it, at `step` level-0 pixels per pixel.
 
     guess: uint8 (H, W, 3), level-0 pixels with the estimate of the inside; rim, wide: weights of the known ones that a
@@ -48,12 +48,12 @@ class Look:
         """Weights (h, w) of the hole, of sum 1."""
         return reduced(self.hole.hole / self.hole.hole.sum(), self.step) * self.step**2
 
-    def fit(self, rgb: np.ndarray, index: DonorIndex) -> Fit:
+    def fit(self, rgb: np.ndarray, index: DonorIndex) -> DonorFit:
         """How ill a donor's pixels, reduced, uint8 (h, w, 3), fit; its edge, what spoils it and its distance are 0."""
         donor = opponent(rgb)
         tone = self.around.ravel() @ (donor - self.template).reshape(-1, 3) / max(float(self.around.sum()), 1e-9)
         edges = self._strength(donor, np.ones(donor.shape[:2], bool), self.inside)
-        return Fit(ring=mean(np.square(donor - self.template), self.around), edge=0.0,
+        return DonorFit(ring=mean(np.square(donor - self.template), self.around), edge=0.0,
                    inside=mean(np.square(self._low(donor) - self._template_low), self.inside),
                    grain=mean(np.square(self._grain(donor) - self._template_grain), self.around),
                    tone=float(np.square(tone).sum()), texture=(edges - self._template_strength) ** 2,

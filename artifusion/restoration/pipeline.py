@@ -37,7 +37,7 @@ from artifusion.restoration.grafting import Grafts, graft_regions
 from artifusion.restoration.painting import paint
 from artifusion.restoration.plan import Plan, check_length, foresee, plan_output, plan_restoration
 from artifusion.restoration.recovering import Recoveries, recover_regions
-from artifusion.restoration.unmasked import unmasked
+from artifusion.restoration.unmasked import unmasked_artifacts
 from artifusion.slide.reader import Slide, open_slide
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def restore_slide(
         read = read_meant(selection, found, slide, output.target)
         plan = plan_restoration(slide, read.mask, restorer.config, restorer.multiple)
         state = file_state(source)
-        job = {**describe(slide, read, plan, restorer, seed), "lossless": lossless, "same_size": same_size,
+        job = {**job_of(slide, read, plan, restorer, seed), "lossless": lossless, "same_size": same_size,
                "recover": list(RECOVERED if recover is None and mask is None else recover or ())}
         avoid = earlier.with_mask(read.avoid, slide)
         foresee(slide, plan, output, lossless)
@@ -210,7 +210,7 @@ def detected_png(found: Detection, work: Path) -> Path:
     return work / "mask.png"
 
 
-def describe(slide: Slide, read: ReadMask, plan: Plan, restorer: Restorer, seed: int) -> dict[str, Any]:
+def job_of(slide: Slide, read: ReadMask, plan: Plan, restorer: Restorer, seed: int) -> dict[str, Any]:
     """All that decides the pixels: the job of a restoration, and what its sidecar says of it."""
     config = restorer.config
     return {
@@ -269,7 +269,7 @@ def graft_plan(slide: Slide, plan: Plan, avoid: Mask, found: Detection | None, g
     if restorer.config.graft == "auto" and not all(region.id in grafts.filled for region in plan.regions):
         index = DonorIndex.of(slide, plan.spacing_um, [avoid])
         if found is None:
-            index = index.without(unmasked(index))
+            index = index.without(unmasked_artifacts(index))
         for _ in tqdm(graft_regions(slide, plan.mask, plan.regions, index, restorer, grafts, seed), desc="finding",
                       unit="region", total=len(plan.regions), disable=quiet or None):
             pass

@@ -117,7 +117,7 @@ def recover_regions(slide: Slide, mask: Mask, regions: Sequence[Region], classes
     inked, avoid = only(mask, classes), avoid or mask
     reference = None
     for region in regions:
-        for number, box in enumerate(pieces(region.l0_box)):
+        for number, box in enumerate(cut_into_pieces(region.l0_box)):
             if (region.id, number) in recoveries.pieces or not inked.read(box).any():
                 continue
             if reference is None:
@@ -129,7 +129,7 @@ def recover_regions(slide: Slide, mask: Mask, regions: Sequence[Region], classes
         yield region
 
 
-def pieces(l0_box: Box) -> Iterator[Box]:
+def cut_into_pieces(l0_box: Box) -> Iterator[Box]:
     """A box cut into pieces of at most PIECE_PX a side, all about as large."""
     columns, rows = -(-l0_box.width // PIECE_PX), -(-l0_box.height // PIECE_PX)
     for row, column in np.ndindex(rows, columns):

@@ -37,7 +37,7 @@ from PIL import Image
 
 from artifusion.evaluation.nuclei import find_nuclei, nuclear_threshold, stains
 from artifusion.evidence import find
-from artifusion.evidence.donors import Hole, Weights, donor_pixels
+from artifusion.evidence.donors import CostWeights, Hole, donor_pixels
 from artifusion.evidence.fitting import reach_px
 from artifusion.evidence.graft import graft
 from artifusion.evidence.index import DonorIndex
@@ -164,9 +164,9 @@ def step_across(image: np.ndarray, hole: np.ndarray) -> float:
     return float(np.abs(np.concatenate([np.diff(grey, axis=1)[across], np.diff(grey, axis=0)[down]])).mean())
 
 
-def settings() -> dict[str, Weights]:
+def settings() -> dict[str, CostWeights]:
     """The weights as they are, and each of them without, at a third and at three times."""
-    usual = Weights()
+    usual = CostWeights()
     found = {"as they are": usual}
     for name, value in asdict(usual).items():
         found |= {f"{name} x {factor:g}": replace(usual, **{name: value * factor}) for factor in (0, 1 / 3, 3)}
