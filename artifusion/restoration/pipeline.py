@@ -132,7 +132,7 @@ def restore_slide(
                 print(how_to_accept(left, slide), file=sys.stderr)
             if not found.counts(asked):
                 return None
-        read = read_meant(selection, found, slide, output.target)
+        read = read_given_or_found(selection, found, slide, output.target)
         plan = plan_restoration(slide, read.mask, restorer.config, restorer.multiple)
         state = file_state(source)
         job = {**job_of(slide, read, plan, restorer, seed), "lossless": lossless, "same_size": same_size,
@@ -191,7 +191,7 @@ def how_to_accept(left: Mapping[str, int], slide: Slide) -> str:
             f"-o MASK.png --overlay LOOK.png`, and name with --classes what to restore (--classes {','.join(left)})")
 
 
-def read_meant(selection: MaskSelection, found: Detection | None, slide: Slide, target: Path) -> ReadMask:
+def read_given_or_found(selection: MaskSelection, found: Detection | None, slide: Slide, target: Path) -> ReadMask:
     """The mask of a selection, of its file or, without one, of what was detected."""
     if found is None:
         return read_to_restore(selection, slide)
@@ -216,7 +216,7 @@ def job_of(slide: Slide, read: ReadMask, plan: Plan, restorer: Restorer, seed: i
     return {
         "version": __version__,
         "source": {"name": slide.path.name, "sha256": sha256(slide.path)},
-        "mask": read.described,
+        "mask": dict(read.described),
         "weights": restorer.weights.named(),
         "sampler": {"name": config.sampler, "condition": f"{config.condition} known", "steps": config.steps,
                     "evaluations_per_canvas": config.evaluations, "seed": seed, "device": restorer.device.type},
