@@ -14,9 +14,10 @@ from artifusion.slide.placed import Tone, placed
 
 
 class DonorFit(NamedTuple):
-    """How ill a donor fits; 0 is a perfect fit. Squared grey levels, but for the last three.
+    """How ill a donor fits; 0 is a perfect fit. Squared grey levels, but for the first two and the last three.
 
-    ring: its surroundings against the hole's, at about 1 um per pixel.
+    ring: its surroundings against the hole's, at about 1 um per pixel, over the variance of the hole's: else, where
+        tissue has much contrast, nothing but the smoothest would fit.
     edge: the same pixel by pixel, close to the hole.
     inside: what it brings against what was imagined, blurred.
     tone: the mean colour of its surroundings against that of the hole's.
@@ -42,8 +43,8 @@ class DonorFit(NamedTuple):
 class CostWeights:
     """What counts how much in a donor's cost: benchmarks/quality/donors.py chose it, restored tiles the edge's."""
 
-    ring: float = 1.0
-    edge: float = 2.0
+    ring: float = 200.0
+    edge: float = 1000.0
     inside: float = 1.5
     grain: float = 3.0
     tone: float = 3.0

@@ -12,7 +12,7 @@ import numpy as np
 from artifusion.evidence.donors import CostWeights, Donor, Hole, Place
 from artifusion.evidence.index import DonorIndex
 from artifusion.evidence.likeness import best_shift, carried, features, opponent, reduced
-from artifusion.evidence.look import HoleLook
+from artifusion.evidence.look import HoleLook, variance
 from artifusion.evidence.score import score_of
 from artifusion.geometry import Box, Point, Size
 from artifusion.slide.placed import turned, unoriented
@@ -123,10 +123,11 @@ class Sought:
         first = [at * step for at in self._shift(look, reduced(rgb[inner], step), allowed[inner])]
         rows, columns, weight = self._edge
         wanted, pixels = self.guess[rows, columns].astype(np.float32), rgb.reshape(-1, 3)
+        contrast = variance(opponent(wanted), weight)
 
         def difference(at: tuple[int, int]) -> float:
             off = opponent(pixels[(rows + at[0]) * rgb.shape[1] + columns + at[1]] - wanted)
-            return float((weight @ np.square(off)).sum())
+            return float((weight @ np.square(off)).sum()) / contrast
 
         def part(at: tuple[int, int]) -> tuple[slice, slice]:
             return Box(at[1], at[0], *self.size).slices()

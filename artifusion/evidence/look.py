@@ -14,6 +14,7 @@ from artifusion.evidence.likeness import blurred, grain, opponent, reduced, stre
 
 LOW_UM = 8.0                # blur under which insides are compared: what was imagined has no detail
 GRAIN_UM = 6.0              # blur of the grain
+LEAST_VARIANCE = 50.0       # of surroundings, in squared grey levels: what the scanner's noise alone has
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,15 +54,19 @@ class HoleLook:
         donor = opponent(rgb)
         tone = self.around.ravel() @ (donor - self.template).reshape(-1, 3) / max(float(self.around.sum()), 1e-9)
         edges = self._strength(donor, np.ones(donor.shape[:2], bool), self.inside)
-        return DonorFit(ring=mean(np.square(donor - self.template), self.around), edge=0.0,
-                   inside=mean(np.square(self._low(donor) - self._template_low), self.inside),
-                   grain=mean(np.square(self._grain(donor) - self._template_grain), self.around),
-                   tone=float(np.square(tone).sum()), texture=(edges - self._template_strength) ** 2,
-                   rarity=self._rarity(rgb, index), spoiled=0.0, distance=0.0)
+        return DonorFit(ring=mean(np.square(donor - self.template), self.around) / self._variance, edge=0.0,
+                        inside=mean(np.square(self._low(donor) - self._template_low), self.inside),
+                        grain=mean(np.square(self._grain(donor) - self._template_grain), self.around),
+                        tone=float(np.square(tone).sum()), texture=(edges - self._template_strength) ** 2,
+                        rarity=self._rarity(rgb, index), spoiled=0.0, distance=0.0)
 
     @cached_property
     def _seen(self) -> np.ndarray:
         return reduced(self.hole.known.astype(np.float32), self.step) > 0.999
+
+    @cached_property
+    def _variance(self) -> float:
+        return variance(self.template, self.around)
 
     @cached_property
     def _template_low(self) -> np.ndarray:
@@ -100,6 +105,13 @@ class HoleLook:
 def mean(values: np.ndarray, weight: np.ndarray) -> float:
     """The weighted mean of values (H, W, C), those of a pixel added up."""
     return float((weight.ravel() @ values.reshape(weight.size, -1)).sum() / max(float(weight.sum()), 1e-9))
+
+
+def variance(values: np.ndarray, weight: np.ndarray) -> float:
+    """The weighted variance of values (..., C), those of a pixel added up, LEAST_VARIANCE at least."""
+    flat = values.reshape(1, weight.size, -1)
+    centre = weight.ravel() @ flat[0] / max(float(weight.sum()), 1e-9)
+    return max(LEAST_VARIANCE, mean(np.square(flat - centre), weight))
 
 
 def rarity(rgb: np.ndarray, step: int, weight: np.ndarray, index: DonorIndex) -> float:

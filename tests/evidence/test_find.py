@@ -53,6 +53,20 @@ def test_an_exact_copy_of_the_hole_is_found_however_it_lies(image, orientation):
     assert np.array_equal(donor_pixels(best, [index]), image[best.hole_box.slices()])
 
 
+def test_how_well_surroundings_fit_does_not_depend_on_their_contrast(image):
+    """A copy of the surroundings under noise, and all of it at half the contrast."""
+    image, box = copied(image, 0)
+    noise = np.random.default_rng(0).normal(0, 20, (box.height, box.width, 3))
+    image[box.slices()] = (image[box.slices()] + noise).clip(0, 255)
+    fits = []
+    for pixels in (image, 128 + (image.astype(int) - 128) // 2):
+        hole, mask = with_hole(pixels.astype(np.uint8))
+        best = find_donors(hole, [DonorIndex.of(in_memory(pixels.astype(np.uint8)), 0.5, [mask])])[0]
+        assert best.l0_box.overlaps(box)
+        fits.append(best.fit)
+    assert fits[0].ring == pytest.approx(fits[1].ring, rel=0.1) and fits[0].edge == pytest.approx(fits[1].edge, rel=0.1)
+
+
 def test_what_is_masked_is_no_donor(image):
     image, box = copied(image, 0)
     hole, mask = with_hole(image)
