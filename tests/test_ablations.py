@@ -12,6 +12,7 @@ from artifusion.training.batches import draw_batch
 from artifusion.training.corpus import Corpus
 from artifusion.training.tiles import Tile
 from benchmarks.quality import ablation_page, ablations
+from benchmarks.quality.gradients import gradient_energy
 
 VARIANTS = list(ablations.VARIANTS)
 SAMPLES = {"texture": 1.0, "stain": 0.5, "auc": 0.9, "kid": 1.0}
@@ -130,3 +131,11 @@ def test_a_run_that_is_there_is_not_repeated(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [*command, "--minutes", "9", "--seeds", "3"])
     with pytest.raises(SystemExit):                             # runs of another length do not mix
         ablations.main()
+
+
+def test_the_energy_of_gradients_is_that_of_squared_differences_within_the_mask():
+    image, hole = np.full((32, 32, 3), 20, np.uint8), np.ones((32, 32), bool)
+    image[16:] += 7
+    assert gradient_energy(image, hole) == 32 * 7**2
+    hole[16:] = False
+    assert gradient_energy(image, hole) == 0

@@ -13,7 +13,7 @@ from artifusion.geometry import Box, Size
 from artifusion.slide.placed import Tone, placed
 
 
-class Fit(NamedTuple):
+class DonorFit(NamedTuple):
     """How ill a donor fits; 0 is a perfect fit. Squared grey levels, but for the first two and the last three.
 
     ring: its surroundings against the hole's, at about 1 um per pixel, over the variance of the hole's: else, where
@@ -40,7 +40,7 @@ class Fit(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Weights:
+class CostWeights:
     """What counts how much in a donor's cost: benchmarks/quality/donors.py chose it, restored tiles the edge's."""
 
     ring: float = 200.0
@@ -53,7 +53,7 @@ class Weights:
     spoiled: float = 1000.0
     distance: float = 10.0
 
-    def cost(self, fit: Fit) -> float:
+    def cost(self, fit: DonorFit) -> float:
         return float(sum(getattr(self, name) * value for name, value in zip(fit._fields, fit, strict=True)))
 
 
@@ -74,7 +74,7 @@ class Donor:
     orientation: int
     source: int
     cost: float
-    fit: Fit
+    fit: DonorFit
     score: float = 0.0
     tone: Tone | None = None
 

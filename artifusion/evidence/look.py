@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from artifusion.evidence.donors import Fit, Hole
+from artifusion.evidence.donors import DonorFit, Hole
 from artifusion.evidence.index import BINS, DonorIndex
 from artifusion.evidence.likeness import blurred, grain, opponent, reduced, strength
 
@@ -18,16 +18,16 @@ LEAST_VARIANCE = 50.0       # of surroundings, in squared grey levels: what the 
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class HoleLook:
     """A hole as donors are compared with it, at `step` level-0 pixels per pixel.
 
-    guess: uint8 (H, W, 3), level-0 pixels with the estimate of the inside; near, wide: weights of the known ones that a
+    guess: uint8 (H, W, 3), level-0 pixels with the estimate of the inside; rim, wide: weights of the known ones that a
     donor is fitted to, and of all within reach, float32 (H, W), of sum 1; um: per pixel of the look.
     """
 
     hole: Hole
     guess: np.ndarray
-    near: np.ndarray
+    rim: np.ndarray
     wide: np.ndarray
     step: int
     um: float
@@ -41,7 +41,7 @@ class Look:
     @cached_property
     def around(self) -> np.ndarray:
         """Weights (h, w) of what is known, without pixels that hold some of the hole."""
-        ring = reduced(self.near, self.step) * self.step**2
+        ring = reduced(self.rim, self.step) * self.step**2
         return ring * self._seen if (ring * self._seen).any() else ring
 
     @cached_property
@@ -49,16 +49,16 @@ class Look:
         """Weights (h, w) of the hole, of sum 1."""
         return reduced(self.hole.hole / self.hole.hole.sum(), self.step) * self.step**2
 
-    def fit(self, rgb: np.ndarray, index: DonorIndex) -> Fit:
+    def fit(self, rgb: np.ndarray, index: DonorIndex) -> DonorFit:
         """How ill a donor's pixels, reduced, uint8 (h, w, 3), fit; its edge, what spoils it and its distance are 0."""
         donor = opponent(rgb)
         tone = self.around.ravel() @ (donor - self.template).reshape(-1, 3) / max(float(self.around.sum()), 1e-9)
         edges = self._strength(donor, np.ones(donor.shape[:2], bool), self.inside)
-        return Fit(ring=mean(np.square(donor - self.template), self.around) / self._variance, edge=0.0,
-                   inside=mean(np.square(self._low(donor) - self._template_low), self.inside),
-                   grain=mean(np.square(self._grain(donor) - self._template_grain), self.around),
-                   tone=float(np.square(tone).sum()), texture=(edges - self._template_strength) ** 2,
-                   rarity=self._rarity(rgb, index), spoiled=0.0, distance=0.0)
+        return DonorFit(ring=mean(np.square(donor - self.template), self.around) / self._variance, edge=0.0,
+                        inside=mean(np.square(self._low(donor) - self._template_low), self.inside),
+                        grain=mean(np.square(self._grain(donor) - self._template_grain), self.around),
+                        tone=float(np.square(tone).sum()), texture=(edges - self._template_strength) ** 2,
+                        rarity=self._rarity(rgb, index), spoiled=0.0, distance=0.0)
 
     @cached_property
     def _seen(self) -> np.ndarray:

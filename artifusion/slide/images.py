@@ -116,8 +116,9 @@ def _read_other_image(path: Path) -> PlainImage:
 def _colour(info: Mapping[Any, Any]) -> dict[bytes, bytes]:
     """The chunks by which a PNG says how its numbers are to be shown where it has no profile."""
     forms = {b"gAMA": ("gamma", ">I", 100_000), b"cHRM": ("chromaticity", ">8I", 100_000), b"sRGB": ("srgb", ">B", 1)}
-    told = {chunk: (np.atleast_1d(info[key]) * unit, form) for chunk, (key, form, unit) in forms.items() if key in info}
-    return {chunk: struct.pack(form, *np.rint(values).astype(int)) for chunk, (values, form) in told.items()}
+    scaled = {chunk: (np.atleast_1d(info[key]) * unit, form) for chunk, (key, form, unit) in forms.items()
+              if key in info}
+    return {chunk: struct.pack(form, *np.rint(values).astype(int)) for chunk, (values, form) in scaled.items()}
 
 
 def _is_deep(path: Path, image: Image.Image) -> bool:

@@ -44,7 +44,7 @@ from artifusion.checkpoint import Weights
 from artifusion.config import DenoiserConfig, RestoreConfig, TargetConfig, TrainConfig, load_config
 from artifusion.diffusion.denoiser import SwinDenoiser
 from artifusion.evaluation.features import OWN, NetworkSpace, hole_crops
-from artifusion.evaluation.measures import as_stored, gradient_energy, stain_distances
+from artifusion.evaluation.measures import as_stored, stain_distances
 from artifusion.evaluation.methods import PLAIN, gflop_per_evaluation
 from artifusion.evaluation.probe import auc, detectability, kid
 from artifusion.restorer import Restorer
@@ -65,6 +65,7 @@ from benchmarks.quality.ablation_networks import (
     TokenAlone,
 )
 from benchmarks.quality.ablation_page import Run, page
+from benchmarks.quality.gradients import gradient_energy
 
 JUDGED_PX = 128
 HOLES, EVALUATIONS = 2, 10           # of a held-out crop; of a canvas
@@ -230,8 +231,8 @@ def main() -> None:
     report: dict[str, Any] = {"conditions": conditions, "references": {}, "runs": []}
     if given.json.is_file():
         report = json.loads(given.json.read_text())
-    there = {(one["variant"], one["seed"]) for one in report["runs"]}
-    missing = [(name, seed) for seed in range(given.seeds) for name in given.only if (name, seed) not in there]
+    finished = {(one["variant"], one["seed"]) for one in report["runs"]}
+    missing = [(name, seed) for seed in range(given.seeds) for name in given.only if (name, seed) not in finished]
     if missing:
         if report["conditions"] != conditions:
             parser.error(f"{given.json}: holds runs under {report['conditions']}, not {conditions}; use another --json")

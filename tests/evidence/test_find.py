@@ -8,7 +8,7 @@ import shapely
 from made_slides import tissue
 
 from artifusion.evidence import index as index_module
-from artifusion.evidence.donors import Donor, Fit, Hole, donor_pixels
+from artifusion.evidence.donors import Donor, DonorFit, Hole, donor_pixels
 from artifusion.evidence.find import find_donors
 from artifusion.evidence.graft import graft
 from artifusion.evidence.index import DonorIndex
@@ -110,7 +110,7 @@ def test_what_is_hidden_around_a_donor_says_nothing_of_its_tone(hidden, monkeypa
     if hidden == "masked":
         plain[:, 380:] = 0
         mask = Mask.of([*mask.polygons, shapely.box(380, 0, 420, 300)], mask.l0_size)
-    donor = Donor(hole.l0_box, Box(244, 60, 156, 156), 0, 0, 0.0, Fit(*[0.0] * 9))
+    donor = Donor(hole.l0_box, Box(244, 60, 156, 156), 0, 0, 0.0, DonorFit(*[0.0] * 9))
     monkeypatch.setattr("artifusion.evidence.graft.find_donors", lambda *_, **__: [donor])
     filled = graft(hole, [DonorIndex.of(in_memory(plain), 0.5, [mask])])
     assert (filled.pixels[hole.hole] == plain[0, 0]).all()
