@@ -38,7 +38,7 @@ SLIDE_SUFFIX = re.compile(r"\.(svs|tiff?|ndpi|mrxs|scn|bif|dcm|vms|vmu|svslide|c
 RESTORE_WORDS = words_of("mask binary artifact artefact restore")
 
 
-class Reader(Protocol):
+class MaskReader(Protocol):
     """Reads one mask. `knows_classes`: the tool says which artifacts it found, and can have found none."""
 
     @property
@@ -47,7 +47,7 @@ class Reader(Protocol):
     def read(self, slide: Slide, wanted: Collection[str] | None, to_avoid: bool = False) -> Mask: ...
 
 
-def reader_of(path: Path, slide: Slide, mask_format: MaskFormat) -> Reader:
+def reader_of(path: Path, slide: Slide, mask_format: MaskFormat) -> MaskReader:
     """The reader of a mask: that of the given format for an image, else the one that recognises name and content.
 
     Raises:

@@ -282,9 +282,9 @@ def class_name(feature: Any) -> str:
         return ""
     ranked = sorted(((CLASS_WORDS.index(word), _printable(found)) for key, found in properties.items()
                      for word in words_of(key) if word in CLASS_WORDS), key=itemgetter(0))
-    told = next((name for rank, name in ranked if name and not rank), "")
+    classified = next((name for rank, name in ranked if name and not rank), "")
     named = (name for _, name in ranked if class_of(name) != "other" or is_tissue(name))
-    return told if words_of(told) - NEUTRAL_WORDS else next(named, told)
+    return classified if words_of(classified) - NEUTRAL_WORDS else next(named, classified)
 
 
 def _printable(found: Any) -> str:

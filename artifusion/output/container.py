@@ -14,9 +14,10 @@ from artifusion.errors import ConfigError, OutputError, SlideError
 from artifusion.geometry import Box, Size
 from artifusion.output.codecs.segment_codecs import Jpeg2000Codec, codec_of
 from artifusion.output.reencode import SMALLEST_PX, half_size
-from artifusion.output.stored import Grid, StoredPage
+from artifusion.output.stored import StoredPage
 from artifusion.slide import tiff
 from artifusion.slide.images import LARGEST_PROFILE
+from artifusion.slide.levels import level_pages
 from artifusion.slide.pages import left_out
 from artifusion.slide.reader import TIFF_VENDORS, ImageSlide, Slide
 
@@ -75,13 +76,6 @@ def source_levels(slide: Slide) -> SourceLevels:
         reasons = [segment_reason(file, source.pages[number], slide if not level else None)
                    for level, number in enumerate(pages)]
     return SourceLevels(source, tuple(pages), tuple(reasons))
-
-
-def level_pages(source: tiff.Tiff, slide: Slide) -> list[int] | None:
-    """Return the page of each level, level 0 first; None where the tiled pages are not exactly OpenSlide's levels."""
-    sizes = {number: Grid.of(page).size for number, page in enumerate(source.pages) if page.tiled}
-    ordered = sorted(sizes, key=lambda number: (-sizes[number].width * sizes[number].height, number))
-    return ordered if [sizes[number] for number in ordered] == list(slide.level_sizes) else None
 
 
 def segment_reason(file: BinaryIO, page: tiff.Page, level0_of: Slide | None = None) -> str:

@@ -163,8 +163,8 @@ class Output:
 
     def _is_done(self, job: Mapping[str, Any] | None) -> bool:
         """Whether all files are there and a run of this job, or, without a job, some run declared them."""
-        told = self._declared().get("job_sha256")
-        return not self.overwrite and told is not None and (job is None or told == digest(job)) and all(
+        declared = self._declared().get("job_sha256")
+        return not self.overwrite and declared is not None and (job is None or declared == digest(job)) and all(
             file.is_file() for file in self.files)
 
     def _is_whole(self) -> bool:

@@ -173,7 +173,7 @@ def _claims(sidecar: Mapping[str, Any], restored: Path, whole: bool) -> Claims:
             given_mpp=(float(sidecar["mpp"]),) * 2 if (
                 sidecar.get("mpp_from") == "argument" and written["container"] != "copied") else None,
             same_size=sidecar.get("same_size") is True,
-            by_block=all(told for _, told in levels.values()),
+            by_block=all(counted for _, counted in levels.values()),
             keeps_blocks=written["container"] in ("copied", "pyramid") and not any(
                 level.get("encoded_whole") for level in written.get("levels", ())))
         incomplete = whole and not (claims.output_sha256 and claims.painted_px)
@@ -209,10 +209,10 @@ def _links(sidecar: Mapping[str, Any], restored: Path, source_hash: Future[str]
 
 def _area_problems(link: Mapping[str, Any], mask: Mask, restored: Path) -> list[str]:
     """Return that the annotations of a pass cover other pixels than its sidecar tells."""
-    told_px = _claims(link, restored, whole=False).painted_px
-    if not link.get("regions") or mask.area_px == told_px:
+    sidecar_px = _claims(link, restored, whole=False).painted_px
+    if not link.get("regions") or mask.area_px == sidecar_px:
         return []
-    return [f"the GeoJSON declares {mask.area_px} px but the sidecar {told_px}; one was changed"]
+    return [f"the GeoJSON declares {mask.area_px} px but the sidecar {sidecar_px}; one was changed"]
 
 
 def _joined(links: Sequence[Claims]) -> Claims:

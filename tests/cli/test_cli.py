@@ -224,3 +224,13 @@ def test_a_name_that_is_taken_is_short_enough_while_it_is_written(tmp_path):
         part.touch()
     with pytest.raises(OutputError, match="too long"):
         check_outputs([], [longest.with_name(f"{longest.name}x")], overwrite=False)
+
+
+@pytest.mark.parametrize(("wrong", "why"), [
+    (["--mask-polarity", "keep"], "give a --mask"), (["--mask-format", "grandqc"], "give a --mask"),
+    (["--mask", "m.png", "--adapt", "1", "--adapt-crops", "8"], "--adapt-crops"),
+    (["--mask", "m.png", "--graft", "off", "--doubtful", "keep"], "how well a region is filled"),
+])
+def test_arguments_that_contradict_each_other_are_a_usage_error_with_the_words_of_the_package(wrong, why):
+    done = CliRunner().invoke(main, ["restore", "slide.svs", *wrong])
+    assert done.exit_code == 2 and why in done.output and "Traceback" not in done.output

@@ -19,7 +19,7 @@ from artifusion.geometry import Box
 from artifusion.output import pyramid, reencode, segments, writer
 from artifusion.output.codecs.segment_codecs import codec_of
 from artifusion.output.stored import Grid
-from artifusion.output.tiffwriter import INTEGERS, TiffWriter
+from artifusion.output.tiffwriter import TiffWriter
 from artifusion.output.verify import verify_slide
 from artifusion.restoration import pipeline
 from artifusion.restoration.pipeline import restore_slide
@@ -176,7 +176,7 @@ def test_a_wrong_scale(level0, kind, restored, monkeypatch):
     add = TiffWriter.add
 
     def other(self, tags, *rest):
-        width, height = (int(np.frombuffer(tags[code].raw, self.order + INTEGERS[tags[code].type])[0])
+        width, height = (int(np.frombuffer(tags[code].raw, self.order + tiff.INTEGERS[tags[code].type])[0])
                          for code in (tiff.WIDTH, tiff.HEIGHT))
         wrong = (width, height) == SIZE if level0 else (width, height) in ((450, 350), (449, 349))
         both = (tiff.X_RESOLUTION, tiff.Y_RESOLUTION) if wrong else ()

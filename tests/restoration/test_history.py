@@ -48,7 +48,7 @@ def three(aperio_slide, tmp_path_factory):
     return chain(aperio_slide, tmp_path_factory.mktemp("three"), [".svs"] * 3)
 
 
-def declaration(out):
+def sidecar_of(out):
     return json.loads(out.with_name(f"{out.name}.json").read_text())
 
 
@@ -57,8 +57,8 @@ def annotations(out):
 
 
 def test_the_sidecar_holds_every_pass_and_the_annotations_name_theirs(three):
-    last = declaration(three[2])
-    assert [entry["output"] for entry in last["history"]] == [declaration(out)["output"] for out in three[:2]]
+    last = sidecar_of(three[2])
+    assert [entry["output"] for entry in last["history"]] == [sidecar_of(out)["output"] for out in three[:2]]
     assert all(entry["source"]["sha256"] and entry["weights"] and entry["version"] and len(entry["regions"]) == 1
                and "history" not in entry for entry in last["history"])
     found = annotations(three[2])
@@ -126,7 +126,7 @@ def test_every_container_is_verified_after_three_passes(copied_slide, tmp_path):
 
 
 def test_a_pass_that_is_left_out_is_a_problem(three, aperio_slide, tmp_path):
-    content = declaration(three[2])
+    content = sidecar_of(three[2])
     without = content | {"history": content["history"][:1]}
     (problem, *_) = verify_slide(aperio_slide, three[2], without, {"features": annotations(three[2])} | {
         "type": "FeatureCollection"}).problems
@@ -139,7 +139,7 @@ def test_a_pass_that_is_left_out_is_a_problem(three, aperio_slide, tmp_path):
 @pytest.mark.parametrize("history", [3, {}, [3], [{}], [{"source": 3}], [{"source": {"sha256": "x"}}]])
 def test_a_history_that_no_run_wrote_is_refused(three, aperio_slide, history):
     try:
-        assert not verify_slide(aperio_slide, three[2], declaration(three[2]) | {"history": history}).ok
+        assert not verify_slide(aperio_slide, three[2], sidecar_of(three[2]) | {"history": history}).ok
     except OutputError as error:
         assert "artifusion wrote" in str(error)
 
@@ -168,7 +168,7 @@ def test_a_restored_slide_without_its_declaration_is_refused_unless_asked(three,
 def test_a_declaration_of_another_file_is_refused(three, tmp_path, spoil):
     alone = lost(three, tmp_path)
     sidecar, polygons = tmp_path / "alone.svs.json", tmp_path / "alone.svs.geojson"
-    sidecar.write_text(json.dumps(declaration(three[0] if spoil == "other sidecar" else three[1])))
+    sidecar.write_text(json.dumps(sidecar_of(three[0] if spoil == "other sidecar" else three[1])))
     if spoil != "no geojson":
         found = annotations(three[1])
         polygons.write_text(json.dumps({"type": "FeatureCollection",
