@@ -143,8 +143,8 @@ def shown_chunks(path: Path) -> dict[bytes, bytes]:
 def _unkept(info: Mapping[Any, Any], exif: Image.Exif) -> list[str]:
     """What an image tells beside its pixels, scale, profile and text. Its orientation is seen in the pixels."""
     kept = {tiff.ORIENTATION, tiff.X_RESOLUTION, tiff.Y_RESOLUTION, tiff.RESOLUTION_UNIT}
-    return [name for name, told in (("EXIF", {*exif} - kept), ("XMP", info.get("xmp")),
-                                    ("Photoshop's resources", info.get("photoshop"))) if told]
+    return [name for name, values in (("EXIF", {*exif} - kept), ("XMP", info.get("xmp")),
+                                    ("Photoshop's resources", info.get("photoshop"))) if values]
 
 
 def _is_deep(path: Path, image: Image.Image) -> bool:

@@ -67,9 +67,9 @@ def left_out(slide: Slide, suffix: str) -> str:
     parts = [f"{count} pages of {_named(size)}: only the first plane is kept" for size, count in planes.items()
              if count > slide.level_sizes.count(size)]
     parts += [f"{count} page{'s' if count > 1 else ''} of {_named(size)} left out" for size, count in others.items()]
-    told = slide.unkept + tuple(name for code, name in UNKEPT_TAGS.items() if pages and code in pages[0].tags)
-    told += tuple(chunk.decode() for chunk in slide.colour if suffix != ".png")
-    return "; ".join(parts + [f"{', '.join(names)} left out" for names in (slide.associated, told) if names])
+    unkept = slide.unkept + tuple(name for code, name in UNKEPT_TAGS.items() if pages and code in pages[0].tags)
+    unkept += tuple(chunk.decode() for chunk in slide.colour if suffix != ".png")
+    return "; ".join(parts + [f"{', '.join(names)} left out" for names in (slide.associated, unkept) if names])
 
 
 def _pages(path: Path, sub: bool = False) -> Sequence[tiff.Page]:
