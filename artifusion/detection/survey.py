@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from artifusion.detection.findings import UNIT, Finding, dilated
-from artifusion.detection.signs import KINDS, LOW, Look, evidence, look_of
+from artifusion.detection.signs import KINDS, LOW, Look, density_above_glass, evidence, gray, look_of
 from artifusion.geometry import Box, Size, fitted
 from artifusion.mask.classes import CLASSES
 from artifusion.mask.mask import footprint
@@ -84,25 +84,26 @@ class Survey:
         self, tiles: Iterable[Box], look: Look, *, fold_probability: FoldProbability | None = None,
         seen: Seen | None = None,
     ) -> dict[str, np.ndarray]:
-        """The maps that `find` takes, of the whole slide, from its tiles; "fold" and "seen KIND" only where given.
+        """The maps that `find` takes, of the whole slide, from boxes of it; "fold" and "seen KIND" only where given.
 
-        Memory: up to ten maps of a byte per coarse pixel, and one tile.
+        Memory: up to nine maps of a byte per coarse pixel, and one box.
         """
         maps: dict[str, np.ndarray] = {}
         halo = max(HALO_PX, math.ceil(HALO_UM / self.coarse_um / HALO_STEP) * HALO_STEP)
         for box in tiles:
             window = box.expanded(halo).intersection(Box(0, 0, *self.coarse))
             rgb = self.read(window, self.coarse)
-            found = {kind: values * UNIT for kind, values in evidence(rgb, self.coarse_um, look).items()}
-            found["density"] = (optical_density(rgb).mean(axis=2) - np.mean(look.glass)) * (255 / FULL_OD)
+            od = density_above_glass(rgb, look)
+            found = evidence(od, self.coarse_um, look)
+            found["density"] = gray(od) * (255 / FULL_OD / UNIT)
             if fold_probability is not None:
-                found["fold"] = fold_probability(rgb) * UNIT
+                found["fold"] = fold_probability(rgb)
             if seen is not None:
-                found |= {f"seen {kind}": values * UNIT for kind, values in zip(SIGHTS, seen(window), strict=True)}
+                found |= {f"seen {kind}": values for kind, values in zip(SIGHTS, seen(window), strict=True)}
             for kind, values in found.items():
                 if kind not in maps:
                     maps[kind] = np.zeros(self.coarse[::-1], np.uint8)
-                maps[kind][box.slices()] = np.clip(values[box.slices(window)], 0, 255).round()
+                maps[kind][box.slices()] = np.clip(values[box.slices(window)] * UNIT, 0, 255).round()
         return maps
 
     def outline(
@@ -121,8 +122,11 @@ class Survey:
         for tile in progress(list(shares)):
             needed = (part.expanded(reach + round(16 / self.fine_um)) for _, reach, part in shares[tile])
             window = reduce(Box.union, needed).intersection(Box(0, 0, *self.fine))
-            refinable = any(finding.map_name in KINDS for finding, _, _ in shares[tile])
-            fine_maps = evidence(self.read(window, self.fine), self.fine_um, look) if refinable else {}
+            kinds = {finding.map_name for finding, _, _ in shares[tile]} & {*KINDS}
+            fine_maps = {}
+            if kinds:
+                od = density_above_glass(self.read(window, self.fine), look)
+                fine_maps = evidence(od, self.fine_um, look, kinds)
             for finding, reach, part in shares[tile]:
                 new = self.refined(finding, part, reach, window, fine_maps) & (ids[part.slices()] == 0)
                 ids[part.slices()][new] = CLASSES[finding.kind]
@@ -165,6 +169,17 @@ class Survey:
         inside = ((rows >= 0) & (rows < finding.box.height))[:, None] & ((columns >= 0) & (columns < finding.box.width))
         at = np.ix_(rows.clip(0, finding.box.height - 1), columns.clip(0, finding.box.width - 1))
         return finding.covered[at] & inside
+
+
+def paired(tiles: Iterable[Box]) -> list[Box]:
+    """The same pixels in fewer boxes: neighbours in a row of tiles become one, so that halos are looked at less."""
+    boxes: list[Box] = []
+    for tile in tiles:
+        if boxes and boxes[-1].width == TILE_PX and (boxes[-1].right, boxes[-1].y) == (tile.x, tile.y):
+            boxes[-1] = boxes[-1].union(tile)
+        else:
+            boxes.append(tile)
+    return boxes
 
 
 def margin_of(finding: Finding, mpp: float) -> float:

@@ -9,7 +9,7 @@ from made_slides import doubled, he_like
 from artifusion.damage.spots import paint
 from artifusion.detection.findings import UNIT, find
 from artifusion.detection.folds import folds, network
-from artifusion.detection.signs import evidence, look_of
+from artifusion.detection.signs import density_above_glass, evidence, look_of
 from artifusion.detection.survey import COARSE_PX, Survey
 from artifusion.errors import SlideError
 from artifusion.geometry import Size
@@ -90,7 +90,7 @@ def test_maps_of_tiles_are_those_of_the_whole(tmp_path):
     look = survey.look(tiles, any_stain=False)
     assert len(tiles) > 1
     fold_probability = folds(look, MPP)
-    whole = evidence(pixels, MPP, look) | {"fold": fold_probability(pixels)}
+    whole = evidence(density_above_glass(pixels, look), MPP, look) | {"fold": fold_probability(pixels)}
     maps = survey.maps(tiles, look, fold_probability=fold_probability)
     assert maps.keys() == whole.keys() | {"density"}
     for kind, values in whole.items():
