@@ -28,7 +28,7 @@ from artifusion.damage.spots import damage_spot, plan_damage
 from artifusion.detection.findings import Finding, find
 from artifusion.detection.network import ArtifactNet, for_use
 from artifusion.detection.sight import FEATURES, Sight, features, seen_findings
-from artifusion.detection.survey import Survey, paired
+from artifusion.detection.survey import Survey
 from artifusion.geometry import Box
 from artifusion.mask.mask import footprint
 from artifusion.slide.reader import in_memory, open_slide
@@ -67,7 +67,7 @@ def judged(sight: Sight, labels: LabelledSlide) -> list[Judged]:
 def looked_at(sight: Sight) -> Iterator[tuple[Finding, np.ndarray]]:
     """What rules find and the network sees, but blur, with its FEATURES."""
     um = sight.survey.coarse_um
-    maps = sight.survey.maps(paired(sight.survey.tiles()), sight.look, seen=sight.far)
+    maps = sight.survey.maps(sight.survey.tiles(), sight.look, seen=sight.far)
     for finding in (*find(maps, um), *seen_findings(maps, um)):
         if finding.kind != "blur":
             yield finding, features(finding, maps, sight)

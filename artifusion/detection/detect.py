@@ -15,7 +15,7 @@ from artifusion.detection.detected import Detection, Region, opened, write_found
 from artifusion.detection.findings import Finding, find
 from artifusion.detection.folds import COARSEST_UM, folds
 from artifusion.detection.sight import Sight, apart, scored, seen_findings
-from artifusion.detection.survey import Survey, paired
+from artifusion.detection.survey import Survey
 from artifusion.errors import SlideError
 from artifusion.geometry import Box
 from artifusion.mask.classes import CLASSES
@@ -62,7 +62,7 @@ def detect(
     except SlideError as error:
         raise SlideError(f"{source.path}: {error}") from None
     sight = Sight.of(survey, look)
-    looking = tqdm(paired(tiles), desc="looking", unit="tile", disable=quiet or None)
+    looking = tqdm(tiles, desc="looking", unit="tile", disable=quiet or None)
     fold_probability = None if sight or survey.coarse_um > COARSEST_UM else folds(look, survey.coarse_um)
     maps = survey.maps(looking, look, fold_probability=fold_probability, seen=sight.far if sight else None)
     found = [finding for finding in all_findings(maps, survey.coarse_um, sight) if finding.score >= threshold]

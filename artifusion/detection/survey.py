@@ -84,9 +84,9 @@ class Survey:
         self, tiles: Iterable[Box], look: Look, *, fold_probability: FoldProbability | None = None,
         seen: Seen | None = None,
     ) -> dict[str, np.ndarray]:
-        """The maps that `find` takes, of the whole slide, from boxes of it; "fold" and "seen KIND" only where given.
+        """The maps that `find` takes, of the whole slide, from its tiles; "fold" and "seen KIND" only where given.
 
-        Memory: up to nine maps of a byte per coarse pixel, and one box.
+        Memory: up to nine maps of a byte per coarse pixel, and one tile.
         """
         maps: dict[str, np.ndarray] = {}
         halo = max(HALO_PX, math.ceil(HALO_UM / self.coarse_um / HALO_STEP) * HALO_STEP)
@@ -169,17 +169,6 @@ class Survey:
         inside = ((rows >= 0) & (rows < finding.box.height))[:, None] & ((columns >= 0) & (columns < finding.box.width))
         at = np.ix_(rows.clip(0, finding.box.height - 1), columns.clip(0, finding.box.width - 1))
         return finding.covered[at] & inside
-
-
-def paired(tiles: Iterable[Box]) -> list[Box]:
-    """The same pixels in fewer boxes: neighbours in a row of tiles become one, so that halos are looked at less."""
-    boxes: list[Box] = []
-    for tile in tiles:
-        if boxes and boxes[-1].width == TILE_PX and (boxes[-1].right, boxes[-1].y) == (tile.x, tile.y):
-            boxes[-1] = boxes[-1].union(tile)
-        else:
-            boxes.append(tile)
-    return boxes
 
 
 def margin_of(finding: Finding, mpp: float) -> float:

@@ -12,7 +12,7 @@ from artifusion.damage.spots import paint
 from artifusion.detection.findings import UNIT, components, find
 from artifusion.detection.folds import folds, network
 from artifusion.detection.signs import blurred, density_above_glass, evidence, look_of
-from artifusion.detection.survey import COARSE_PX, TILE_PX, Survey, paired
+from artifusion.detection.survey import COARSE_PX, TILE_PX, Survey
 from artifusion.errors import SlideError
 from artifusion.geometry import Box, Size
 from artifusion.slide.reader import ImageSlide, in_memory
@@ -115,17 +115,6 @@ def test_places_are_those_of_a_threshold_with_hysteresis_in_reading_order():
     assert len(found) == count > 10
     for number, (box, covered) in enumerate(found, 1):
         assert np.array_equal(covered, labels[box.slices()] == number) and covered.sum() == (labels == number).sum()
-
-
-def test_pairs_of_tiles_are_the_same_pixels():
-    tiles = [Box(x, y, min(TILE_PX, 1600 - x), TILE_PX) for y in (0, 512) for x in (0, 512, 1024, 1536)]
-    tiles.remove(Box(512, 0, TILE_PX, TILE_PX))
-    pairs = paired(tiles)
-    covered = np.zeros((1024, 1600), int)
-    for pair in pairs:
-        covered[pair.slices()] += 1
-    assert covered[:512, 512:1024].max() == 0 and covered.sum() == sum(tile.area for tile in tiles)
-    assert covered.max() == 1 and len(pairs) == 4
 
 
 def test_the_fold_network_does_not_depend_on_the_number_of_threads():
