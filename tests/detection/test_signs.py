@@ -12,9 +12,9 @@ from artifusion.damage.spots import paint
 from artifusion.detection.findings import UNIT, components, find
 from artifusion.detection.folds import folds, network
 from artifusion.detection.signs import blurred, density_above_glass, evidence, look_of
-from artifusion.detection.survey import COARSE_PX, TILE_PX, Survey
+from artifusion.detection.survey import COARSE_PX, Survey
 from artifusion.errors import SlideError
-from artifusion.geometry import Box, Size
+from artifusion.geometry import Size
 from artifusion.slide.reader import ImageSlide, in_memory
 
 MPP = 1.0
