@@ -36,7 +36,7 @@ class Weights:
     walk: WalkConfig = field(default_factory=WalkConfig)
 
     def named(self) -> dict[str, Any]:
-        """What a slide's declaration says of them."""
+        """What a slide's sidecar says of them."""
         return {"name": self.name, "sha256": self.sha256, **({"parent": self.parent} if self.parent else {})}
 
 

@@ -235,14 +235,19 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 Kind = Literal["train", "restore"]
 
 
-def load_config(model: type[ConfigT], kind: Kind, source: str | Path, **given: Any) -> ConfigT:
-    """The configuration in a TOML file, or of a shipped name such as "he-small"; what is `given` wins.
+def load_config(model: type[ConfigT], kind: Kind, source: str | Path | None, **given: Any) -> ConfigT:
+    """The configuration in a TOML file, of a shipped name such as "he-small", or of nothing; what is `given` wins.
 
     A file that `extends` a shipped name states what differs from that one, key by key within the tables.
 
     Raises:
         ConfigError: no such file or name, bad TOML, an unknown key (with the nearest known one) or a wrong value.
     """
+    if source is None:
+        try:
+            return model.model_validate(given)
+        except ValidationError as error:
+            raise ConfigError(describe(error, model)) from None
     path = Path(source)
     shipped = shipped_folder() / kind / f"{path.name}.toml" if len(path.parts) == 1 else path
     try:

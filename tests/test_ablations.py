@@ -12,20 +12,23 @@ from artifusion.training.batches import draw_batch
 from artifusion.training.corpus import Corpus
 from artifusion.training.tiles import Tile
 from benchmarks.quality import ablation_page, ablations
+from benchmarks.quality.gradients import gradient_energy
 
 VARIANTS = list(ablations.VARIANTS)
+SAMPLES = {"texture": 1.0, "stain": 0.5, "auc": 0.9, "kid": 1.0}
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """A tile to learn from and a crop to judge by; five crops of 64 px a batch, or one larger one."""
+    """A tile to learn from and four crops to judge by; five crops of 64 px a batch, or one larger one."""
     monkeypatch.setattr(ablations, "BATCH_PX", 5 * 64**2)
     monkeypatch.setattr(ablations, "EVALUATIONS", 2)
     rng = np.random.default_rng(0)
     texture = np.kron(rng.normal(0, 25, (64, 64, 3)), np.ones((4, 4, 1)))
     pixels = (np.array([190, 120, 170]) + texture).clip(0, 255).astype(np.uint8)
     corpus = Corpus.of([Tile(pixels, "tnbc/01_1.png", 0.25)], ablations.VARIANTS["crop-192"].config(0).data)
-    return corpus, (pixels[None, :128, :128], np.array([0.25], np.float32))
+    quarters = pixels.reshape(2, 128, 2, 128, 3).swapaxes(1, 2).reshape(4, 128, 128, 3)
+    return corpus, (quarters, np.full(4, 0.25, np.float32))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -68,7 +71,7 @@ def test_the_token_alone_tells_the_level():
 def test_a_run_of_every_network_is_judged_and_told_on_the_page(small, name):
     one = ablations.run(name, 0, 1e-9, *small)
     assert one["crops"] == ablations.VARIANTS[name].config(0).batch_size
-    assert all(np.isfinite(value) for value in (*one["errors"].values(), one["texture"], one["stain"]))
+    assert all(np.isfinite(value) for value in (*one["errors"].values(), *(one[name] for name in SAMPLES)))
     report = {"conditions": {"minutes": 3.5, "threads": 1}, "runs": [json.loads(json.dumps(one))],
               "references": {"mean fill": ablations.painted(ablations.fill("mean"), small[1])}}
     (row, _) = (line for line in ablations.page(report).splitlines() if f"| {one['answer']} |" in line)
@@ -79,7 +82,7 @@ def made_up(name, seed, error):
     variant, levels = ablations.VARIANTS[name], ablation_page.LEVELS
     return {"variant": name, "question": variant.question, "answer": variant.answer, "seed": seed, "parameters": 1,
             "gflop": 1.0, "crops": 9, "crops_per_second": 1.0, "errors": dict.fromkeys(levels, error),
-            "texture": 1.0, "stain": 0.5}
+            **SAMPLES}
 
 
 def test_every_variant_has_a_row_of_its_own():
@@ -112,7 +115,7 @@ def test_a_run_that_is_there_is_not_repeated(tmp_path, monkeypatch):
     held_out = np.zeros((1, 128, 128, 3), np.uint8), np.ones(1)
     monkeypatch.setattr(ablations, "run", run)
     monkeypatch.setattr(ablations, "read_folder", lambda _: (None, held_out))
-    monkeypatch.setattr(ablations, "painted", lambda *_: {"texture": 0.1, "stain": 0.8})
+    monkeypatch.setattr(ablations, "painted", lambda *_: SAMPLES)
     command = ["ablations.py", "folder", "--only", "ours", "unet", "--json", str(tmp_path / "runs.json"),
                "--docs", str(tmp_path / "page.md")]
     monkeypatch.setattr(sys, "argv", command)
@@ -128,3 +131,11 @@ def test_a_run_that_is_there_is_not_repeated(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [*command, "--minutes", "9", "--seeds", "3"])
     with pytest.raises(SystemExit):                             # runs of another length do not mix
         ablations.main()
+
+
+def test_the_energy_of_gradients_is_that_of_squared_differences_within_the_mask():
+    image, hole = np.full((32, 32, 3), 20, np.uint8), np.ones((32, 32), bool)
+    image[16:] += 7
+    assert gradient_energy(image, hole) == 32 * 7**2
+    hole[16:] = False
+    assert gradient_energy(image, hole) == 0

@@ -526,10 +526,35 @@ def test_a_profile_of_rgb_is_kept_byte_for_byte(tmp_path):
             assert image.info["icc_profile"] == icc
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tiff"])
+def test_a_profile_of_megabytes_is_kept_and_one_that_an_output_cannot_hold_is_told_before_any_work(suffix, tmp_path):
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    mask = masked((300, 200), (20, 20, 40, 30), tmp_path / "m.png")
+    for number, length in enumerate((3 << 20, 17 << 20)):
+        large = length.to_bytes(4, "big") + icc[4:] + np.random.default_rng(0).bytes(length - len(icc))
+        source, out = tmp_path / f"in{number}.tif", tmp_path / f"out{number}{suffix}"
+        tifffile.imwrite(source, tissue(300, 200), photometric="rgb", rowsperstrip=32, iccprofile=large, metadata=None)
+        if number and suffix != ".tiff":
+            result = invoke("restore", source, "--mask", mask, "-o", out, "--dry-run")
+            assert result.exit_code == 1 and "holds no ICC profile of 17,825,792 bytes" in result.stderr
+        else:
+            painted(source, mask, out)
+            with open_slide(out) as slide:
+                assert slide.icc == large
+
+
+def test_an_image_that_no_jpeg_holds_is_refused_before_any_work(tmp_path):
+    Image.new("RGB", (66_000, 16), "white").save(tmp_path / "wide.png")
+    mask = masked((66_000, 16), (20, 2, 40, 8), tmp_path / "m.png")
+    result = invoke("restore", tmp_path / "wide.png", "--mask", mask, "-o", tmp_path / "out.jpg", "--dry-run")
+    assert result.exit_code == 1 and "at most 65,500 px a side; choose .png" in result.stderr
+
+
 @pytest.mark.parametrize("chunks", [
     {b"gAMA": struct.pack(">I", 100_000)}, {b"sRGB": b"\1"},
     {b"gAMA": struct.pack(">I", 45_455),
      b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)},
+    {b"cICP": bytes([12, 13, 0, 1]), b"gAMA": struct.pack(">I", 45_455)},
 ])
 def test_how_a_png_says_its_numbers_are_to_be_shown_is_kept_through_every_pass(chunks, tmp_path):
     info = PngImagePlugin.PngInfo()
@@ -541,9 +566,33 @@ def test_how_a_png_says_its_numbers_are_to_be_shown_is_kept_through_every_pass(c
     painted(tmp_path / "out.png", mask, tmp_path / "twice.png")
     for name in ("out.png", "twice.png"):
         data = (tmp_path / name).read_bytes()
-        assert [chunk for chunk in (b"gAMA", b"sRGB", b"cHRM") if chunk in data] == [
-            chunk for chunk in (b"gAMA", b"sRGB", b"cHRM") if chunk in chunks]
+        assert [chunk for chunk in (b"gAMA", b"sRGB", b"cHRM", b"cICP") if chunk in data] == [
+            chunk for chunk in (b"gAMA", b"sRGB", b"cHRM", b"cICP") if chunk in chunks]
         assert all(chunk + content in data[: data.index(b"IDAT")] for chunk, content in chunks.items())
+        assert "left out" not in json.loads((tmp_path / f"{name}.json").read_text())["written"]["reason"]
+    for suffix in (".jpg", ".tif"):
+        reason = painted(tmp_path / "in.png", mask, tmp_path / f"out{suffix}")["written"]["reason"]
+        told = reason.rpartition("; ")[2].removesuffix(" left out")
+        assert set(told.split(", ")) == {chunk.decode() for chunk in chunks}
+
+
+def test_what_else_an_image_tells_is_said_to_be_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("artifusion.restorer.Restorer.from_pretrained", lambda *_, **__: Flat())
+    exif, pixels = Image.Exif(), Image.fromarray(tissue(300, 200))
+    exif[0x010F], exif[0x011A] = "a scanner", 100.0
+    mask = masked((300, 200), (20, 20, 40, 30), tmp_path / "m.png")
+    pixels.save(tmp_path / "told.jpg", exif=exif, xmp=b"<x/>")
+    pixels.convert("L").save(tmp_path / "gray.png", icc_profile=profile(b"GRAY"))
+    tifffile.imwrite(tmp_path / "tags.tif", np.asarray(pixels), photometric="rgb", rowsperstrip=32, metadata=None,
+                     extratags=[(318, "f", 2, (0.3127, 0.329), True), (700, "B", 4, b"<x/>", True)])
+    for name, said in (("told.jpg", "EXIF, XMP"), ("gray.png", "ICC profile of GRAY colours"),
+                       ("tags.tif", "WhitePoint, XMP")):
+        source, out = tmp_path / name, tmp_path / f"{name}.tif"
+        result = invoke("restore", source, "--mask", mask, "-o", out)
+        assert result.exit_code == 0 and f"{name}: {said} left out" in result.stderr, result.output
+        assert f"; {said} left out" in invoke("restore", source, "--mask", mask, "-o", out, "--dry-run",
+                                             "--overwrite").output
+        assert said in json.loads(out.with_name(f"{out.name}.json").read_text())["written"]["reason"]
 
 
 # Texts and names

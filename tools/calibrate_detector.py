@@ -81,8 +81,8 @@ def verdict_on(finding: Finding, shapes: list[tuple[list[shapely.Geometry], shap
     square = Box(square.x, square.y, square.width, square.width)
     on = []
     for outlines, tree in shapes:
-        near = tree.query(shapely.box(square.x, square.y, square.right, square.bottom))
-        placed = raster([(outlines[i], 1) for i in near], square, side)[: box.height, : box.width] > 0
+        touching = tree.query(shapely.box(square.x, square.y, square.right, square.bottom))
+        placed = raster([(outlines[i], 1) for i in touching], square, side)[: box.height, : box.width] > 0
         on.append((placed & finding.covered).sum() / np.count_nonzero(finding.covered))
     if on[0] >= HALF:
         return "true"

@@ -174,11 +174,11 @@ class SlideSquares:
         span = round(SIDE_PX * um / self.mpp)
         box = Box(round(x) - span // 2, round(y) - span // 2, span, span)
         pixels = self.slide.read_as(box, Size(SIDE_PX, SIDE_PX))
-        near = sorted(self.tree.query(shapely.box(box.x, box.y, box.right, box.bottom)))
-        truth = raster([self.layers[i] for i in near], box, SIDE_PX)
+        touching = sorted(self.tree.query(shapely.box(box.x, box.y, box.right, box.bottom)))
+        truth = raster([self.layers[i] for i in touching], box, SIDE_PX)
         return Sample(pixels, truth, um, self.look, self.labels.name, what)
 
-    def near(self, shape: shapely.Geometry, um: float, what: str, rng: np.random.Generator) -> Sample:
+    def cut_at(self, shape: shapely.Geometry, um: float, what: str, rng: np.random.Generator) -> Sample:
         """A square at a random point of a shape, seldom in its middle."""
         x, y = point_in(shape, rng) + rng.uniform(-0.3, 0.3, 2) * SIDE_PX * um / self.mpp
         return self.cut(x, y, um, what)
@@ -192,7 +192,7 @@ def labelled_squares(squares: SlideSquares, rng: np.random.Generator, tissue_squ
             shape = shapely.make_valid(place.outline)
             for um, count in crops_of(shape, place.kind, squares.mpp).items():
                 for _ in range(count):
-                    yield squares.near(shape, um, f"place {place.kind}", rng)
+                    yield squares.cut_at(shape, um, f"place {place.kind}", rng)
     whole = slide.read_as(Box(0, 0, *slide.size), fitted(slide.size, OVERVIEW_PX))
     cells = np.argwhere(tissue_mask(whole))
     for um, share in zip(SCALES_UM, (1.0, 1.2, 0.6, 0.25), strict=True):

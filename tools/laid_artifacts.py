@@ -37,14 +37,14 @@ def doubled(pixels: np.ndarray, um: float, rng: np.random.Generator) -> tuple[np
     half = width / 2 * np.maximum(taper, 0.01) * (1 + rng.uniform(0, 0.35) * wave(rng, s, 8))
     soft = np.array([math.exp(rng.uniform(math.log(0.4), math.log(4))) / um for _ in range(2)]) + 0.35
     covered = np.clip((d + half) / soft[0] + 0.5, 0, 1) * np.clip((half - d) / soft[1] + 0.5, 0, 1) * (s > 0) * (s < 1)
-    here = optical_density(pixels)
+    od = optical_density(pixels)
     layers = rng.uniform(0.5, 1.3) if rng.random() < 0.6 else rng.uniform(1.3, 2.6)
-    added = np.zeros_like(here)
+    added = np.zeros_like(od)
     for _ in range(2):
         shift = normal * rng.uniform(-2.5, 2.5) * width
         along = rng.uniform(-20, 20, 2) / um
         rows, columns = (y + shift[1] + along[0]), (x + shift[0] + along[1])
-        layer = np.stack([ndimage.map_coordinates(here[..., c], [rows, columns], order=1, mode="mirror")
+        layer = np.stack([ndimage.map_coordinates(od[..., c], [rows, columns], order=1, mode="mirror")
                           for c in range(3)], axis=2)
         defocus = math.exp(rng.uniform(math.log(0.5), math.log(6))) / um
         added += np.clip(ndimage.gaussian_filter(layer, (defocus, defocus, 0)) - 0.03, 0, None)
@@ -52,7 +52,7 @@ def doubled(pixels: np.ndarray, um: float, rng: np.random.Generator) -> tuple[np
     seam = rng.uniform(0, 0.8) * (np.exp(-0.5 * ((np.abs(d) - half) / (0.12 * width + 0.7)) ** 2))
     thick = layers / 2 * (wrinkle + seam) * covered
     grey = rng.uniform(0, 0.12) * np.array([1.15, 1.0, 0.9], np.float32)        # thick tissue scatters light
-    new = here + thick[..., None] * (added + grey)
+    new = od + thick[..., None] * (added + grey)
     limit = rng.uniform(1.3, 2.2)
     new = np.where(new > 0.7 * limit, 0.7 * limit + 0.3 * limit * np.tanh((new - 0.7 * limit) / (0.3 * limit)), new)
     if gap:
@@ -125,9 +125,9 @@ def grafted(pixels: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> 
     field = -abs(field) if rng.random() < 0.5 else field
     share = (field > np.quantile(field, rng.uniform(0.5, 0.9))).astype(np.float32)
     share = ndimage.gaussian_filter(share, rng.uniform(0.3, 4))[..., None]
-    here, there = optical_density(pixels), optical_density(other)
-    there = there * (rng.uniform(0.8, 2.2) * here.mean() / max(0.05, there.mean()))
-    return as_light((1 - share) * here + share * there)
+    od, other_od = optical_density(pixels), optical_density(other)
+    other_od = other_od * (rng.uniform(0.8, 2.2) * od.mean() / max(0.05, other_od.mean()))
+    return as_light((1 - share) * od + share * other_od)
 
 
 SIZES_UM = {"fold": (90, 400), "bubble": (30, 700), "pen": (120, 900), "blur": (100, 800), "dark": (15, 140),

@@ -48,7 +48,7 @@ ALONE = 0.5                 # of the squares: seen as whole pictures, so that fo
 DENSER = (0.8, 2.5)         # a graft than what it lies in
 BANDS = 0.4                 # of the grafts
 SCALES_UM = (1.7, 9.0)      # per pixel, before squares are cut to a MULTIPLE: 1.8 to 10.7
-TOLD_UM = (2.0, 4.0, 8.0)
+REPORTED_UM = (2.0, 4.0, 8.0)
 BATCH = 16
 RATE = 5e-3
 SOURCES = ("brecahad", "osteosarcoma", "tnbc", "her2st")
@@ -128,9 +128,9 @@ def grafted(pixels: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> 
     field = -abs(field) if rng.random() < BANDS else field
     share = (field > np.quantile(field, rng.uniform(0.5, 0.85))).astype(np.float32)
     share = ndimage.gaussian_filter(share, rng.uniform(0.3, 4))[..., None]
-    here, there = optical_density(pixels), optical_density(other)
-    there = there * (rng.uniform(*DENSER) * here.mean() / max(0.05, there.mean()))
-    return (255 * 10 ** -((1 - share) * here + share * there)).clip(0, 255).round().astype(np.uint8)
+    od, other_od = optical_density(pixels), optical_density(other)
+    other_od = other_od * (rng.uniform(*DENSER) * od.mean() / max(0.05, other_od.mean()))
+    return (255 * 10 ** -((1 - share) * od + share * other_od)).clip(0, 255).round().astype(np.uint8)
 
 
 def strip(pixels: np.ndarray, at: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -143,13 +143,13 @@ def strip(pixels: np.ndarray, at: np.ndarray, rng: np.random.Generator) -> tuple
     ragged = ndimage.gaussian_filter1d(rng.standard_normal(2 * SIDE_UM), rng.uniform(2, 20), mode="wrap")
     ragged *= rng.choice([0, rng.uniform(0, 0.3)]) * half / ragged.std()
     covered = (abs(across + ragged[along.astype(int) % len(ragged)]) < half) & (abs(along) < reach)
-    here = optical_density(pixels)
-    above = (here - artifacts.MOUNTANT_OD).clip(0)
+    od = optical_density(pixels)
+    above = (od - artifacts.MOUNTANT_OD).clip(0)
     if rng.random() < 0.5:
         above = np.roll(above, rng.integers(-40, 41, 2), (0, 1))
-    here = here + covered[..., None] * rng.uniform(*LAYERS) * above
+    od = od + covered[..., None] * rng.uniform(*LAYERS) * above
     shows = covered & (ndimage.gaussian_filter(above.mean(axis=2), 6) > GLASS_OD)
-    return (255 * 10**-here).clip(0, 255).round().astype(np.uint8), shows
+    return (255 * 10**-od).clip(0, 255).round().astype(np.uint8), shows
 
 
 def draw(scenes: list[Scene], rng: np.random.Generator) -> Sample:
@@ -219,7 +219,7 @@ def fit(net: FoldNet, samples: list[Sample], steps: int, rng: np.random.Generato
 
 @torch.inference_mode()
 def report(net: FoldNet, samples: list[Sample]) -> None:
-    for um in TOLD_UM:
+    for um in REPORTED_UM:
         x, truth = shown(samples, um)
         found, true = net(x) > 0, truth > 0.5
         dice = 2 * (found & true).sum() / (found.sum() + true.sum())

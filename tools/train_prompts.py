@@ -286,9 +286,9 @@ def window(sample: Sample, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
     for _ in range(rng.choice([0, 0, 1, 2])):
         points.append(inner(truth, rng, 0.2))
     if rng.random() < 0.25:
-        near = ~truth & ~ndimage.binary_erosion(~truth, iterations=int(rng.integers(3, 20)))
-        if near.any():
-            not_points.append(inner(near, rng, 0.3))
+        rim = ~truth & ~ndimage.binary_erosion(~truth, iterations=int(rng.integers(3, 20)))
+        if rim.any():
+            not_points.append(inner(rim, rng, 0.3))
     if rng.random() < 0.2:
         edges = np.array([columns[0] - left, rows[0] - top, columns[1] + 1 - left, rows[1] + 1 - top]) / ratio
         off = rng.normal(0, 0.04, 4) * max(edges[2:] - edges[:2])
@@ -338,8 +338,8 @@ def chosen(windows: Sequence[Shown], rng: np.random.Generator) -> list[np.ndarra
     """Of every window which pixels are learned from: half anywhere, half in the artifact and beside it."""
     found = []
     for one in windows:
-        near = np.flatnonzero(ndimage.binary_dilation(one.truth, iterations=4))
-        found.append(np.concatenate([rng.integers(one.truth.size, size=PIXELS), rng.choice(near, PIXELS)]))
+        around = np.flatnonzero(ndimage.binary_dilation(one.truth, iterations=4))
+        found.append(np.concatenate([rng.integers(one.truth.size, size=PIXELS), rng.choice(around, PIXELS)]))
     return found
 
 

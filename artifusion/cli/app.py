@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
+import os
 import signal
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import click
@@ -43,6 +46,11 @@ class OneLineErrors(click.Group):
         return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
+        try:
+            Path.cwd()
+        except OSError:
+            click.echo("artifusion: the folder this was started in is gone; change into another one", err=True)
+            ctx.exit(1)
         signal.signal(signal.SIGTERM, terminated)
         for library in ("tifffile", "PIL"):                     # what is wrong with a file we say ourselves
             logging.getLogger(library).addHandler(logging.NullHandler())
@@ -57,6 +65,12 @@ class OneLineErrors(click.Group):
                 raise
             click.echo("artifusion: not enough memory; free some, or give a smaller image, mask, batch or network",
                        err=True)
+            ctx.exit(1)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())     # where Python prints the rest at its end
+            click.echo("artifusion: no room left for what is written or printed; make some and start again", err=True)
             ctx.exit(1)
         except KeyboardInterrupt as interrupt:
             click.echo("artifusion: interrupted; what was begun goes on when the same command is given again",

@@ -64,13 +64,13 @@ def convert(
 
     selection = MaskSelection(source, polarity, classes=classes, format=mask_format)
     with open_slide(slide_path) as slide:
-        there = output.is_file() and not overwrite
-        check_outputs([source, slide_path], [output], overwrite or there)
+        existed = output.is_file() and not overwrite
+        check_outputs([source, slide_path], [output], overwrite or existed)
         check_mask_name(output)
         mask = read_selection(selection, slide)
         if not quiet:
             click.echo(mask.summary, err=True)
-        with again(output, "choose another name or pass --overwrite") if there else nullcontext(output) as target:
+        with again(output, "choose another name or pass --overwrite") if existed else nullcontext(output) as target:
             size = write_mask(mask, target, slide, binary=binary, downsample=downsample, mpp=mpp)
     what = f"{size.width} x {size.height} px" if size else f"{len(mask.polygons)} annotations"
-    click.echo(f"{output}: {'is done already: ' if there else ''}{what}")
+    click.echo(f"{output}: {'is done already: ' if existed else ''}{what}")

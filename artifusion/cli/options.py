@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from artifusion.errors import ConfigError
 from artifusion.mask.classes import vocabulary
 from artifusion.mask.selection import FORMATS
 
@@ -56,6 +59,15 @@ SCALE = Number(0.01, 100)
 MASK_FORMAT = click.option(
     "--mask-format", type=click.Choice(FORMATS), default="auto",
     show_default=True, help="What a mask image is, where content and name leave it open.")
+
+
+@contextmanager
+def shown_as_usage() -> Iterator[None]:
+    """Show what the package says of wrong arguments as a wrong use of the command."""
+    try:
+        yield
+    except (ConfigError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
 
 
 def known_kinds(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:

@@ -19,9 +19,10 @@ from artifusion.cli.options import (
     known_classes,
     known_recovered,
     say_scale,
+    shown_as_usage,
 )
 from artifusion.mask.classes import named_counts
-from artifusion.mask.selection import NEEDS_A_MASK, POLARITIES, MaskSelection
+from artifusion.mask.selection import POLARITIES, MaskSelection
 
 if TYPE_CHECKING:
     from artifusion.config import RestoreConfig
@@ -90,18 +91,19 @@ def restore(
     too, as the files beside SLIDE declare them.
     """
     from artifusion.config import RestoreConfig, load_config
+    from artifusion.restoration.plan import check_length, foresee, plan_output
 
-    if adapt_minutes and adapt_crops:
-        raise click.UsageError("--adapt and --adapt-crops say the same thing twice; give one")
-    if mask is None and (polarity == "keep" or mask_format != "auto"):
-        raise click.UsageError(NEEDS_A_MASK)
-    if graft == "off" and doubtful == "keep":
-        raise click.UsageError("--doubtful keep needs grafts, which tell how well a region is filled")
     if mask is None and dry_run:
         raise click.UsageError("a dry run needs a --mask; `artifusion detect SLIDE -o MASK.png` makes one")
     asked = {"steps": steps, "batch_size": batch_size, "graft": graft, "doubtful": doubtful}
     given = {key: value for key, value in asked.items() if value is not None}
-    settings = load_config(RestoreConfig, "restore", config, **given) if config else RestoreConfig(**given)
+    with shown_as_usage():
+        selection = MaskSelection.of(mask, polarity, grow_um, classes, mask_format)
+        if adapt_minutes or adapt_crops:
+            check_length(adapt_minutes, adapt_crops)
+        settings = load_config(RestoreConfig, "restore", None, **given)
+    if config:
+        settings = load_config(RestoreConfig, "restore", config, **given)
 
     from artifusion.slide.reader import open_slide
 
@@ -110,14 +112,12 @@ def restore(
             say_scale(opened, settings.default_spacing_um)
         if mask is not None and dry_run:
             from artifusion.output.history import earlier_passes
-            from artifusion.restoration.plan import foresee, plan_output
 
             planned = plan_output(opened, output, mask, preview, overwrite=overwrite, same_size=same_size)
             earlier_passes(opened, undeclared)
             if adapt_minutes or adapt_crops:
                 length = f"about {adapt_minutes:g} minutes" if adapt_minutes else f"{adapt_crops:,} crops"
                 click.echo(f"first {weights} learns from this slide's clean tissue: {length}")
-            selection = MaskSelection(mask, polarity, grow_um, classes, mask_format)
             plan = say_plan(opened, selection, settings, weights, quiet)
             click.echo(f"{planned.target.name}: {foresee(opened, plan, planned, lossless)}")
             return
@@ -126,25 +126,25 @@ def restore(
     from artifusion.restorer import Restorer
 
     restorer = Restorer.from_pretrained(weights, device, settings)
-    content = restore_slide(
+    sidecar = restore_slide(
         slide, mask, output, restorer=restorer, seed=seed, mpp=mpp, polarity=polarity, grow_um=grow_um,
         classes=classes, mask_format=mask_format, recover=recover, lossless=lossless, same_size=same_size,
         preview=preview, any_stain=any_stain, adapt_minutes=adapt_minutes, adapt_crops=adapt_crops,
         undeclared=undeclared, overwrite=overwrite, quiet=quiet,
     )
-    if content is None:
+    if sidecar is None:
         well = " that can be restored well" if settings.doubtful == "keep" else ""
         what = f"found nothing to restore{well}" if classes or mask else "--classes names nothing to restore"
         click.echo(f"{slide}: {what}; nothing written")
         return
-    written = (output or slide).with_name(content["output"]["name"])
-    left = named_counts(content["mask"].get("left", {}))
-    done = "is done already: " if content.get("done_before") else ""
-    click.echo(f"{written}: {done}{counted_regions(content['regions'])} repainted and verified in "
-               f"{content['seconds']:.0f} s"
+    written = (output or slide).with_name(sidecar["output"]["name"])
+    left = named_counts(sidecar["mask"].get("left", {}))
+    done = "is done already: " if sidecar.get("done_before") else ""
+    click.echo(f"{written}: {done}{counted_regions(sidecar['regions'])} repainted and verified in "
+               f"{sidecar['seconds']:.0f} s"
                + "".join(f"; {what}: {which}" for what, which in (
-                   ("of these", doubtful_counts(content["regions"])),
-                   ("kept as scanned", doubtful_counts(content.get("kept", []))), ("left as they are", left)) if which))
+                   ("of these", doubtful_counts(sidecar["regions"])),
+                   ("kept as scanned", doubtful_counts(sidecar.get("kept", []))), ("left as they are", left)) if which))
 
 
 def doubtful_counts(regions: Sequence[Mapping[str, Any]]) -> str:
@@ -160,12 +160,13 @@ def counted_regions(regions: Sequence[Any]) -> str:
 
 def say_plan(slide: Slide, selection: MaskSelection, settings: RestoreConfig, weights: str, quiet: bool) -> Plan:
     """Print what a restoration will paint, regions, canvases, evaluations, and return it."""
+    from artifusion.mask.reading import read_to_restore
     from artifusion.pretrained import architecture_and_walk
     from artifusion.restoration.plan import plan_restoration
 
     architecture, walk = architecture_and_walk(weights)
     settings = settings.along(walk)
-    plan = plan_restoration(slide, selection, settings, architecture.multiple)
+    plan = plan_restoration(slide, read_to_restore(selection, slide).mask, settings, architecture.multiple)
     if not quiet:
         click.echo(plan.mask.summary, err=True)
     share = 100 * plan.area_px / (slide.size.width * slide.size.height)

@@ -18,7 +18,7 @@ from artifusion.cli.options import PATH
 def verify(source: Path, restored: Path, as_json: bool) -> None:
     """Compare RESTORED with its SOURCE; exit 1 if anything outside the declared regions differs.
 
-    Reads the declaration beside RESTORED (RESTORED.json, RESTORED.geojson).
+    Reads the sidecar and the polygons beside RESTORED (RESTORED.json, RESTORED.geojson).
     """
     from artifusion.output.verify import verify_slide
 

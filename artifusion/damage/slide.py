@@ -22,14 +22,15 @@ from artifusion.files import sha256, write_json
 from artifusion.geometry import Box, fitted
 from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import rectilinear
+from artifusion.mask.reading import scanned
 from artifusion.mask.regions import Canvas, find_regions
 from artifusion.output.container import container_of, say_left_out
 from artifusion.output.history import earlier_passes
-from artifusion.output.lookover import look_over, scanned
+from artifusion.output.lookover import look_over
 from artifusion.output.output import Output, beside, digest
 from artifusion.output.patches import Patches
 from artifusion.output.progress_bar import byte_bar
-from artifusion.output.provenance import geojson, sidecar
+from artifusion.output.provenance import geojson, sidecar_of
 from artifusion.output.writer import write_slide
 from artifusion.slide.reader import Slide, open_slide
 from artifusion.slide.tissue import tissue_mask
@@ -94,12 +95,13 @@ def damage_slide(
                                  note=f"{len(spots)} synthetic artifacts painted", work=work,
                                  progress=byte_bar("writing", quiet))
             regions = find_regions(mask, 0)
-            content = sidecar(job | {"canvases": len(spots), "job_sha256": digest(job)}, regions, report.to_dict(),
-                              {"name": output.target.name, "sha256": sha256(report.path)}, time.monotonic() - started)
+            sidecar = sidecar_of(job | {"canvases": len(spots), "job_sha256": digest(job)}, regions, report.to_dict(),
+                                 {"name": output.target.name, "sha256": sha256(report.path)},
+                                 time.monotonic() - started)
             polygons = earlier.joined(geojson(mask, regions, job["source"]["sha256"], report.bounds_offset))
             mask_image(mask).save(work / "mask.png")
             output.publish({
-                beside(output.target, ".json"): write_json(work / "declaration.json", content),
+                beside(output.target, ".json"): write_json(work / "sidecar.json", sidecar),
                 beside(output.target, ".geojson"): write_json(work / "polygons.json", polygons),
                 beside(output.target, ".mask.png"): work / "mask.png",
                 output.target: report.path,

@@ -26,7 +26,7 @@ SMOOTHED_PX = (0.7, 2.0)            # scales at which colours are compared
 PATHS_PX = 96                       # longest side at which paths are looked for
 STEP = 0.02                         # what a pixel of a path costs at least
 SURE, UNSURE = 0.7, 0.3             # of an earlier answer, which tells the artifact's colour and that of the rest
-NEAR_PX, FAR_PX = 5.0, 20.0         # halos of a click
+HALOS_PX = (5.0, 20.0)              # of a click
 ROUND_PX = (1.0, 2.5, 6.0)          # around a pixel, within which the second classifier sees the answer of the first
 THINNEST_OD = 0.05                  # of tissue
 UNLIKE = 3.0                        # from what is not there
@@ -183,7 +183,7 @@ def halos(points: Sequence[tuple[float, float]], shape: tuple[int, int]) -> list
     nearest = np.full(shape, np.inf, np.float32)
     for at_x, at_y in points:
         nearest = np.minimum(nearest, np.hypot(x[None] - at_x, y[:, None] - at_y))
-    return [np.exp(-nearest / px) for px in (NEAR_PX, FAR_PX)]
+    return [np.exp(-nearest / px) for px in HALOS_PX]
 
 
 def boxed(boxes: Sequence[tuple[float, float, float, float]], shape: tuple[int, int]) -> list[np.ndarray]:

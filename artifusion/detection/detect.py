@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from artifusion.config import DEFAULT_SPACING_UM
-from artifusion.detection.detected import Detection, Region, opened, write_found
+from artifusion.detection.detected import DetectedRegion, Detection, opened, write_found
 from artifusion.detection.findings import Finding, find
 from artifusion.detection.folds import COARSEST_UM, folds
 from artifusion.detection.sight import Sight, apart, scored, seen_findings
@@ -117,6 +117,6 @@ def detection_of(survey: Survey, ids: np.ndarray, scores: np.ndarray) -> Detecti
         at = box.intersection(Box(0, 0, *survey.fine)).slices()
         best = int(scores[at][ids[at] == CLASSES[kind]].max(initial=0))
         l0_box = Box.from_edges(int(left), int(top), round(right), round(bottom))
-        regions.append(Region(kind, best / 255, l0_box))
+        regions.append(DetectedRegion(kind, best / 255, l0_box))
     mask = Mask(tuple(polygons), size, tuple(classes), "detected")
     return Detection(ids, survey.fine_um, mask, tuple(regions))

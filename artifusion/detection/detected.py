@@ -23,7 +23,7 @@ from artifusion.slide.reader import Slide, in_memory, open_slide
 
 
 @dataclass(frozen=True)
-class Region:
+class DetectedRegion:
     """One artifact: its class, a score from 0 to 1 and its box in level-0 pixels."""
 
     kind: str
@@ -42,7 +42,7 @@ class Detection:
     ids: np.ndarray
     mpp: float
     mask: Mask
-    regions: tuple[Region, ...]
+    regions: tuple[DetectedRegion, ...]
 
     def counts(self, classes: Collection[str]) -> dict[str, int]:
         """How many regions there are of each of these classes, without those of which there is none."""

@@ -20,7 +20,7 @@ from shapely.affinity import translate
 
 from artifusion.config import DEFAULT_SPACING_UM
 from artifusion.detection.clicks import Pointed, probability
-from artifusion.detection.detected import Detection, Region, opened, write_found
+from artifusion.detection.detected import DetectedRegion, Detection, opened, write_found
 from artifusion.detection.findings import dilated
 from artifusion.detection.prompts import Prompts, check_prompts, read_prompts
 from artifusion.detection.survey import Survey
@@ -96,7 +96,7 @@ def detect_at(
                     tuple(Point(*at) for at in not_points))
     asked = [one for one in (given, *prompts) if one != Prompts()]
     check_prompts(source, um, asked)
-    return detection_of(source, um, artifacts_at(source, um, asked))
+    return detection_of_found(source, um, artifacts_at(source, um, asked))
 
 
 def detect_slide_at(
@@ -120,13 +120,13 @@ def artifacts_at(slide: Slide, mpp: float, asked: Sequence[Prompts]) -> list[Fou
     for one in asked:
         found += [artifact_at(slide, mpp, Prompts((), (box,), not_points, one.kind)) for box in one.boxes]
         for point in one.points:
-            near = next((n for n, other in enumerate(found) if other.prompts.kind == one.kind
+            same = next((n for n, other in enumerate(found) if other.prompts.kind == one.kind
                          and not other.around.intersection(Box(*point, 1, 1)).empty), None)
-            if near is None:
+            if same is None:
                 found.append(artifact_at(slide, mpp, Prompts((point,), (), not_points, one.kind)))
             else:
-                before = found[near].prompts
-                found[near] = artifact_at(slide, mpp, replace(before, points=(*before.points, point)))
+                before = found[same].prompts
+                found[same] = artifact_at(slide, mpp, replace(before, points=(*before.points, point)))
     return found
 
 
@@ -215,9 +215,9 @@ def meant(likely: np.ndarray, window: Box, prompts: Prompts) -> np.ndarray:
     wanted = np.zeros(count + 1, bool)
     for point in prompts.points:
         row, column = int((point.y + 0.5 - window.y) * y), int((point.x + 0.5 - window.x) * x)
-        near = labels[max(0, row - REACH_PX) : max(0, row + REACH_PX + 1),
+        reached = labels[max(0, row - REACH_PX) : max(0, row + REACH_PX + 1),
                       max(0, column - REACH_PX) : max(0, column + REACH_PX + 1)]
-        wanted[np.unique(near)] = True
+        wanted[np.unique(reached)] = True
     for box in prompts.boxes:
         inside = np.zeros(likely.shape, bool)
         inside[max(0, round((box.y - window.y) * y)) : max(0, round((box.bottom - window.y) * y)),
@@ -253,7 +253,7 @@ def resampled(likely: np.ndarray, window: Box, box: Box, size: Size) -> np.ndarr
     return np.asarray(image)
 
 
-def detection_of(slide: Slide, mpp: float, found: Sequence[Found]) -> Detection:
+def detection_of_found(slide: Slide, mpp: float, found: Sequence[Found]) -> Detection:
     """The detection that artifacts make up; where two overlap, the earlier one keeps the pixels."""
     polygons: list[Polygon] = []
     owners: list[str] = []
@@ -266,6 +266,6 @@ def detection_of(slide: Slide, mpp: float, found: Sequence[Found]) -> Detection:
     whose = [found[int(owner)] for owner in placed.classes]
     mask = Mask(placed.polygons, slide.size, tuple(one.prompts.kind for one in whose), "pointed at")
     survey = Survey.of(slide, mpp)
-    regions = tuple(Region(one.prompts.kind, min(0.999, one.score), pixel_box(polygon))
+    regions = tuple(DetectedRegion(one.prompts.kind, min(0.999, one.score), pixel_box(polygon))
                     for polygon, one in zip(mask.polygons, whose, strict=True))
     return Detection(class_ids(mask, survey.fine), survey.fine_um, mask, regions)

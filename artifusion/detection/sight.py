@@ -115,11 +115,11 @@ def features(finding: Finding, maps: Mapping[str, np.ndarray], sight: Sight) -> 
     area = math.log10(np.count_nonzero(finding.covered) * sight.survey.coarse_um**2) - 3
     name = f"{finding.kind}, seen" if finding.map_name == "seen" else finding.kind
     scale = math.log2(sight.survey.coarse_um)
-    return np.array([*map(bounded_logit, numbers), rule, area, scale, *(float(name == told) for told in TOLD)])
+    return np.array([*map(bounded_logit, numbers), rule, area, scale, *(float(name == each) for each in NAMES)])
 
 
-TOLD = ("bubble", "pen", "dark", "dust", "other", "blur", *(f"{kind}, seen" for kind in SEEN))
-FEATURES = ("far", "far, most", "far, own", "close", "close, most", "close, own", "rule", "area", "scale", *TOLD)
+NAMES = ("bubble", "pen", "dark", "dust", "other", "blur", *(f"{kind}, seen" for kind in SEEN))
+FEATURES = ("far", "far, most", "far, own", "close", "close, most", "close, own", "rule", "area", "scale", *NAMES)
 
 
 def bounded_logit(p: float | np.floating) -> float:

@@ -150,13 +150,6 @@ def band_energies(image: np.ndarray, mask: np.ndarray) -> list[float]:
     return energies
 
 
-def gradient_energy(image: np.ndarray, mask: np.ndarray) -> float:
-    """Sum of squared differences of neighbouring grey values that both lie in the mask."""
-    grey = image.astype(float).mean(2)
-    across, down = mask[:, 1:] & mask[:, :-1], mask[1:] & mask[:-1]
-    return float(np.square(np.diff(grey, axis=1)[across]).sum() + np.square(np.diff(grey, axis=0)[down]).sum())
-
-
 def edge_jump(image: np.ndarray, hole: np.ndarray) -> float:
     """Mean difference of neighbouring grey values of which one lies in the hole and one outside."""
     grey = image.astype(float).mean(2)

@@ -164,7 +164,7 @@ def cut_pairs(
         found: list[list[list[CleanTile]]] = []
         single: list[CleanTile] = []
         for path in images:
-            tiles = clean_tiles(path, 2 * quota, seed, first_match(data.spacing_um, names[path]), spacing_um)
+            tiles = trial_tiles(path, 2 * quota, seed, first_match(data.spacing_um, names[path]), spacing_um)
             found.append([tiles[n : n + 2] for n in range(0, len(tiles) - 1, 2)])
             single += tiles[len(tiles) - len(tiles) % 2 :]
             if quota == 1 and sum(map(len, found)) >= count:
@@ -189,7 +189,7 @@ def by_folder(images: Sequence[Path], seed: int) -> list[Path]:
     return [path for rank in zip_longest(*shuffled) for path in rank if path]
 
 
-def clean_tiles(
+def trial_tiles(
     path: Path, count: int, seed: int, trained_um: float | None, spacing_um: float | None
 ) -> list[CleanTile]:
     """At most `count` clean tiles of an image, in random places of a grid.

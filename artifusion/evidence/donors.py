@@ -13,10 +13,11 @@ from artifusion.geometry import Box, Size
 from artifusion.slide.placed import Tone, placed
 
 
-class Fit(NamedTuple):
-    """How ill a donor fits; 0 is a perfect fit. Squared grey levels, but for the last three.
+class DonorFit(NamedTuple):
+    """How ill a donor fits; 0 is a perfect fit. Squared grey levels, but for the first two and the last three.
 
-    ring: its surroundings against the hole's, at about 1 um per pixel.
+    ring: its surroundings against the hole's, at about 1 um per pixel, over the variance of the hole's: else, where
+        tissue has much contrast, nothing but the smoothest would fit.
     edge: the same pixel by pixel, close to the hole.
     inside: what it brings against what was imagined, blurred.
     tone: the mean colour of its surroundings against that of the hole's.
@@ -39,11 +40,11 @@ class Fit(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Weights:
+class CostWeights:
     """What counts how much in a donor's cost: benchmarks/quality/donors.py chose it, restored tiles the edge's."""
 
-    ring: float = 1.0
-    edge: float = 2.0
+    ring: float = 200.0
+    edge: float = 1000.0
     inside: float = 1.5
     grain: float = 3.0
     tone: float = 3.0
@@ -52,7 +53,7 @@ class Weights:
     spoiled: float = 1000.0
     distance: float = 10.0
 
-    def cost(self, fit: Fit) -> float:
+    def cost(self, fit: DonorFit) -> float:
         return float(sum(getattr(self, name) * value for name, value in zip(fit._fields, fit, strict=True)))
 
 
@@ -73,7 +74,7 @@ class Donor:
     orientation: int
     source: int
     cost: float
-    fit: Fit
+    fit: DonorFit
     score: float = 0.0
     tone: Tone | None = None
 

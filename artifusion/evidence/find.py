@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from artifusion.evidence.donors import Donor, Hole, Place, Weights
+from artifusion.evidence.donors import CostWeights, Donor, Hole, Place
 from artifusion.evidence.fitting import FORBIDDEN, Sought
-from artifusion.evidence.index import DonorIndex, View
+from artifusion.evidence.index import DonorIndex, SearchView
 from artifusion.evidence.likeness import best_shift, features, opponent
 from artifusion.geometry import Box
 from artifusion.slide.placed import oriented
@@ -27,7 +27,7 @@ SAME = 0.8                  # ... with one that was judged, of its orientation
 
 
 def find_donors(hole: Hole, indices: Sequence[DonorIndex], *, imagined: np.ndarray | None = None, seed: int = 0,
-                weights: Weights | None = None, taken: Sequence[Donor] = ()) -> list[Donor]:
+                weights: CostWeights | None = None, taken: Sequence[Donor] = ()) -> list[Donor]:
     """The donors for a hole, best first; none where nothing usable is large enough.
 
     Args:
@@ -40,7 +40,7 @@ def find_donors(hole: Hole, indices: Sequence[DonorIndex], *, imagined: np.ndarr
     The same call gives the same donors. Memory: the transforms of pictures of 360 px a side, and one donor that is
     read: some 50 MB for holes of 150 um at 0.25 um per pixel.
     """
-    sought = Sought.of(hole, indices[0].mpp, imagined, weights or Weights())
+    sought = Sought.of(hole, indices[0].mpp, imagined, weights or CostWeights())
     places = sorted(place for source, index in enumerate(indices) for place in searched(sought, index, source))
     judged: list[Donor] = []
     looked: list[Place] = []
@@ -71,7 +71,7 @@ def searched(sought: Sought, index: DonorIndex, source: int) -> Iterator[Place]:
             yield nearer(sought, index, place, view.step) if view.step > 1 else place
 
 
-def best_places(sought: Sought, view: View, index_step: int, source: int) -> Iterator[Place]:
+def best_places(sought: Sought, view: SearchView, index_step: int, source: int) -> Iterator[Place]:
     """The PER_ORIENTATION best places of a view for each orientation, no two of them side by side."""
     step = index_step * view.step
     template, weight, support = sought.coarse(step)

@@ -9,10 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from artifusion.evidence.donors import Donor, Hole, Place, Weights
+from artifusion.evidence.donors import CostWeights, Donor, Hole, Place
 from artifusion.evidence.index import DonorIndex
 from artifusion.evidence.likeness import best_shift, carried, features, opponent, reduced
-from artifusion.evidence.look import Look
+from artifusion.evidence.look import HoleLook, variance
 from artifusion.evidence.score import score_of
 from artifusion.geometry import Box, Point, Size
 from artifusion.slide.placed import turned, unoriented
@@ -47,11 +47,11 @@ class Sought:
     hole: Hole
     guess: np.ndarray
     mpp: float
-    weights: Weights
+    weights: CostWeights
     _kept: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, hole: Hole, mpp: float, imagined: np.ndarray | None, weights: Weights) -> Sought:
+    def of(cls, hole: Hole, mpp: float, imagined: np.ndarray | None, weights: CostWeights) -> Sought:
         """What is sought for a hole: the part of it within reach."""
         around = hole.filled_box.expanded(reach_px(mpp)).intersection(hole.l0_box)
         cut = hole.cut(around)
@@ -75,10 +75,10 @@ class Sought:
         """Level-0 pixels per pixel where donors are fitted."""
         return max(1, round(FITTED_STEP_UM / self.mpp), -(-max(self.size) // FITTED_PX))
 
-    def look(self, step: int) -> Look:
+    def look(self, step: int) -> HoleLook:
         """What donors are compared with at a step."""
         if ("look", step) not in self._kept:
-            self._kept["look", step] = Look(self.hole, self.guess, self._ring(FITTED_UM), self._ring(RING_UM), step,
+            self._kept["look", step] = HoleLook(self.hole, self.guess, self._ring(FITTED_UM), self._ring(RING_UM), step,
                                             step * self.mpp)
         return self._kept["look", step]
 
@@ -99,9 +99,9 @@ class Sought:
         without its edge; none if masked pixels are in its way."""
         step, box = JUDGED_STEP * self.step, place.l0_box(self.size)
         slack = -(-place.slack // step) * step
-        near = grown(box.expanded(slack), -self.size.height % step, -self.size.width % step, place.orientation)
+        window = grown(box.expanded(slack), -self.size.height % step, -self.size.width % step, place.orientation)
         rgb, allowed = (unoriented(values, place.orientation)
-                        for values in index.read(near, Size(near.width // step, near.height // step)))
+                        for values in index.read(window, Size(window.width // step, window.height // step)))
         look = self.look(step)
         height, width = look.around.shape
         places = np.s_[: height + 2 * slack // step, : width + 2 * slack // step]
@@ -117,16 +117,17 @@ class Sought:
         """A judged donor, shifted to where it fits best, then pixel by pixel to where its edge does, and judged; None
         where the slide is damaged."""
         step, wide = self.step, JUDGED_STEP * self.step
-        near = donor.l0_box.expanded(wide + step)
-        rgb, allowed = (unoriented(values, donor.orientation) for values in index.read(near))
+        window = donor.l0_box.expanded(wide + step)
+        rgb, allowed = (unoriented(values, donor.orientation) for values in index.read(window))
         look, inner = self.look(step), np.s_[step : rgb.shape[0] - step, step : rgb.shape[1] - step]
         first = [at * step for at in self._shift(look, reduced(rgb[inner], step), allowed[inner])]
         rows, columns, weight = self._edge
         wanted, pixels = self.guess[rows, columns].astype(np.float32), rgb.reshape(-1, 3)
+        contrast = variance(opponent(wanted), weight)
 
         def difference(at: tuple[int, int]) -> float:
             off = opponent(pixels[(rows + at[0]) * rgb.shape[1] + columns + at[1]] - wanted)
-            return float((weight @ np.square(off)).sum())
+            return float((weight @ np.square(off)).sum()) / contrast
 
         def part(at: tuple[int, int]) -> tuple[slice, slice]:
             return Box(at[1], at[0], *self.size).slices()
@@ -145,7 +146,7 @@ class Sought:
         score = score_of(fit) if self.hole.known.any() else 0.0
         return replace(donor, l0_box=l0_box, fit=fit, cost=self.weights.cost(fit), score=score)
 
-    def _shift(self, look: Look, rgb: np.ndarray, allowed: np.ndarray) -> tuple[int, int]:
+    def _shift(self, look: HoleLook, rgb: np.ndarray, allowed: np.ndarray) -> tuple[int, int]:
         """Row and column of an area, uint8 (h, w, 3) at the step of a look, where the hole fits best on what is
         allowed, bool (H, W) at level 0."""
         area = opponent(rgb)

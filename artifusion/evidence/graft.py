@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from artifusion.evidence.donors import Donor, Hole, Weights, donor_pixels
+from artifusion.evidence.donors import CostWeights, Donor, Hole, donor_pixels
 from artifusion.evidence.find import find_donors
 from artifusion.evidence.fitting import reach_px
 from artifusion.evidence.index import DonorIndex
 from artifusion.evidence.likeness import opponent
 from artifusion.evidence.pieces import PIECE_UM, pieces
 from artifusion.evidence.score import Verdict, verdict_of
-from artifusion.evidence.tone import met, tone_of
+from artifusion.evidence.tone import blended, tone_of
 from artifusion.slide.placed import unoriented
 
 BAND_UM = 1.5               # wide is the band along the seams that is painted
@@ -47,7 +47,7 @@ class Graft:
 
 
 def graft(hole: Hole, indices: Sequence[DonorIndex], *, imagine: Imagine | None = None, seed: int = 0,
-          weights: Weights | None = None, longest_um: float = PIECE_UM) -> Graft:
+          weights: CostWeights | None = None, longest_um: float = PIECE_UM) -> Graft:
     """A hole filled with the slide's own tissue; each piece is fitted to what was grafted before it.
 
     `imagine` shows what may lie in a piece (default: its surroundings, smoothed); other arguments as those of
@@ -77,7 +77,7 @@ def graft(hole: Hole, indices: Sequence[DonorIndex], *, imagine: Imagine | None 
             before = hole.hole[at] & part.known & allowed
             new = part.hole | eaten(real, part.pixels, part.hole, before, mpp)
             band = seams(hole.hole[at], new, band_px(mpp))
-            pixels[at][new] = met(real, part.pixels, part.known & ~new, band, band_px(mpp))[new]
+            pixels[at][new] = blended(real, part.pixels, part.known & ~new, band, band_px(mpp))[new]
             known[at][new], numbers[at][new] = True, number
     score, verdict = verdict_of(scores, areas)
     return Graft(pixels, numbers, tuple(donors), tuple(scores), score, verdict)

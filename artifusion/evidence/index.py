@@ -20,7 +20,7 @@ INDEX_UM = (2.0, 4.0, 8.0, 16.0)     # um per pixel of the picture: the finest w
 SMALL_PX = 1_000_000                 # up to so many pixels, finer than 4 um per pixel
 FULL_PX = 40_000_000                 # of a picture: 160 MB with what is usable
 VIEW_PX = 360                        # longest side of what is searched at once
-NEAR_STEP = 2                        # pixels of the picture per pixel of the view of what is near
+LOCAL_STEP = 2                       # pixels of the picture per pixel of the view around a hole
 VIEWS_KEPT = 4                       # all, and what is near several holes: threads; 6 MB each
 MARGIN_UM = 4.0                      # around what is masked, that is no donor either
 LEAST_GLASS, MOST_GLASS = 200, 235   # darkest channel from which on a pixel may be, and is, glass
@@ -28,7 +28,7 @@ GLASS_SPREAD = 8                     # grey levels below the lightest pixels tha
 BINS = 16                            # per channel, of the histogram that tells rare colours
 
 
-class View(NamedTuple):
+class SearchView(NamedTuple):
     """A part of an index's picture, ready to be searched."""
 
     picture: Picture
@@ -101,16 +101,16 @@ class DonorIndex:
             free &= ~mask.read(l0_box)
         return free
 
-    def views(self, l0_centre: Point) -> Iterator[View]:
+    def views(self, l0_centre: Point) -> Iterator[SearchView]:
         """What to search for a hole there: all of the picture, and what is near, where all is seen too coarsely."""
         whole = -(-max(self.size) // VIEW_PX)
-        yield View(self._view(Point(0, 0), self.size, whole), Point(0, 0), whole)
-        if self.own and whole > NEAR_STEP:
-            near = Size(*(min(length, VIEW_PX * NEAR_STEP) for length in self.size))
-            side = VIEW_PX * NEAR_STEP // 8                          # pieces of one region ask for the same part
+        yield SearchView(self._view(Point(0, 0), self.size, whole), Point(0, 0), whole)
+        if self.own and whole > LOCAL_STEP:
+            extent = Size(*(min(length, VIEW_PX * LOCAL_STEP) for length in self.size))
+            side = VIEW_PX * LOCAL_STEP // 8                          # pieces of one region ask for the same part
             origin = Point(*(min(max(0, round((at / self.step - part / 2) / side) * side), length - part)
-                             for at, part, length in zip(l0_centre, near, self.size, strict=True)))
-            yield View(self._view(origin, near, NEAR_STEP), origin, NEAR_STEP)
+                             for at, part, length in zip(l0_centre, extent, self.size, strict=True)))
+            yield SearchView(self._view(origin, extent, LOCAL_STEP), origin, LOCAL_STEP)
 
     @cached_property
     def _view(self) -> Callable[[Point, Size, int], Picture]:

@@ -15,6 +15,7 @@ from artifusion.slide.tissue import optical_density
 
 SAMPLE = 20_000             # pixels that are looked at
 CELL_UM, CELL_PX = 8.0, 8   # side of the cells of thickness, and the least in pixels
+RIM_UM = 10.0               # beside the outline ink ends within a cell: not fitted, but for half of the pixels at most
 THICKEST = 2.6
 ROUGH = 530.0               # cost of the thickness' steps from cell to cell, beside the mean log likelihood
 EDGE = 0.043                # a larger step costs by its size, not by its square
@@ -114,6 +115,8 @@ def fit_ink(image: np.ndarray, mask: np.ndarray, sample: Sample, colours: Colour
     image: uint8 (H, W, 3); mask: bool (H, W); clean: uint8 (h, w, 3), a piece of clean tissue.
     """
     cells = Cells.over(mask.shape, max(CELL_PX, round(CELL_UM / mpp)))
+    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)[sample.rows, sample.columns]
+    sample = sample.some(depth >= min(RIM_UM / mpp, np.median(depth)))
     first, thickness = first_guess(sample, first_spectra(image, mask, colours), colours, clean, cells)
     aim = Objective(colours, sample, cells, Noise(clean, Ink.even(first)), first)
     x = aim.begin(thickness)

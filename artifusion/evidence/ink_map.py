@@ -87,7 +87,7 @@ class Sample:
         shares = places.at(rows + origin[0], columns + origin[1])
         return cls(rows, columns, light.astype(np.float32), optical_density(light), shares)
 
-    def some(self, part: slice) -> Sample:
+    def some(self, part: slice | np.ndarray) -> Sample:
         return Sample(self.rows[part], self.columns[part], self.light[:, part], self.density[:, part],
                       self.log_shares[:, part])
 

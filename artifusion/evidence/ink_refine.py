@@ -64,6 +64,6 @@ def roughness(thickness: np.ndarray, mask: np.ndarray, cells: Cells, difference:
     rough = ROUGH / np.clip(thickness / FILM, 1, MOST_FILMS) ** 2
     if not mask.all():
         depth = cells.mean(cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)) / cells.px
-        near = np.clip(2 - depth / OUTLINE_CELLS, 0, 1)
-        rough = rough * np.minimum(1, ROUGH_AT_OUTLINE / rough) ** near
+        at_outline = np.clip(2 - depth / OUTLINE_CELLS, 0, 1)
+        rough = rough * np.minimum(1, ROUGH_AT_OUTLINE / rough) ** at_outline
     return abs(difference) @ rough / 2

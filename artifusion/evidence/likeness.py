@@ -10,7 +10,6 @@ from scipy import fft
 
 from artifusion.geometry import Size
 
-ORIENTATIONS = 8
 MIRRORED = ((0, 0), (1, 0), (1, 1), (0, 1), (0, 1), (1, 1), (1, 0), (0, 0))     # top down, left to right: what makes
                             # each orientation of a template, transposed first where its number is odd
 FEATURE_UM = 4.0            # blur of what a search compares

@@ -8,25 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from artifusion.evidence.donors import Fit, Hole
+from artifusion.evidence.donors import DonorFit, Hole
 from artifusion.evidence.index import BINS, DonorIndex
 from artifusion.evidence.likeness import blurred, grain, opponent, reduced, strength
 
 LOW_UM = 8.0                # blur under which insides are compared: what was imagined has no detail
 GRAIN_UM = 6.0              # blur of the grain
+LEAST_VARIANCE = 50.0       # of surroundings, in squared grey levels: what the scanner's noise alone has
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class HoleLook:
     """A hole as donors are compared with it, at `step` level-0 pixels per pixel.
 
-    guess: uint8 (H, W, 3), level-0 pixels with the estimate of the inside; near, wide: weights of the known ones that a
+    guess: uint8 (H, W, 3), level-0 pixels with the estimate of the inside; rim, wide: weights of the known ones that a
     donor is fitted to, and of all within reach, float32 (H, W), of sum 1; um: per pixel of the look.
     """
 
     hole: Hole
     guess: np.ndarray
-    near: np.ndarray
+    rim: np.ndarray
     wide: np.ndarray
     step: int
     um: float
@@ -40,7 +41,7 @@ class Look:
     @cached_property
     def around(self) -> np.ndarray:
         """Weights (h, w) of what is known, without pixels that hold some of the hole."""
-        ring = reduced(self.near, self.step) * self.step**2
+        ring = reduced(self.rim, self.step) * self.step**2
         return ring * self._seen if (ring * self._seen).any() else ring
 
     @cached_property
@@ -48,20 +49,24 @@ class Look:
         """Weights (h, w) of the hole, of sum 1."""
         return reduced(self.hole.hole / self.hole.hole.sum(), self.step) * self.step**2
 
-    def fit(self, rgb: np.ndarray, index: DonorIndex) -> Fit:
+    def fit(self, rgb: np.ndarray, index: DonorIndex) -> DonorFit:
         """How ill a donor's pixels, reduced, uint8 (h, w, 3), fit; its edge, what spoils it and its distance are 0."""
         donor = opponent(rgb)
         tone = self.around.ravel() @ (donor - self.template).reshape(-1, 3) / max(float(self.around.sum()), 1e-9)
         edges = self._strength(donor, np.ones(donor.shape[:2], bool), self.inside)
-        return Fit(ring=mean(np.square(donor - self.template), self.around), edge=0.0,
-                   inside=mean(np.square(self._low(donor) - self._template_low), self.inside),
-                   grain=mean(np.square(self._grain(donor) - self._template_grain), self.around),
-                   tone=float(np.square(tone).sum()), texture=(edges - self._template_strength) ** 2,
-                   rarity=self._rarity(rgb, index), spoiled=0.0, distance=0.0)
+        return DonorFit(ring=mean(np.square(donor - self.template), self.around) / self._variance, edge=0.0,
+                        inside=mean(np.square(self._low(donor) - self._template_low), self.inside),
+                        grain=mean(np.square(self._grain(donor) - self._template_grain), self.around),
+                        tone=float(np.square(tone).sum()), texture=(edges - self._template_strength) ** 2,
+                        rarity=self._rarity(rgb, index), spoiled=0.0, distance=0.0)
 
     @cached_property
     def _seen(self) -> np.ndarray:
         return reduced(self.hole.known.astype(np.float32), self.step) > 0.999
+
+    @cached_property
+    def _variance(self) -> float:
+        return variance(self.template, self.around)
 
     @cached_property
     def _template_low(self) -> np.ndarray:
@@ -100,6 +105,13 @@ class Look:
 def mean(values: np.ndarray, weight: np.ndarray) -> float:
     """The weighted mean of values (H, W, C), those of a pixel added up."""
     return float((weight.ravel() @ values.reshape(weight.size, -1)).sum() / max(float(weight.sum()), 1e-9))
+
+
+def variance(values: np.ndarray, weight: np.ndarray) -> float:
+    """The weighted variance of values (..., C), those of a pixel added up, LEAST_VARIANCE at least."""
+    flat = values.reshape(1, weight.size, -1)
+    centre = weight.ravel() @ flat[0] / max(float(weight.sum()), 1e-9)
+    return max(LEAST_VARIANCE, mean(np.square(flat - centre), weight))
 
 
 def rarity(rgb: np.ndarray, step: int, weight: np.ndarray, index: DonorIndex) -> float:

@@ -97,7 +97,7 @@ def recover(image: np.ndarray, mask: np.ndarray, reference: np.ndarray | None = 
         for tile, pixels, levels, some in threads.map(work, tiles(mask)):
             recovered[tile], level[tile] = pixels, levels
             thickness.append(some)
-    return told(image, recovered, mask, level, np.concatenate(thickness), fit)
+    return recovery_of(image, recovered, mask, level, np.concatenate(thickness), fit)
 
 
 def check_arguments(image: np.ndarray, mask: np.ndarray, reference: np.ndarray | None, mpp: float) -> None:
@@ -205,12 +205,12 @@ def tissue_scale(clean: np.ndarray) -> float:
 def unrecovered(image: np.ndarray, mask: np.ndarray, why: str, fit: Fit | None = None) -> Recovery:
     """Nothing was recovered: every masked pixel is to be painted."""
     level = mask.astype(np.float32)
-    return told(image, image, mask, level, np.zeros(0, np.float32), fit, why)
+    return recovery_of(image, image, mask, level, np.zeros(0, np.float32), fit, why)
 
 
-def told(image: np.ndarray, recovered: np.ndarray, mask: np.ndarray, level: np.ndarray, thickness: np.ndarray,
+def recovery_of(image: np.ndarray, recovered: np.ndarray, mask: np.ndarray, level: np.ndarray, thickness: np.ndarray,
          fit: Fit | None, failed: str | None = None) -> Recovery:
-    """A recovery with all that is told of it."""
+    """A recovery with the facts that the sidecar declares."""
     bounds = np.array([FAINT, PAINTED], np.float32)
     classes = np.where(mask, RECOVERED_ID + np.searchsorted(bounds, level, side="right"), KEPT_ID).astype(np.uint8)
     kept = (classes == KEPT_ID) | (classes == PAINTED_ID)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from artifusion.evidence.donors import Fit
+from artifusion.evidence.donors import DonorFit
 
 Verdict = Literal["good", "doubtful", "unrestorable"]
 # Least scores. One observer looked at 132 holes of the validation split (benchmarks/quality/donors.py --imagine: seed 0
@@ -17,7 +17,7 @@ HALF = 250.0                # misfit that scores 0.5; half of the holes in the t
 FEW, MANY = 0.1, 0.5        # share of a region that bad pieces may cover
 
 
-def score_of(fit: Fit) -> float:
+def score_of(fit: DonorFit) -> float:
     """0 (nothing fits) to 1 (as if it had grown there).
 
     From what tells how far a fill is from the truth on holes of the training folders: its inside against what was

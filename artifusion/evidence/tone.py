@@ -45,7 +45,7 @@ def tone_of(donor: np.ndarray, pixels: np.ndarray, known: np.ndarray, mpp: float
     return Tone(step * cell, len(field), field.tobytes(), (int(red), int(green), int(blue)), lightest)
 
 
-def met(donor: np.ndarray, pixels: np.ndarray, known: np.ndarray, band: np.ndarray, band_px: int) -> np.ndarray:
+def blended(donor: np.ndarray, pixels: np.ndarray, known: np.ndarray, band: np.ndarray, band_px: int) -> np.ndarray:
     """A donor, uint8 (H, W, 3), that goes over into the known pixels around it without a step: uint8 (H, W, 3).
 
     What it differs by at the outline of what is known, bool (H, W), diffuses through a band along it, bool (H, W), of

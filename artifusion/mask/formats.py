@@ -15,7 +15,7 @@ import numpy as np
 
 from artifusion.errors import MaskError
 from artifusion.files import is_left_by_macos
-from artifusion.mask.classes import CLASSES, NEUTRAL_WORDS, WORD, class_of, is_tissue, picked, words_of
+from artifusion.mask.classes import CLASSES, NEUTRAL_WORDS, class_of, is_tissue, picked, split, words_of
 from artifusion.mask.geojson import GEOJSON_SUFFIXES, GeoJson
 from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import class_outlines
@@ -38,7 +38,7 @@ SLIDE_SUFFIX = re.compile(r"\.(svs|tiff?|ndpi|mrxs|scn|bif|dcm|vms|vmu|svslide|c
 RESTORE_WORDS = words_of("mask binary artifact artefact restore")
 
 
-class Reader(Protocol):
+class MaskReader(Protocol):
     """Reads one mask. `knows_classes`: the tool says which artifacts it found, and can have found none."""
 
     @property
@@ -47,7 +47,7 @@ class Reader(Protocol):
     def read(self, slide: Slide, wanted: Collection[str] | None, to_avoid: bool = False) -> Mask: ...
 
 
-def reader_of(path: Path, slide: Slide, mask_format: MaskFormat) -> Reader:
+def reader_of(path: Path, slide: Slide, mask_format: MaskFormat) -> MaskReader:
     """The reader of a mask: that of the given format for an image, else the one that recognises name and content.
 
     Raises:
@@ -285,7 +285,7 @@ def check_slide(path: Path, named: str, slide: Slide, mask_format: MaskFormat) -
 def own_words(path: Path, slide: Slide) -> str:
     """The words of a file's name without those of the slide's."""
     known = words_of(slide.path.name)
-    return " ".join(word for word in WORD.findall(bare_name(path)) if not words_of(word) <= known)
+    return " ".join(word for word in split(bare_name(path)) if not words_of(word) <= known)
 
 
 def bare_name(path: Path) -> str:

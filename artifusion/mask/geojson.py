@@ -168,7 +168,7 @@ def geometries(content: Any, path: Path) -> list[tuple[int, Any, str]]:
     for number, feature in enumerate(features_of(content), 1):
         if is_donor(feature):
             continue
-        if not isinstance(feature, dict):
+        if not isinstance(feature, dict) or not isinstance(feature.get("type"), str):
             raise MaskError(f"{path}: entry {number} is no GeoJSON Feature; export annotations from QuPath as GeoJSON")
         geometry = feature.get("geometry") if feature.get("type") == "Feature" else feature
         found.append((number, geometry, class_name(feature)))
@@ -282,9 +282,9 @@ def class_name(feature: Any) -> str:
         return ""
     ranked = sorted(((CLASS_WORDS.index(word), _printable(found)) for key, found in properties.items()
                      for word in words_of(key) if word in CLASS_WORDS), key=itemgetter(0))
-    told = next((name for rank, name in ranked if name and not rank), "")
+    classified = next((name for rank, name in ranked if name and not rank), "")
     named = (name for _, name in ranked if class_of(name) != "other" or is_tissue(name))
-    return told if words_of(told) - NEUTRAL_WORDS else next(named, told)
+    return classified if words_of(classified) - NEUTRAL_WORDS else next(named, classified)
 
 
 def _printable(found: Any) -> str:

@@ -39,7 +39,7 @@ def class_outlines(path: Path, ids: np.ndarray, l0_size: Size) -> tuple[list[Pol
 
 def rectilinear(mask: np.ndarray, x_scale: Fraction = ONE, y_scale: Fraction = ONE) -> list[Polygon]:
     """The exact outline of a raster bool (H, W) as polygons with holes, in level-0 pixels; see `outlines`."""
-    return outlines(np.asarray(mask, bool).view(np.uint8), x_scale, y_scale)[0]
+    return outlines(np.asarray(mask, bool).view(np.uint8), x_scale, y_scale)[0] if mask.any() else []
 
 
 def outlines(ids: np.ndarray, x_scale: Fraction = ONE, y_scale: Fraction = ONE) -> tuple[list[Polygon], list[int]]:

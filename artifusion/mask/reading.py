@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import shapely
 from shapely.affinity import scale
 
 from artifusion.errors import MaskError
 from artifusion.files import sha256
+from artifusion.geometry import Box
+from artifusion.mask.classes import CLASSES
 from artifusion.mask.formats import histoqc_members, reader_of
 from artifusion.mask.mask import Mask
-from artifusion.mask.polygons import polygons_of
+from artifusion.mask.polygons import pixel_box, polygons_of
 from artifusion.mask.selection import MaskFormat, MaskSelection, Polarity
+from artifusion.slide.levels import missing_tiles
 from artifusion.slide.reader import Slide
 
 LARGEST_SHARE = 0.5                  # of the slide, without an explicit polarity
@@ -58,6 +62,54 @@ def read_selection(selection: MaskSelection, slide: Slide, to_avoid: bool = Fals
     if not to_avoid:
         check_share(mask, selection, reader.knows_classes)
     return mask
+
+
+@dataclass(frozen=True)
+class ReadMask:
+    """A mask file read for a restoration.
+
+    Attributes:
+        mask: what is restored: of what the selection takes, that which was scanned.
+        avoid: all that the file marks, restored or not: no donor, and nothing to learn from.
+        described: the file and its selection, as the sidecar names them.
+    """
+
+    mask: Mask
+    avoid: Mask
+    described: dict[str, Any]
+
+
+def read_to_restore(selection: MaskSelection, slide: Slide) -> ReadMask:
+    """Return all that a restoration needs of a mask file. Raises MaskError as `read_mask` and `scanned` do."""
+    mask = avoid = scanned(read_selection(selection, slide), slide)
+    if selection.classes is not None:
+        avoid = read_selection(replace(selection, classes=CLASSES), slide, to_avoid=True)
+    return ReadMask(mask, avoid, {
+        "name": selection.path.name, "sha256": fingerprint(selection, slide), "origin": mask.origin,
+        "classes": list(selection.classes) if selection.classes is not None else None,
+        "polarity": selection.polarity or "restore", "grow_um": selection.grow_um})
+
+
+def scanned(mask: Mask, slide: Slide) -> Mask:
+    """Return the mask without the tiles of level 0 that are missing: nothing was scanned there, or is painted.
+
+    Raises:
+        MaskError: nothing else is masked.
+    """
+    whole = Box(0, 0, *slide.size)
+    around = [pixel_box(polygon) for polygon, area in zip(mask.polygons, mask.areas_px, strict=True) if area]
+    boxes = [box for box in missing_tiles(slide, around) if mask.read(box.intersection(whole)).any()]
+    if not boxes:
+        return mask
+    missing = shapely.union_all([shapely.box(box.x, box.y, box.right, box.bottom) for box in boxes])
+    parts = [(part, name) for polygon, name in zip(mask.polygons, mask.classes, strict=True)
+             for part in polygons_of(polygon.difference(missing))]
+    kept = replace(mask, polygons=tuple(part for part, _ in parts), classes=tuple(name for _, name in parts),
+                   origin=f"{mask.origin} outside missing tiles")
+    if not kept.area_px:
+        raise MaskError(f"{slide.path}: the mask marks only places of which the file holds no tiles; there is nothing "
+                        "to restore")
+    return kept
 
 
 def fingerprint(selection: MaskSelection, slide: Slide) -> str:

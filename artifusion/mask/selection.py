@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from artifusion.errors import ConfigError
 from artifusion.mask.classes import vocabulary
 
 Polarity = Literal["restore", "keep"]
 POLARITIES: tuple[Polarity, ...] = get_args(Polarity)
 MaskFormat = Literal["auto", "binary", "grandqc", "histoqc", "classes"]
 FORMATS: tuple[MaskFormat, ...] = get_args(MaskFormat)
-NEEDS_A_MASK = "--mask-polarity keep and --mask-format tell how a mask is read; give a --mask or leave them out"
 
 
 @dataclass(frozen=True)
@@ -47,3 +47,17 @@ class MaskSelection:
             raise ValueError(f"format must be one of {FORMATS}, got {self.format!r}")
         if self.classes is not None:
             object.__setattr__(self, "classes", vocabulary(self.classes))
+
+    @classmethod
+    def of(cls, mask: str | Path | None, polarity: Polarity | None = None, grow_um: float = 0.0,
+           classes: Collection[str] | None = None, form: MaskFormat = "auto") -> MaskSelection:
+        """The selection of a mask file; without one, of what will be detected, whose file does not exist yet.
+
+        Raises:
+            ConfigError: polarity "keep" or a format without a mask.
+            ValueError: a value that is none of these.
+        """
+        if mask is None and (polarity == "keep" or form != "auto"):
+            raise ConfigError("--mask-polarity keep and --mask-format tell how a mask is read; give a --mask or leave "
+                              "them out")
+        return cls(Path("" if mask is None else mask), polarity, grow_um, classes, form)

@@ -15,11 +15,12 @@ from artifusion.output.allowed_change import jpeg_reason, moved_reason, reencode
 from artifusion.output.codecs import jpeg
 from artifusion.output.codecs.block_arrays import zeroed
 from artifusion.output.codecs.segment_codecs import Jpeg2000Codec, JpegCodec
-from artifusion.output.container import generic_pyramid, level_pages, thumbnail_page
+from artifusion.output.container import generic_pyramid, thumbnail_page
 from artifusion.output.description import WORD, only_noted
 from artifusion.output.segments import PixelChange
 from artifusion.output.stored import StoredPage
 from artifusion.slide import tiff
+from artifusion.slide.levels import level_pages
 from artifusion.slide.reader import Slide
 from artifusion.slide.whole import lacking
 

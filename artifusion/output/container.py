@@ -14,14 +14,17 @@ from artifusion.errors import ConfigError, OutputError, SlideError
 from artifusion.geometry import Box, Size
 from artifusion.output.codecs.segment_codecs import Jpeg2000Codec, codec_of
 from artifusion.output.reencode import SMALLEST_PX, half_size
-from artifusion.output.stored import Grid, StoredPage
+from artifusion.output.stored import StoredPage
 from artifusion.slide import tiff
+from artifusion.slide.images import LARGEST_PROFILE
+from artifusion.slide.levels import level_pages
 from artifusion.slide.pages import left_out
 from artifusion.slide.reader import TIFF_VENDORS, ImageSlide, Slide
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 LARGEST_STEP = 4.5                       # a level more than this many times smaller than the one before leaves a gap
+MOST_JPEG_PX = 65_500                    # a side, as libjpeg writes them
 THUMBNAIL = "thumbnail"
 DECODERS_DIFFER = 4                      # grey levels by which two decoders of one codec may differ
 
@@ -73,13 +76,6 @@ def source_levels(slide: Slide) -> SourceLevels:
         reasons = [segment_reason(file, source.pages[number], slide if not level else None)
                    for level, number in enumerate(pages)]
     return SourceLevels(source, tuple(pages), tuple(reasons))
-
-
-def level_pages(source: tiff.Tiff, slide: Slide) -> list[int] | None:
-    """Return the page of each level, level 0 first; None where the tiled pages are not exactly OpenSlide's levels."""
-    sizes = {number: Grid.of(page).size for number, page in enumerate(source.pages) if page.tiled}
-    ordered = sorted(sizes, key=lambda number: (-sizes[number].width * sizes[number].height, number))
-    return ordered if [sizes[number] for number in ordered] == list(slide.level_sizes) else None
 
 
 def segment_reason(file: BinaryIO, page: tiff.Page, level0_of: Slide | None = None) -> str:
@@ -189,13 +185,13 @@ def container_of(slide: Slide, out: Path) -> tuple[str, str]:
         OutputError: the suffix does not fit the source; the message names those that do.
     """
     container, reason = _container(slide, out)
-    lost = "" if container == "copied" else left_out(slide)
+    lost = "" if container == "copied" else left_out(slide, out.suffix.lower())
     return container, f"{reason}; {lost}" if lost else reason
 
 
 def say_left_out(slide: Slide, out: Path) -> None:
     """Print one line on stderr where `out` will not hold all pages of the slide."""
-    lost = "" if _container(slide, out)[0] == "copied" else left_out(slide)
+    lost = "" if _container(slide, out)[0] == "copied" else left_out(slide, out.suffix.lower())
     if lost:
         print(f"{slide.path.name}: {lost}", file=sys.stderr)
 
@@ -204,6 +200,7 @@ def _container(slide: Slide, out: Path) -> tuple[str, str]:
     suffix, own = out.suffix.lower(), own_suffix(slide).lower()
     if slide.kind == "image":
         if suffix in IMAGE_SUFFIXES:
+            _check_fits(slide, out)
             return "image", "a plain image, written whole"
         if suffix in TIFF_SUFFIXES:
             return "re-encoded", "a plain image becomes a tiled pyramid"
@@ -223,6 +220,14 @@ def _container(slide: Slide, out: Path) -> tuple[str, str]:
         raise OutputError(f"{out}: this slide cannot be copied as it is ({reason}); name the output .tiff or .tif")
     raise OutputError(f"{out}: this slide is written as {own} (same container, copied), or as .tiff or .tif "
                       "(generic pyramid); choose one of these")
+
+
+def _check_fits(slide: Slide, out: Path) -> None:
+    """Raise OutputError where a PNG or JPEG cannot hold the slide."""
+    if out.suffix.lower() != ".png" and max(slide.size) > MOST_JPEG_PX:
+        raise OutputError(f"{out}: a JPEG holds at most {MOST_JPEG_PX:,} px a side; choose .png (exact) or .tiff")
+    if len(slide.icc or b"") > LARGEST_PROFILE:
+        raise OutputError(f"{out}: holds no ICC profile of {len(slide.icc or b''):,} bytes; choose .tiff")
 
 
 def check_same_size(slide: Slide, out: Path) -> None:

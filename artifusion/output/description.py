@@ -43,10 +43,10 @@ def texts_with_note(description: str, software: str, note: str, vendor: str) -> 
     The note stands in ImageDescription; in Software where the description has no place for it, and there too where
     tifffile shows no description, because it is in no encoding.
     """
-    text, (told, nul, rest) = description_with_note(description, note, vendor), software.partition("\0")
+    text, (tool, nul, rest) = description_with_note(description, note, vendor), software.partition("\0")
     texts = {} if text is None else {tiff.DESCRIPTION: text}
     if text is None or not _is_text(description):
-        texts[tiff.SOFTWARE] = f"{told}; {WORD}: {note}{nul}{rest}" if told else f"{WORD}: {note}{nul}{rest}"
+        texts[tiff.SOFTWARE] = f"{tool}; {WORD}: {note}{nul}{rest}" if tool else f"{WORD}: {note}{nul}{rest}"
     return {code: text.encode(errors="surrogateescape") for code, text in texts.items()}
 
 
@@ -69,8 +69,8 @@ def text_problems(before: Slide, after: Slide, kept: bool) -> list[str]:
     """
     if not tiff.is_tiff(after.path):
         with Image.open(after.path) as image:
-            told = [str(image.info.get("comment", "")), *map(str, getattr(image, "text", {}).values())]
-        return [] if any(WORD in text for text in told) else ["no text of the image tells what was restored"]
+            texts = [str(image.info.get("comment", "")), *map(str, getattr(image, "text", {}).values())]
+        return [] if any(WORD in text for text in texts) else ["no text of the image tells what was restored"]
     problems = []
     if after.kind == "slide" and not any(WORD in text for text in (*after.properties, *after.properties.values())):
         problems.append("OpenSlide shows no note of what was restored")
@@ -82,11 +82,11 @@ def text_problems(before: Slide, after: Slide, kept: bool) -> list[str]:
             return problems
         with tifffile.TiffFile(before.path) as source:
             problems += [f"tifffile reads other {form} metadata" for form in FORMS
-                         if not _told(form, source).items() <= _told(form, file).items()]
+                         if not _metadata(form, source).items() <= _metadata(form, file).items()]
     return problems
 
 
-def _told(form: str, file: tifffile.TiffFile) -> Mapping[str, Any]:
+def _metadata(form: str, file: tifffile.TiffFile) -> Mapping[str, Any]:
     """What tifffile reads of a form of metadata; nothing where the text only looks like that form."""
     try:
         return FORMS[form](file) or {}

@@ -37,6 +37,10 @@ class Earlier:
         """Where pixels of the source are no scan."""
         return declared_mask(self.features, slide.path, slide.size, slide.bounds_offset)
 
+    def with_mask(self, mask: Mask, slide: Slide) -> Mask:
+        """A mask and where pixels of the source are no scan."""
+        return Mask.of([*mask.polygons, *self.mask(slide).polygons], slide.size) if self.passes else mask
+
     def joined(self, polygons: Mapping[str, Any]) -> dict[str, Any]:
         """The GeoJSON of one more pass, with the annotations of the earlier ones before its own."""
         new = [labelled(feature, len(self.passes) + 1) for feature in polygons["features"]]
@@ -53,38 +57,39 @@ def earlier_passes(slide: Slide, undeclared: bool = False) -> Earlier:
     """What the files beside a source declare of earlier passes.
 
     Args:
-        undeclared: take a restored source without its declaration; the history then holds the notes alone.
+        undeclared: take a restored source without its sidecar; the history then holds the notes alone.
 
     Raises:
-        SlideError: the description says that the slide was restored, and its declaration is missing or of another file.
+        SlideError: the description says that the slide was restored, and its sidecar or GeoJSON is missing or of
+            another file.
     """
-    notes, sidecar = notes_in(slide), beside(slide.path, ".json")
+    notes, path = notes_in(slide), beside(slide.path, ".json")
     try:
-        return read_declaration(slide, sidecar)
+        return read_sidecar(slide, path)
     except (*BROKEN_FILE, MaskError) as error:
         if not notes:
             return Earlier()
         if undeclared:
             return Earlier(tuple({"note": note, "undeclared": True} for note in notes))
         why = "is missing" if isinstance(error, FileNotFoundError) else "is not of this file"
-        raise SlideError(f"{slide.path}: was restored before, and what declares it ({sidecar.name}, "
+        raise SlideError(f"{slide.path}: was restored before, and what declares it ({path.name}, "
                          f"{beside(slide.path, '.geojson').name}) {why}; put both beside it, restore from the "
                          "original, or pass --undeclared to lose track of what was invented") from None
 
 
-def read_declaration(slide: Slide, sidecar: Path) -> Earlier:
+def read_sidecar(slide: Slide, path: Path) -> Earlier:
     """The passes that the sidecar of this very file and its GeoJSON declare. Raises where they are not of it."""
-    content, polygons = (json.loads(path.read_text(encoding="utf-8"))
-                         for path in (sidecar, beside(slide.path, ".geojson")))
-    json.dumps([content, polygons], allow_nan=False)         # what is no number could not be handed on
-    if content["tool"] != "artifusion" or content["output"]["sha256"] != sha256(slide.path):
-        raise ValueError(sidecar)
-    passes = passes_of(content)
+    sidecar, polygons = (json.loads(file.read_text(encoding="utf-8"))
+                         for file in (path, beside(slide.path, ".geojson")))
+    json.dumps([sidecar, polygons], allow_nan=False)         # what is no number could not be handed on
+    if sidecar["tool"] != "artifusion" or sidecar["output"]["sha256"] != sha256(slide.path):
+        raise ValueError(path)
+    passes = passes_of(sidecar)
     features = [labelled(feature, len(passes)) for feature in features_of(polygons)]
-    area_px = sum(region["area_px"] for region in content["regions"])
+    area_px = sum(region["area_px"] for region in sidecar["regions"])
     last = [feature for feature in features if pass_of(feature) == len(passes)]
     if declared_mask(last, slide.path, slide.size, slide.bounds_offset).area_px != area_px:
-        raise ValueError(sidecar)
+        raise ValueError(path)
     return Earlier(passes, tuple(features))
 
 

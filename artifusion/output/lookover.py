@@ -5,29 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import shapely
-
 from artifusion.ahead import ahead
-from artifusion.errors import MaskError, SlideError
+from artifusion.errors import SlideError
 from artifusion.geometry import Box, Size
 from artifusion.mask.mask import Mask
-from artifusion.mask.polygons import polygons_of
 from artifusion.output.container import (
     THUMBNAIL,
     container_of,
     generic_pyramid,
-    level_pages,
     restored_pages,
     segment_reason,
 )
 from artifusion.output.pyramid import missing_below
 from artifusion.output.stored import Grid, StoredPage, touched_segments
 from artifusion.slide import tiff
-from artifusion.slide.reader import TIFF_VENDORS, Slide
+from artifusion.slide.reader import Slide
 from artifusion.slide.whole import lacking
 
 LOOKED_AHEAD = 8                     # segments or boxes that are read while the ones before them are
@@ -81,39 +76,6 @@ def why_stale(slide: Slide, page: tiff.Page, mask: Mask) -> str:
                 "holds segments of several kinds" if _look_at(StoredPage(file, page, THUMBNAIL), mask) else "")
         except SlideError as error:
             return str(error)
-
-
-def scanned(mask: Mask, slide: Slide) -> Mask:
-    """Return the mask without the segments of level 0 that are missing: nothing was scanned there, or is painted.
-
-    Raises:
-        MaskError: nothing else is masked.
-    """
-    boxes = _missing(slide, mask)
-    if not boxes:
-        return mask
-    missing = shapely.union_all([shapely.box(box.x, box.y, box.right, box.bottom) for box in boxes])
-    parts = [(part, name) for polygon, name in zip(mask.polygons, mask.classes, strict=True)
-             for part in polygons_of(polygon.difference(missing))]
-    kept = replace(mask, polygons=tuple(part for part, _ in parts), classes=tuple(name for _, name in parts),
-                   origin=f"{mask.origin} outside missing tiles")
-    if not kept.area_px:
-        raise MaskError(f"{slide.path}: the mask marks only places of which the file holds no tiles; there is nothing "
-                        "to restore")
-    return kept
-
-
-def _missing(slide: Slide, mask: Mask) -> list[Box]:
-    """Return the boxes of the segments of level 0 that the mask touches and the file does not hold."""
-    if slide.kind != "slide" or slide.vendor not in TIFF_VENDORS:
-        return []
-    source = tiff.read_tiff(slide.path)
-    pages = level_pages(source, slide)
-    if pages is None or source.pages[pages[0]].counts.all():
-        return []
-    page = source.pages[pages[0]]
-    grid = Grid.of(page)
-    return [grid.box(index) for index in grid.touched(mask) if not page.counts[index]]
 
 
 def _built_from(slide: Slide) -> set[int | None]:

@@ -163,8 +163,8 @@ class Output:
 
     def _is_done(self, job: Mapping[str, Any] | None) -> bool:
         """Whether all files are there and a run of this job, or, without a job, some run declared them."""
-        told = self._declared().get("job_sha256")
-        return not self.overwrite and told is not None and (job is None or told == digest(job)) and all(
+        declared = self._declared().get("job_sha256")
+        return not self.overwrite and declared is not None and (job is None or declared == digest(job)) and all(
             file.is_file() for file in self.files)
 
     def _is_whole(self) -> bool:
@@ -232,7 +232,7 @@ def check_outputs(inputs: Sequence[Path], outputs: Sequence[Path], overwrite: bo
             raise OutputError(f"{out}: no permission to write in {out.parent}; choose a name in another folder")
         if any(out.exists() and path.exists() and out.samefile(path) for path in inputs):
             raise OutputError(f"{out}: is the source itself or the mask and never overwritten; choose another name")
-        if out.exists() and not overwrite and out.absolute() not in ours:
+        if os.path.lexists(out) and not overwrite and out.absolute() not in ours:      # also a link that leads nowhere
             raise OutputError(f"{out}: exists already; choose another name or pass --overwrite")
     for one, other in combinations([path.parent.resolve() / path.name for path in outputs], 2):
         if one == other:

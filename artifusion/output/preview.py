@@ -46,8 +46,8 @@ def draw_comparison(before: Slide, mask: Mask, parts: Mapping[str, Mask], after:
     picture = Image.fromarray(np.concatenate(rows))
     draw = ImageDraw.Draw(picture)
     third = (rows[0].shape[1] + GAP_PX) // 3
-    said = "recovered: measured; painted: invented" if "recovered" in parts else "invented where masked"
-    for n, title in enumerate(("before", "mask", f"after ({said})")):
+    meaning = "recovered: measured; painted: invented" if "recovered" in parts else "invented where masked"
+    for n, title in enumerate(("before", "mask", f"after ({meaning})")):
         draw.text((n * third + 4, 4), title, fill=(0, 0, 0), stroke_width=2, stroke_fill=(255, 255, 255))
     for n, (name, colour) in enumerate([(name, KINDS[name]) for name in KINDS if name in (*parts, "painted")], 1):
         draw.rectangle((third + 4, 4 + 14 * n, third + 13, 13 + 14 * n), colour, (0, 0, 0))

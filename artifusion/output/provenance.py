@@ -115,10 +115,10 @@ def note(
     return " ".join(text.replace("|", "/").split())
 
 
-def sidecar(job: Mapping[str, Any], regions: Sequence[Region], written: Mapping[str, Any], output: Mapping[str, str],
-            seconds: float, filled: Mapping[int, Filled] | None = None, created: datetime | None = None
-            ) -> dict[str, Any]:
-    """Return the content of <OUT>.json.
+def sidecar_of(job: Mapping[str, Any], regions: Sequence[Region], written: Mapping[str, Any], output: Mapping[str, str],
+               seconds: float, filled: Mapping[int, Filled] | None = None, created: datetime | None = None
+               ) -> dict[str, Any]:
+    """Return the sidecar, <OUT>.json.
 
     Args:
         job: all that decides the result: version, source, mask, weights, sampler, scale, configuration.

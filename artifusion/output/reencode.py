@@ -147,11 +147,11 @@ def encoding_tags(size: Size, lossless: bool, order: str = "<") -> dict[int, Tag
 
 
 def write_image(out: Path, read: Read, size: Size, *, mpp_xy: tuple[float, float] | None, icc: bytes | None,
-                text: Mapping[str, str], colour: Mapping[bytes, bytes] | None = None) -> None:
+                text: Mapping[str, str], colour: Mapping[bytes, bytes]) -> None:
     """Write a plain PNG (exact) or JPEG (quality 95, 4:4:4).
 
     Args:
-        colour: chunks of a PNG that say how its numbers are to be shown.
+        colour: chunks of a PNG that say how its numbers are to be shown, by name.
         text: by keyword; a JPEG gets it as its comment, as far as that goes.
 
     Memory: four bytes for each pixel, and a few strips of STRIP_PX.
@@ -163,7 +163,7 @@ def write_image(out: Path, read: Read, size: Size, *, mpp_xy: tuple[float, float
         image.paste(Image.fromarray(read(Box(0, rows.start, size.width, rows.stop - rows.start))), (0, rows.start))
     if out.suffix.lower() == ".png":
         info = PngImagePlugin.PngInfo()
-        for chunk, content in (colour or {}).items():
+        for chunk, content in colour.items():
             info.add(chunk, content)
         for key, value in text.items():
             info.add_text(key, value)

@@ -44,11 +44,11 @@ def mean_rgb(read: Read, mask: Mask, l0_box: Box) -> tuple[list[float], int]:
 
 def with_colours(regions: Sequence[Mapping[str, Any]], read: Read, mask: Mask) -> list[dict[str, Any]]:
     """Return the sidecar's regions with the mean colour of what was painted, where that can be told."""
-    told = []
+    coloured = []
     for region in regions:
         mean, count = mean_rgb(read, mask, Box(*region["l0_box"]))
-        told.append({**region, **({"mean_rgb": mean} if count >= FEWEST_PX else {})})
-    return told
+        coloured.append({**region, **({"mean_rgb": mean} if count >= FEWEST_PX else {})})
+    return coloured
 
 
 def colour_problems(regions: Sequence[Mapping[str, Any]], read: Read, mask: Mask) -> list[str]:
@@ -58,12 +58,12 @@ def colour_problems(regions: Sequence[Mapping[str, Any]], read: Read, mask: Mask
         if "mean_rgb" not in region:
             continue
         try:
-            told, l0_box = np.array(region["mean_rgb"], np.float64).reshape(3), Box(*map(int, region["l0_box"]))
+            declared, l0_box = np.array(region["mean_rgb"], np.float64).reshape(3), Box(*map(int, region["l0_box"]))
         except (TypeError, ValueError, KeyError):
             problems.append(f"region {region.get('id')} tells no colour, or no place")
             continue
         mean, count = mean_rgb(read, mask, l0_box)
-        off = float(np.abs(mean - told).max())
+        off = float(np.abs(mean - declared).max())
         if off > COLOUR_OFF + COLOUR_OFF_PX / max(1, count) ** 0.5:
             problems.append(f"region {region['id']} at {tuple(region['l0_box'][:2])} does not show what was painted: "
                             f"its mean colour is {off:.1f} grey levels off")

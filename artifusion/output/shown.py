@@ -44,7 +44,7 @@ Picture = Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Look:
+class Shown:
     """A place to look at: what is shown there, what should be, and what else might be."""
 
     name: str
@@ -107,7 +107,7 @@ def shown_problems(before: Slide, after: Slide, mask: Mask, written: Mapping[str
 
 
 def _looks(before: Slide, after: Slide, mask: Mask, levels: Sequence[Mapping[str, Any]], patches: Patches | None,
-           pixels: TiffPixels | None, old: TiffPixels | None) -> Iterator[Look]:
+           pixels: TiffPixels | None, old: TiffPixels | None) -> Iterator[Shown]:
     """Yield the places to look at: on level 0 where it is known what was painted, below it on every level.
 
     Args:
@@ -134,7 +134,7 @@ def _looks(before: Slide, after: Slide, mask: Mask, levels: Sequence[Mapping[str
         yield from _thumbnail(before, after, mask, pixels)
 
 
-def _painted(before: Slide, after: Slide, mask: Mask, patches: Patches, l0_box: Box, furthest: float) -> Look:
+def _painted(before: Slide, after: Slide, mask: Mask, patches: Patches, l0_box: Box, furthest: float) -> Shown:
     """A place on level 0, which must show what was painted there."""
     wide = l0_box.expanded(1)
     pixels = cache(lambda: patches.read(wide))
@@ -143,11 +143,11 @@ def _painted(before: Slide, after: Slide, mask: Mask, patches: Patches, l0_box: 
         return _part(pixels(), wide, l0_box, x, y)
 
     shifts = {f"what was painted {x} px and {y} px aside": partial(painted, x, y) for x, y in _around(1, 1)}
-    return Look(f"level 0 at {tuple(l0_box[:2])}", partial(after.read, l0_box), partial(painted, 0, 0), shifts,
-                partial(before.read, l0_box), inner(mask.read(l0_box)), furthest)
+    return Shown(f"level 0 at {tuple(l0_box[:2])}", partial(after.read, l0_box), partial(painted, 0, 0), shifts,
+                 partial(before.read, l0_box), inner(mask.read(l0_box)), furthest)
 
 
-def _copied(old: TiffPixels, mask: Mask, pixels: TiffPixels, level: int, window: Box, furthest: float) -> Look:
+def _copied(old: TiffPixels, mask: Mask, pixels: TiffPixels, level: int, window: Box, furthest: float) -> Shown:
     """A touched place of a copied level: its masked pixels are means of the level above."""
     size, up_size = pixels.grids[level].size, pixels.grids[level - 1].size
     masked = mask.coverage(size, window)
@@ -168,12 +168,12 @@ def _copied(old: TiffPixels, mask: Mask, pixels: TiffPixels, level: int, window:
         box = footprint(window, size, old_size)
         return area_mean(old.read(number, box), box, window, size, old_size)
 
-    return Look(f"level {level} at {tuple(window[:2])}", lambda: pixels.read(level, window), lambda: reduced(0, 0),
-                _shifts(reduced, x_px, y_px), partial(old.read_size, size, window), inner(masked), furthest,
-                reduced_source)
+    return Shown(f"level {level} at {tuple(window[:2])}", lambda: pixels.read(level, window), lambda: reduced(0, 0),
+                 _shifts(reduced, x_px, y_px), partial(old.read_size, size, window), inner(masked), furthest,
+                 reduced_source)
 
 
-def _built(pixels: TiffPixels, level: int, window: Box, furthest: float) -> Look:
+def _built(pixels: TiffPixels, level: int, window: Box, furthest: float) -> Shown:
     """A place of a level that was built: it is the level above, halved."""
     above = Box(2 * window.x, 2 * window.y, 2 * window.width, 2 * window.height)
     wide = above.expanded(1)
@@ -182,11 +182,11 @@ def _built(pixels: TiffPixels, level: int, window: Box, furthest: float) -> Look
     def reduced(x: int, y: int) -> np.ndarray:
         return halved(_part(upper(), wide, above, x, y))
 
-    return Look(f"level {level} at {tuple(window[:2])}", lambda: pixels.read(level, window), lambda: reduced(0, 0),
-                _shifts(reduced, 1, 1), None, np.ones((window.height, window.width), bool), furthest)
+    return Shown(f"level {level} at {tuple(window[:2])}", lambda: pixels.read(level, window), lambda: reduced(0, 0),
+                 _shifts(reduced, 1, 1), None, np.ones((window.height, window.width), bool), furthest)
 
 
-def _thumbnail(before: Slide, after: Slide, mask: Mask, pixels: TiffPixels) -> Iterator[Look]:
+def _thumbnail(before: Slide, after: Slide, mask: Mask, pixels: TiffPixels) -> Iterator[Shown]:
     """The masked parts of the thumbnail, which are means of the smallest level that is larger."""
     shown, old = (associated_image(slide.path, THUMBNAIL) for slide in (after, before))
     if shown is None or old is None:                         # what cannot be read is copied as it is
@@ -199,7 +199,7 @@ def _thumbnail(before: Slide, after: Slide, mask: Mask, pixels: TiffPixels) -> I
         lv_box = footprint(window, size, lv_size)
         right = area_mean(pixels.read(level, lv_box), lv_box, window, size, lv_size)
         pictures = [partial(np.asarray, picture) for picture in (shown[window.slices()], right, old[window.slices()])]
-        yield Look("the thumbnail", pictures[0], pictures[1], {}, pictures[2], mask.coverage(size, window), math.inf)
+        yield Shown("the thumbnail", pictures[0], pictures[1], {}, pictures[2], mask.coverage(size, window), math.inf)
 
 
 def _scale_problems(pixels: TiffPixels) -> list[str]:

@@ -13,9 +13,9 @@ from artifusion.geometry import Box, Size
 from artifusion.output.allowed_change import quantisation_error
 from artifusion.output.codecs import jpeg
 from artifusion.output.codecs.segment_codecs import APERIO_YCBCR, JpegCodec, PackedCodec, codec_of
-from artifusion.output.container import level_pages
 from artifusion.output.stored import Grid
 from artifusion.slide import tiff
+from artifusion.slide.levels import level_pages
 from artifusion.slide.reader import Slide
 
 EXACT, LOSSY = 3.0, 12.0             # grey levels: rounding, also of other colours; any usual encoding
@@ -88,8 +88,8 @@ class TiffPixels:
         """Return the pixels per cm of a level along x and y; 0 where it states none."""
         page, stored = self._pages[level], self._stored[level]
         try:
-            told = tiff.X_RESOLUTION in stored.tags and page.resolutionunit != 1
-            return page.get_resolution("CENTIMETER") if told else (0.0, 0.0)
+            stated = tiff.X_RESOLUTION in stored.tags and page.resolutionunit != 1
+            return page.get_resolution("CENTIMETER") if stated else (0.0, 0.0)
         except BROKEN_FILE:
             return 0.0, 0.0
 

@@ -26,6 +26,7 @@ from artifusion.output.region_colours import colour_problems
 from artifusion.output.segments import PixelChange
 from artifusion.output.shown import shown_problems
 from artifusion.output.verify_grafts import Around, Encoding, graft_problems
+from artifusion.slide.images import SHOWN
 from artifusion.slide.reader import Slide, associated_image, is_plausible, open_slide
 
 READ_PX = 1024                           # side of the boxes that are compared at once
@@ -146,7 +147,8 @@ class Claims:
     source_sha256: str
     output_sha256: str | None
     painted_px: int
-    given_mpp: tuple[float, float] | None     # um per level-0 pixel, where the caller of restore gave it
+    given_mpp: tuple[float, float] | None     # um per level-0 pixel, as the caller of restore had it written; a copy
+    #                                           keeps what its source tells
     same_size: bool
     by_block: bool                     # False for sidecars from before JPEG blocks were kept
     keeps_blocks: bool                 # no segment was encoded whole
@@ -168,9 +170,10 @@ def _claims(sidecar: Mapping[str, Any], restored: Path, whole: bool) -> Claims:
             container=written["container"], lossless=written["lossless"],
             source_sha256=sidecar["source"]["sha256"], output_sha256=sidecar["output"].get("sha256"),
             painted_px=sum(int(region["area_px"]) for region in sidecar.get("regions", ())),
-            given_mpp=(float(sidecar["mpp"]),) * 2 if sidecar.get("mpp_from") == "argument" else None,
+            given_mpp=(float(sidecar["mpp"]),) * 2 if (
+                sidecar.get("mpp_from") == "argument" and written["container"] != "copied") else None,
             same_size=sidecar.get("same_size") is True,
-            by_block=all(told for _, told in levels.values()),
+            by_block=all(counted for _, counted in levels.values()),
             keeps_blocks=written["container"] in ("copied", "pyramid") and not any(
                 level.get("encoded_whole") for level in written.get("levels", ())))
         incomplete = whole and not (claims.output_sha256 and claims.painted_px)
@@ -206,10 +209,10 @@ def _links(sidecar: Mapping[str, Any], restored: Path, source_hash: Future[str]
 
 def _area_problems(link: Mapping[str, Any], mask: Mask, restored: Path) -> list[str]:
     """Return that the annotations of a pass cover other pixels than its sidecar tells."""
-    told_px = _claims(link, restored, whole=False).painted_px
-    if not link.get("regions") or mask.area_px == told_px:
+    sidecar_px = _claims(link, restored, whole=False).painted_px
+    if not link.get("regions") or mask.area_px == sidecar_px:
         return []
-    return [f"the GeoJSON declares {mask.area_px} px but the sidecar {told_px}; one was changed"]
+    return [f"the GeoJSON declares {mask.area_px} px but the sidecar {sidecar_px}; one was changed"]
 
 
 def _joined(links: Sequence[Claims]) -> Claims:
@@ -234,6 +237,9 @@ def _slide_problems(before: Slide, after: Slide, mask: Mask, claims: Claims, com
         problems = compare_generic(before, after, mask, comparison)
     else:
         problems = _pixel_problems(before, after, mask, claims.lossless, comparison.outside)
+        if comparison.passes == 1 and after.path.suffix.lower() == ".png":
+            problems += [f"chunk {name.decode()}, which says how the numbers are to be shown, changed"
+                         for name in SHOWN if before.colour.get(name) != after.colour.get(name)]
     return problems + _scale_problems(before, after, claims.given_mpp or before.mpp_xy)
 
 

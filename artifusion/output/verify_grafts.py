@@ -18,11 +18,11 @@ from artifusion.output.allowed_change import jpeg_reason, moved_reason, reencode
 from artifusion.output.codecs import jpeg
 from artifusion.output.codecs.block_arrays import per_block, per_pixel, with_neighbours, zeroed
 from artifusion.output.codecs.segment_codecs import Codec, JpegCodec, codec_of
-from artifusion.output.container import level_pages
 from artifusion.output.provenance import GRAFT, Grafted
 from artifusion.output.segments import PixelChange
 from artifusion.output.stored import Grid
 from artifusion.slide import tiff
+from artifusion.slide.levels import level_pages
 from artifusion.slide.placed import placed, unoriented
 from artifusion.slide.reader import Slide
 
@@ -49,8 +49,8 @@ class Around:
 
     def reached(self, graft: Grafted, box: Box) -> np.ndarray:
         """Which pixels of a box around a graft another pass may have encoded again, or the donor's: bool (H, W)."""
-        reached = near(self.later, box)
-        reached[graft.l0_box.slices(box)] |= unoriented(near(self.earlier, graft.donor), graft.orientation)
+        reached = touched_blocks(self.later, box)
+        reached[graft.l0_box.slices(box)] |= unoriented(touched_blocks(self.earlier, graft.donor), graft.orientation)
         return reached
 
 
@@ -114,7 +114,7 @@ def aligned(box: Box) -> Box:
     return Box.from_edges(box.x // MCU_PX * MCU_PX, box.y // MCU_PX * MCU_PX, box.right, box.bottom)
 
 
-def near(mask: Mask, box: Box) -> np.ndarray:
+def touched_blocks(mask: Mask, box: Box) -> np.ndarray:
     """Which pixels of a box lie in a block that a mask touches, or beside such a block: bool (H, W)."""
     wide = aligned(box.expanded(2 * MCU_PX))
     marked = mask.read(wide)

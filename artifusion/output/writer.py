@@ -184,14 +184,14 @@ def _write_generic(slide: Slide, mask: Mask, patches: Patches, path: Path, note:
 def _generic_metadata(slide: Slide, note: str) -> Metadata:
     """Return a generic file's metadata, with the source's description where it still holds, or an image's texts."""
     kept = lasting_page(slide)
-    said = without_uuids(kept.text(tiff.DESCRIPTION), slide.path.name)
+    description = without_uuids(kept.text(tiff.DESCRIPTION), slide.path.name)
     if isinstance(slide, ImageSlide) and slide.text:
-        said = "\n".join(f"{key}: {text}" for key, text in slide.text.items())
-    elif not said:                                           # what earlier passes declare lasts in any case
-        said = "\n".join(f"artifusion: {earlier}" for earlier in notes_in(slide))
+        description = "\n".join(f"{key}: {text}" for key, text in slide.text.items())
+    elif not description:                                    # what earlier passes declare lasts in any case
+        description = "\n".join(f"artifusion: {earlier}" for earlier in notes_in(slide))
     texts = {code: text.decode(errors="surrogateescape")
-             for code, text in texts_with_note(said, kept.text(tiff.SOFTWARE), note, "generic-tiff").items()}
-    return Metadata(slide.size, slide.mpp_xy, slide.icc, texts.get(tiff.DESCRIPTION, said),
+             for code, text in texts_with_note(description, kept.text(tiff.SOFTWARE), note, "generic-tiff").items()}
+    return Metadata(slide.size, slide.mpp_xy, slide.icc, texts.get(tiff.DESCRIPTION, description),
                     texts.get(tiff.SOFTWARE, WORD))
 
 
@@ -244,10 +244,11 @@ def _write_reencoded(slide: Slide, patches: Patches, path: Path, note: str, reas
 def _write_image(slide: Slide, patches: Patches, path: Path, note: str, reason: str) -> WriteReport:
     exact = path.suffix == ".png"
     text = dict(slide.text) if isinstance(slide, ImageSlide) else {}
-    told = text.pop("Description", "")
-    text["Description"] = description_with_note(told, note, slide.vendor) or f"{told}\n{WORD}: {note}"    # comes last
+    description = text.pop("Description", "")
+    text["Description"] = (description_with_note(description, note, slide.vendor)             # comes last
+                           or f"{description}\n{WORD}: {note}")
     write_image(path, patches.read, slide.size, mpp_xy=slide.mpp_xy, icc=slide.icc, text=text,
-                colour=slide.colour if isinstance(slide, ImageSlide) else None)
+                colour=slide.colour)
     how = "PNG, exact" if exact else "JPEG quality 95, 4:4:4: kept pixels change a little; choose .png to keep them"
     level = LevelReport("level 0", "re-encoded", how, 1, 1, *_changes_of_reencoding(exact))
     return WriteReport(path, "image", reason, exact, (level,))

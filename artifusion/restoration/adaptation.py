@@ -18,6 +18,7 @@ from artifusion.config import TrainConfig, load_config
 from artifusion.errors import DataError
 from artifusion.files import whole_file, write_text
 from artifusion.mask.mask import Mask
+from artifusion.restoration.plan import check_length
 from artifusion.restorer import Restorer
 from artifusion.slide.reader import Slide
 from artifusion.training.run import train
@@ -31,14 +32,12 @@ CROP_PX = 128                   # rounded up to whole windows of the denoiser
 EMA_HALFLIFE = 0.1              # of the run
 TIMED_STEPS = 3                 # from which the crops per minute are computed, after one step that is not timed
 
-Facts = dict[str, Any]
-
 
 def adapt(
     restorer: Restorer, slide: Slide, avoid: Mask, folder: Path, *, minutes: float | None = None,
     crops: int | None = None, config: TrainConfig | None = None, quiet: bool = True,
-) -> tuple[Restorer, Facts]:
-    """A restorer whose weights have learned from a slide's clean tissue too, and what the sidecar declares about it.
+) -> tuple[Restorer, dict[str, Any]]:
+    """A restorer whose weights have learned from a slide's clean tissue too, and what the sidecar says of it.
 
     Minutes become a number of crops once, by timing a few steps. The folder keeps that number and everything else
     follows from it, so that the same call goes on after a crash bit for bit, and `crops` repeats the run. No crop holds
@@ -83,16 +82,6 @@ def adapt(
             "tissue_px": sum(height * width for height, width, _ in tiles),
         },
     }
-
-
-def check_length(minutes: float | None, crops: int | None) -> None:
-    """Raise ValueError unless one of the two is given and above 0."""
-    if (minutes is None) == (crops is None):
-        raise ValueError(f"give adapt_minutes or adapt_crops, got {minutes} and {crops}")
-    if minutes is not None and not 0 < minutes < float("inf"):
-        raise ValueError(f"adapt_minutes must be above 0, got {minutes}")
-    if crops is not None and crops < 1:
-        raise ValueError(f"adapt_crops must be at least 1, got {crops}")
 
 
 def settings_for(weights: Weights, config: TrainConfig) -> TrainConfig:

@@ -62,7 +62,7 @@ class Grafts:
     def add(self, region: Region, hole: Hole, filling: Filling) -> None:
         """Keep what was found for a region's hole."""
         filled = filled_by(filling, hole.l0_box)
-        levels = np.where(hole.hole, filling.levels, np.float32(1))           # nothing is laid beside the hole
+        levels = np.where(hole.hole, filling.levels, np.float32(1))           # nothing is put beside the hole
         with whole_file(self.folder / f"{region.id}.npz", f"{REMEDY}: finished grafts are kept") as part:
             with part.open("wb") as file:
                 np.savez(file, pixels=filling.pixels, levels=levels, l0_box=np.array(hole.l0_box),
@@ -78,8 +78,8 @@ class Grafts:
             self._boxes.pop(number, None)
         return {number: Filled(score=filled.score, verdict=filled.verdict) for number, filled in doubtful.items()}
 
-    def lay(self, pixels: np.ndarray, hole: np.ndarray, l0_box: Box) -> np.ndarray:
-        """Lay grafts and what was recovered over a box's pixels, uint8 (H, W, 3), where hole, bool (H, W), is set.
+    def apply(self, pixels: np.ndarray, hole: np.ndarray, l0_box: Box) -> np.ndarray:
+        """Put grafts and what was recovered into a box's pixels, uint8 (H, W, 3), where hole, bool (H, W), is set.
 
         Returns the levels.
 
@@ -91,12 +91,12 @@ class Grafts:
             part = box.intersection(l0_box)
             if part.empty:
                 continue
-            here, there = part.slices(l0_box), part.slices(box)
+            in_box, in_graft = part.slices(l0_box), part.slices(box)
             found, found_levels = self._load(number)
-            laid = hole[here] & (found_levels[there] < 1)
-            pixels[here][laid] = found[there][laid]
-            levels[here][laid] = found_levels[there][laid]
-        levels[self.recoveries.lay(pixels, hole, l0_box)] = 0
+            grafted = hole[in_box] & (found_levels[in_graft] < 1)
+            pixels[in_box][grafted] = found[in_graft][grafted]
+            levels[in_box][grafted] = found_levels[in_graft][grafted]
+        levels[self.recoveries.apply(pixels, hole, l0_box)] = 0
         return levels
 
     def _remember(self, number: int, l0_box: Box, filled: Filled) -> None:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 SAMPLE_PX = 512          # per side of a canvas: pixels from which the colours around a region are taken
 
-Batch = tuple[Canvas, ...]
-View = tuple[np.ndarray, np.ndarray]                        # uint8 (H, W, 3) and bool (H, W)
+CanvasBatch = tuple[Canvas, ...]
+CanvasView = tuple[np.ndarray, np.ndarray]                        # uint8 (H, W, 3) and bool (H, W)
 
 
 def paint(canvases: Sequence[Canvas], patches: Patches, restorer: Restorer, spacing_um: float, seed: int,
@@ -36,21 +36,21 @@ def paint(canvases: Sequence[Canvas], patches: Patches, restorer: Restorer, spac
     Memory: three batches for each device (read, being painted, being written) and one more; and the colours around
     regions of several canvases, until the last of these canvases is read.
     """
-    todo: deque[Batch] = deque()
+    todo: deque[CanvasBatch] = deque()
     for batch in batches(canvases, restorer.config.batch_size):
         if all(patches.done(canvas) for canvas in batch):
             yield from batch
         else:
             todo.append(batch)
-    read = Reader(canvases, todo, patches, spacing_um, seed, grafts)
+    read = BatchReader(canvases, todo, patches, spacing_um, seed, grafts)
 
-    def write(batch: Batch, images: list[np.ndarray]) -> None:
+    def write(batch: CanvasBatch, images: list[np.ndarray]) -> None:
         for canvas, image in zip(batch, images, strict=True):
             patches.add(canvas, image)
 
-    reading: deque[tuple[Batch, Future[Work]]] = deque()
-    painting: list[Batch] = []
-    writing: deque[tuple[Batch, Future[None]]] = deque()
+    reading: deque[tuple[CanvasBatch, Future[Work]]] = deque()
+    painting: list[CanvasBatch] = []
+    writing: deque[tuple[CanvasBatch, Future[None]]] = deque()
     with painters_on(restorer, len(todo)) as painters, ThreadPoolExecutor(1, "patches") as disk:
         while todo or reading or painting or writing:
             unpainted = [canvas for batch in (*(batch for batch, _ in reading), *painting) for canvas in batch]
@@ -76,10 +76,10 @@ def sees(canvas: Canvas, others: Iterable[Canvas]) -> bool:
     return any(other.wave < canvas.wave and other.l0_target.overlaps(canvas.l0_box) for other in others)
 
 
-class Reader:
+class BatchReader:
     """Reads a batch: returns what the restorer needs to paint it. Batches are read in one thread."""
 
-    def __init__(self, canvases: Sequence[Canvas], todo: Iterable[Batch], patches: Patches, spacing_um: float,
+    def __init__(self, canvases: Sequence[Canvas], todo: Iterable[CanvasBatch], patches: Patches, spacing_um: float,
                  seed: int, grafts: Grafts | None = None) -> None:
         self._patches, self._spacing_um, self._seed, self._grafts = patches, spacing_um, seed, grafts
         self._members: dict[int, list[Canvas]] = {}
@@ -88,10 +88,10 @@ class Reader:
         self._left = Counter(canvas.region for batch in todo for canvas in batch)
         self._colours: dict[int, np.ndarray] = {}
 
-    def __call__(self, batch: Batch) -> Work:
+    def __call__(self, batch: CanvasBatch) -> Work:
         views = {canvas: view(canvas, self._patches, canvas.wave) for canvas in batch}
         surroundings = [self._surroundings(canvas.region, views) for canvas in batch]
-        levels = [hole.astype(np.float32) if self._grafts is None else self._grafts.lay(pixels, hole, canvas.l0_box)
+        levels = [hole.astype(np.float32) if self._grafts is None else self._grafts.apply(pixels, hole, canvas.l0_box)
                   for canvas, (pixels, hole) in views.items()]
         return {
             "images": [pixels for pixels, _ in views.values()],
@@ -103,7 +103,7 @@ class Reader:
             "seed": self._seed,
         }
 
-    def _surroundings(self, region: int, views: Mapping[Canvas, View]) -> np.ndarray:
+    def _surroundings(self, region: int, views: Mapping[Canvas, CanvasView]) -> np.ndarray:
         """The colours around a region; they are forgotten with its last canvas."""
         if region not in self._colours:
             self._colours[region] = known_around(self._members[region], self._patches, views)
@@ -111,12 +111,12 @@ class Reader:
         return self._colours[region] if self._left[region] else self._colours.pop(region)
 
 
-def view(canvas: Canvas, patches: Patches, before_wave: int) -> View:
+def view(canvas: Canvas, patches: Patches, before_wave: int) -> CanvasView:
     """A canvas after earlier waves: its pixels, and which of them are still to be painted."""
     return patches.read(canvas.l0_box, before_wave), patches.remaining(canvas.l0_box, before_wave)
 
 
-def known_around(canvases: Sequence[Canvas], patches: Patches, views: Mapping[Canvas, View]) -> np.ndarray:
+def known_around(canvases: Sequence[Canvas], patches: Patches, views: Mapping[Canvas, CanvasView]) -> np.ndarray:
     """Known pixels around a region as scanned, uint8 (N, 3), from at most SAMPLE_PX**2 pixels of each canvas.
 
     `views` saves reading canvases of the first wave, before which nothing is painted.

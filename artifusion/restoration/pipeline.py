@@ -6,8 +6,8 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,29 +15,29 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from artifusion import __version__
-from artifusion.errors import ConfigError, MaskError, OutputError
+from artifusion.errors import MaskError, OutputError
 from artifusion.evidence.index import DonorIndex
 from artifusion.files import file_state, sha256, write_json
 from artifusion.mask.classes import CLASSES, named_counts
 from artifusion.mask.mask import Mask
-from artifusion.mask.reading import fingerprint, read_selection
-from artifusion.mask.selection import NEEDS_A_MASK, MaskFormat, MaskSelection, Polarity
+from artifusion.mask.reading import ReadMask, read_to_restore
+from artifusion.mask.selection import MaskFormat, MaskSelection, Polarity
 from artifusion.mask.writer import write_class_png
 from artifusion.output.container import say_left_out
-from artifusion.output.history import Earlier, earlier_passes
+from artifusion.output.history import earlier_passes
 from artifusion.output.output import beside, digest
 from artifusion.output.patches import Patches
 from artifusion.output.preview import draw_comparison
 from artifusion.output.progress_bar import byte_bar
-from artifusion.output.provenance import Filled, declared, geojson, note, sidecar
+from artifusion.output.provenance import Filled, declared, geojson, note, sidecar_of
 from artifusion.output.region_colours import with_colours
 from artifusion.output.verify import verify_slide
 from artifusion.output.writer import sync_in_background, write_slide
 from artifusion.restoration.grafting import Grafts, graft_regions
 from artifusion.restoration.painting import paint
-from artifusion.restoration.plan import Plan, foresee, plan_output, plan_restoration
+from artifusion.restoration.plan import Plan, check_length, foresee, plan_output, plan_restoration
 from artifusion.restoration.recovering import Recoveries, recover_regions
-from artifusion.restoration.unmasked import unmasked
+from artifusion.restoration.unmasked import unmasked_artifacts
 from artifusion.slide.reader import Slide, open_slide
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def restore_slide(
     overwrite: bool = False,
     quiet: bool = True,
 ) -> dict[str, Any] | None:
-    """Restore the masked part of a slide or image into a new file; returns the sidecar's content, with "done_before"
-    where the same call had been finished earlier and nothing was done now.
+    """Restore the masked part of a slide or image into a new file; returns the sidecar, with "done_before" where the
+    same call had been finished earlier and nothing was done now.
 
     Without a mask, what `detect` finds of `classes` is restored, and OUT.mask.png keeps it. Where that is nothing, or
     all of it is doubtful and kept, nothing is written and None is returned. Only pixels under the mask are painted; the
@@ -112,13 +112,9 @@ def restore_slide(
     started = time.monotonic()
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
-    if mask is None and (polarity == "keep" or mask_format != "auto"):
-        raise ConfigError(NEEDS_A_MASK)
-    selection = MaskSelection(Path("" if mask is None else mask), polarity, grow_um, classes, mask_format)
+    selection = MaskSelection.of(mask, polarity, grow_um, classes, mask_format)
     learning: dict[str, Any] = {"minutes": adapt_minutes, "crops": adapt_crops}
     if learns := any(length is not None for length in learning.values()):
-        from artifusion.restoration.adaptation import check_length
-
         check_length(**learning)
     restorer = restorer or default_restorer()
     left: dict[str, int] | None = None                                # what was detected and is not restored
@@ -136,13 +132,13 @@ def restore_slide(
                 print(how_to_accept(left, slide), file=sys.stderr)
             if not found.counts(asked):
                 return None
-        with mask_to_read(selection, found, output.target) as selection:
-            plan = plan_restoration(slide, selection, restorer.config, restorer.multiple)
-            state = file_state(source)
-            job = {**describe(slide, selection, plan, restorer, seed), "lossless": lossless, "same_size": same_size,
-                   "recover": list(RECOVERED if recover is None and mask is None else recover or ())}
-            avoid = avoided(slide, selection, plan, earlier)
-            foresee(slide, plan, output, lossless)
+        read = read_given_or_found(selection, found, slide, output.target)
+        plan = plan_restoration(slide, read.mask, restorer.config, restorer.multiple)
+        state = file_state(source)
+        job = {**job_of(slide, read, plan, restorer, seed), "lossless": lossless, "same_size": same_size,
+               "recover": list(RECOVERED if recover is None and mask is None else recover or ())}
+        avoid = earlier.with_mask(read.avoid, slide)
+        foresee(slide, plan, output, lossless)
         if not quiet:
             print(plan.mask.summary, file=sys.stderr)
             say_left_out(slide, output.target)
@@ -156,37 +152,37 @@ def restore_slide(
         with output.work_on(job) as work:
             if work is None:                                          # an earlier run had published everything
                 return json.loads(beside(output.target, ".json").read_text()) | {"done_before": True}
-            restorer, facts = learn_slide(restorer, slide, avoid, job, work, quiet)
+            restorer, for_sidecar = learn_slide(restorer, slide, avoid, job, work, quiet)
             grafts = Grafts(work / "grafts", recover_plan(slide, plan, avoid, job["recover"], work, quiet))
             graft_plan(slide, plan, avoid, found, grafts, restorer, seed, quiet)
             verdicts = grafts.without_doubtful() if restorer.config.doubtful == "keep" else {}
             whole, plan = plan, plan.without(verdicts)
             if not plan.regions:
                 return None
-            facts["kept"] = declared([region for region in whole.regions if region.id in verdicts], verdicts)
+            for_sidecar["kept"] = declared([region for region in whole.regions if region.id in verdicts], verdicts)
             paint_plan(slide, whole.mask, plan, grafts, restorer, seed, work, quiet)
             filled = with_recovered(plan, grafts)
             patches = Patches(work / "patches", slide, plan.mask)
             report = write_slide(patches, output.target, note=note_of(plan, slide, filled, restorer, seed),
                                  work=work, lossless=lossless, same_size=same_size, progress=byte_bar("writing", quiet))
-            facts |= {"canvases": len(plan.canvases), "job_sha256": digest(job),
-                      "machine": job["machine"] | restorer.threads}
-            content = sidecar(job | facts, plan.regions, report.to_dict(),
-                              {"name": output.target.name}, time.monotonic() - started, filled)
+            for_sidecar |= {"canvases": len(plan.canvases), "job_sha256": digest(job),
+                            "machine": job["machine"] | restorer.threads}
+            sidecar = sidecar_of(job | for_sidecar, plan.regions, report.to_dict(),
+                                 {"name": output.target.name}, time.monotonic() - started, filled)
             polygons = earlier.joined(geojson(plan.mask, plan.regions, job["source"]["sha256"], report.bounds_offset,
                                               filled))
-            content["regions"] = with_colours(content["regions"], patches.read, plan.mask)
+            sidecar["regions"] = with_colours(sidecar["regions"], patches.read, plan.mask)
             unchanged = file_state(source) == state                   # else the source's SHA-256 is taken again
-            content |= verify_written(patches, report.path, output.target, content, polygons, unchanged)
+            sidecar |= verify_written(patches, report.path, output.target, sidecar, polygons, unchanged)
             output.publish({
-                beside(output.target, ".json"): write_json(work / "declaration.json", content),
+                beside(output.target, ".json"): write_json(work / "sidecar.json", sidecar),
                 beside(output.target, ".geojson"): write_json(work / "polygons.json", polygons, indent=None),
                 **({} if found is None else {beside(output.target, ".mask.png"): detected_png(found, work)}),
                 **({Path(preview): draw_preview(slide, plan, grafts, report.path, work, Path(preview))}
                    if preview else {}),
                 output.target: report.path,
             })
-    return content
+    return sidecar
 
 
 def how_to_accept(left: Mapping[str, int], slide: Slide) -> str:
@@ -195,17 +191,15 @@ def how_to_accept(left: Mapping[str, int], slide: Slide) -> str:
             f"-o MASK.png --overlay LOOK.png`, and name with --classes what to restore (--classes {','.join(left)})")
 
 
-@contextmanager
-def mask_to_read(selection: MaskSelection, found: Detection | None, target: Path) -> Iterator[MaskSelection]:
-    """The selection; of what was detected, one whose file lies in a temporary folder until the block ends."""
+def read_given_or_found(selection: MaskSelection, found: Detection | None, slide: Slide, target: Path) -> ReadMask:
+    """The mask of a selection, of its file or, without one, of what was detected."""
     if found is None:
-        yield selection
-        return
+        return read_to_restore(selection, slide)
     with tempfile.TemporaryDirectory() as folder:
         path = beside(Path(folder) / target.name, ".mask.png")
         write_class_png(path, found.ids)
         try:
-            yield replace(selection, path=path)
+            return read_to_restore(replace(selection, path=path), slide)
         except MaskError as error:
             raise MaskError(str(error).replace(str(path), "what was detected")) from None
 
@@ -216,15 +210,13 @@ def detected_png(found: Detection, work: Path) -> Path:
     return work / "mask.png"
 
 
-def describe(slide: Slide, selection: MaskSelection, plan: Plan, restorer: Restorer, seed: int) -> dict[str, Any]:
+def job_of(slide: Slide, read: ReadMask, plan: Plan, restorer: Restorer, seed: int) -> dict[str, Any]:
     """All that decides the pixels: the job of a restoration, and what its sidecar says of it."""
     config = restorer.config
     return {
         "version": __version__,
         "source": {"name": slide.path.name, "sha256": sha256(slide.path)},
-        "mask": {"name": selection.path.name, "sha256": fingerprint(selection, slide), "origin": plan.mask.origin,
-                 "classes": list(selection.classes) if selection.classes is not None else None,
-                 "polarity": selection.polarity or "restore", "grow_um": selection.grow_um},
+        "mask": dict(read.described),
         "weights": restorer.weights.named(),
         "sampler": {"name": config.sampler, "condition": f"{config.condition} known", "steps": config.steps,
                     "evaluations_per_canvas": config.evaluations, "seed": seed, "device": restorer.device.type},
@@ -234,15 +226,6 @@ def describe(slide: Slide, selection: MaskSelection, plan: Plan, restorer: Resto
         "mpp_doubt": slide.mpp_doubt,
         "config": config.model_dump(),
     }
-
-
-def avoided(slide: Slide, selection: MaskSelection, plan: Plan, earlier: Earlier) -> Mask:
-    """What is nothing to learn from and no donor: the mask, the artifacts in its file that are not restored, and what
-    earlier passes made."""
-    mask = plan.mask
-    if selection.classes is not None:
-        mask = read_selection(replace(selection, classes=CLASSES), slide, to_avoid=True)
-    return Mask.of([*mask.polygons, *earlier.mask(slide).polygons], slide.size) if earlier.passes else mask
 
 
 def learn_slide(restorer: Restorer, slide: Slide, avoid: Mask, job: Mapping[str, Any], work: Path, quiet: bool
@@ -286,7 +269,7 @@ def graft_plan(slide: Slide, plan: Plan, avoid: Mask, found: Detection | None, g
     if restorer.config.graft == "auto" and not all(region.id in grafts.filled for region in plan.regions):
         index = DonorIndex.of(slide, plan.spacing_um, [avoid])
         if found is None:
-            index = index.without(unmasked(index))
+            index = index.without(unmasked_artifacts(index))
         for _ in tqdm(graft_regions(slide, plan.mask, plan.regions, index, restorer, grafts, seed), desc="finding",
                       unit="region", total=len(plan.regions), disable=quiet or None):
             pass
@@ -314,7 +297,7 @@ def note_of(plan: Plan, slide: Slide, filled: Mapping[int, Filled], restorer: Re
                 sampler=f"{config.sampler} {config.evaluations} evaluations", seed=seed)
 
 
-def verify_written(patches: Patches, written: Path, target: Path, content: dict[str, Any], polygons: dict[str, Any],
+def verify_written(patches: Patches, written: Path, target: Path, sidecar: dict[str, Any], polygons: dict[str, Any],
                    unchanged: bool) -> dict[str, Any]:
     """What the sidecar says of a written slide: its SHA-256 and the verification, while it is brought to the disk.
 
@@ -324,12 +307,12 @@ def verify_written(patches: Patches, written: Path, target: Path, content: dict[
     Raises:
         OutputError: the verification failed.
     """
-    known = content["source"]["sha256"] if unchanged else None
+    known = sidecar["source"]["sha256"] if unchanged else None
     with sync_in_background(written):
-        verified = verify_slide(patches.slide, written, content, polygons, source_sha256=known, patches=patches)
+        verified = verify_slide(patches.slide, written, sidecar, polygons, source_sha256=known, patches=patches)
     if not verified.ok:
         raise OutputError(f"{target}: not written, verification failed: {'; '.join(verified.problems)}")
-    return {"output": content["output"] | {"sha256": verified.output_sha256}, "verified": verified.to_dict()}
+    return {"output": sidecar["output"] | {"sha256": verified.output_sha256}, "verified": verified.to_dict()}
 
 
 def draw_preview(slide: Slide, plan: Plan, grafts: Grafts, written: Path, work: Path, preview: Path) -> Path:

@@ -9,12 +9,10 @@ from pathlib import Path
 from artifusion.config import RestoreConfig
 from artifusion.errors import ConfigError
 from artifusion.mask.mask import Mask
-from artifusion.mask.reading import read_selection
 from artifusion.mask.regions import Canvas, Region, find_regions, plan_canvases, without_regions
-from artifusion.mask.selection import MaskSelection
 from artifusion.output.container import check_same_size, container_of, default_output
 from artifusion.output.forecast import Forecast, forecast
-from artifusion.output.lookover import look_over, scanned
+from artifusion.output.lookover import look_over
 from artifusion.output.output import Output
 from artifusion.output.preview import check_picture_name
 from artifusion.slide.reader import Slide
@@ -40,17 +38,25 @@ class Plan:
                     tuple(canvas for canvas in self.canvases if canvas.region not in ids), self.spacing_um)
 
 
-def plan_restoration(slide: Slide, selection: MaskSelection, config: RestoreConfig, multiple: int) -> Plan:
+def check_length(minutes: float | None, crops: int | None) -> None:
+    """Raise ValueError unless one length of an adaptation is given, and above 0."""
+    if (minutes is None) == (crops is None):
+        raise ValueError(f"give adapt_minutes (--adapt) or adapt_crops (--adapt-crops), not {minutes} and {crops}")
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise ValueError(f"adapt_minutes must be above 0, got {minutes}")
+    if crops is not None and crops < 1:
+        raise ValueError(f"adapt_crops must be at least 1, got {crops}")
+
+
+def plan_restoration(slide: Slide, mask: Mask, config: RestoreConfig, multiple: int) -> Plan:
     """The regions of a mask and the canvases in which they are painted; reads no pixels of the slide.
 
     Raises:
-        MaskError: the mask cannot be read, cannot belong to this slide, or leaves nothing to paint from.
         ConfigError: the largest canvas has no room for its context.
     """
     if config.max_canvas_px < 4 * config.context_px + multiple:
         raise ConfigError(f"max_canvas_px must be at least 4 context_px + {multiple} = "
                           f"{4 * config.context_px + multiple}, not {config.max_canvas_px}")
-    mask = scanned(read_selection(selection, slide), slide)
     regions = find_regions(mask, config.merge_px)
     canvases = plan_canvases(
         regions, slide.size, multiple=multiple, context_px=config.context_px, max_px=config.max_canvas_px, mask=mask

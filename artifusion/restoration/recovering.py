@@ -1,6 +1,6 @@
 """Regions -> what can be seen through the ink over them, on disk: pixels that need no invention.
 
-A region is recovered piece by piece; what stays too dark goes on as a hole like any other. Recovered pixels are laid
+A region is recovered piece by piece; what stays too dark goes on as a hole like any other. Recovered pixels are put
 into whatever reads the slide afterwards, and are known there.
 """
 
@@ -22,7 +22,7 @@ from artifusion.evidence.recover import FAINT_ID, RECOVERED_ID, Recovery, recove
 from artifusion.files import REMEDY, sync, whole_file
 from artifusion.geometry import Box, fitted
 from artifusion.mask.mask import Mask
-from artifusion.mask.outlines import outlines
+from artifusion.mask.outlines import rectilinear
 from artifusion.mask.regions import Region
 from artifusion.output.provenance import Recovered
 from artifusion.slide.reader import Slide
@@ -64,40 +64,39 @@ class Recoveries:
             sync(path)
         self._remember(region.id, number, l0_box, classes, ink)
 
-    def lay(self, pixels: np.ndarray, hole: np.ndarray, l0_box: Box) -> np.ndarray:
-        """Lay what was recovered over a box's pixels, uint8 (H, W, 3), where hole, bool (H, W), is set; returns where.
-        """
-        laid = np.zeros(pixels.shape[:2], bool)
+    def apply(self, pixels: np.ndarray, hole: np.ndarray, l0_box: Box) -> np.ndarray:
+        """Put what was recovered into a box, uint8 (H, W, 3), where hole, bool (H, W), is set; returns where it did."""
+        where = np.zeros(pixels.shape[:2], bool)
         for key, (box, _) in self.pieces.items():
             part = box.intersection(l0_box)
             if part.empty:
                 continue
-            here, there = part.slices(l0_box), part.slices(box)
+            in_box, in_piece = part.slices(l0_box), part.slices(box)
             found, classes = self._load(key)
-            seen = np.isin(classes[there], list(NAMES)) & hole[here]
-            pixels[here][seen] = found[there][seen]
-            laid[here] |= seen
-        return laid
+            seen = np.isin(classes[in_piece], list(NAMES)) & hole[in_box]
+            pixels[in_box][seen] = found[in_piece][seen]
+            where[in_box] |= seen
+        return where
 
     def unseen(self, hole: Hole) -> Hole | None:
         """A hole without what was recovered of it, which is known; None where nothing is left of it."""
         pixels = hole.pixels.copy()
-        laid = self.lay(pixels, ~hole.known, hole.l0_box)
-        left = hole.hole & ~laid
-        return Hole(hole.l0_box, pixels, left, hole.known | laid) if left.any() else None
+        where = self.apply(pixels, ~hole.known, hole.l0_box)
+        left = hole.hole & ~where
+        return Hole(hole.l0_box, pixels, left, hole.known | where) if left.any() else None
 
     def areas(self) -> dict[str, list[Polygon]]:
         """The level-0 polygons of all that was recovered, and of all that is faint."""
-        return {name: [polygon for _, told in self.pieces.values() for polygon in told.areas[name]]
+        return {name: [polygon for _, recovered in self.pieces.values() for polygon in recovered.areas[name]]
                 for name in NAMES.values()}
 
     def of(self, region: Region) -> Recovered | None:
         """What is declared of a region; None where its class is not recovered."""
-        parts = [told for (number, _), (_, told) in sorted(self.pieces.items()) if number == region.id]
+        parts = [recovered for (number, _), (_, recovered) in sorted(self.pieces.items()) if number == region.id]
         return Recovered.together(parts) if parts else None
 
     def _remember(self, region: int, number: int, l0_box: Box, classes: np.ndarray, ink: str) -> None:
-        seen = {name: tuple(translate(polygon, l0_box.x, l0_box.y) for polygon in outlines_of(classes == at))
+        seen = {name: tuple(translate(polygon, l0_box.x, l0_box.y) for polygon in rectilinear(classes == at))
                 for at, name in NAMES.items()}
         px = {name: int((classes == at).sum()) for at, name in NAMES.items()}
         self.pieces[region, number] = l0_box, Recovered(seen, px, ({"l0_box": list(l0_box), **json.loads(ink)},))
@@ -118,7 +117,7 @@ def recover_regions(slide: Slide, mask: Mask, regions: Sequence[Region], classes
     inked, avoid = only(mask, classes), avoid or mask
     reference = None
     for region in regions:
-        for number, box in enumerate(pieces(region.l0_box)):
+        for number, box in enumerate(cut_into_pieces(region.l0_box)):
             if (region.id, number) in recoveries.pieces or not inked.read(box).any():
                 continue
             if reference is None:
@@ -130,7 +129,7 @@ def recover_regions(slide: Slide, mask: Mask, regions: Sequence[Region], classes
         yield region
 
 
-def pieces(l0_box: Box) -> Iterator[Box]:
+def cut_into_pieces(l0_box: Box) -> Iterator[Box]:
     """A box cut into pieces of at most PIECE_PX a side, all about as large."""
     columns, rows = -(-l0_box.width // PIECE_PX), -(-l0_box.height // PIECE_PX)
     for row, column in np.ndindex(rows, columns):
@@ -143,11 +142,6 @@ def only(mask: Mask, classes: Collection[str]) -> Mask:
     """The polygons of a mask that have one of these classes."""
     kept = [at for at, name in enumerate(mask.classes) if name in classes]
     return Mask(tuple(mask.polygons[at] for at in kept), mask.l0_size, tuple(mask.classes[at] for at in kept))
-
-
-def outlines_of(where: np.ndarray) -> list[Polygon]:
-    """The outlines of an area bool (H, W)."""
-    return outlines(where.view(np.uint8))[0] if where.any() else []
 
 
 def clean_squares(slide: Slide, mask: Mask) -> np.ndarray | None:

@@ -15,11 +15,11 @@ from artifusion.mask.mask import Mask
 SEEN_PX = 4_000_000         # of the picture that is looked at: some 8 s of a core at most, however large the slide
 
 
-def unmasked(index: DonorIndex) -> Mask:
+def unmasked_artifacts(index: DonorIndex) -> Mask:
     """What detection finds on the index's picture, reduced to SEEN_PX; nothing on a slide whose stain it does not know.
 
     At the usual scales (2 to 12 um per pixel) it sees ink, bubbles, folds and dark spots, and blur up to 2 um per
-    pixel; the smaller ones show when a donor is fitted (`Fit.spoiled`, `Fit.texture`).
+    pixel; the smaller ones show when a donor is fitted (`DonorFit.spoiled`, `.texture`).
     """
     from artifusion.detection.detect import detect  # torch, which planning does without
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from artifusion.errors import SlideError
 from artifusion.geometry import STRIP_PX, strips
@@ -25,8 +26,17 @@ GRAY_OR_RGB = (1, 2, 6)                # TIFF photometric interpretations that t
 OTHER_COLOURS = {b"GRAY", b"CMYK", b"CMY ", b"Lab ", b"Luv ", b"XYZ ", b"Yxy ", b"YCbr", b"HSV ", b"HLS ",
                  *(b"%XCLR" % colours for colours in range(2, 16))}      # colour spaces of ICC profiles
 LYING_ON_A_SIDE = (5, 6, 7, 8)         # EXIF orientations that turn by a quarter
+UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+           5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+           8: Image.Transpose.ROTATE_90}                                 # what EXIF and TIFF ask for
+PREMULTIPLIED = 1                      # the kind of TIFF's extra sample by which colours are multiplied already
 DEEP = {"JPEG2000": (b"\xff\x4f\xff\x51", 38, 0xF8), "AVIF": (b"av1C", 2, 0x40)}     # which bits say it, where behind
 HEAD_BYTES = 1 << 20                   # of a file, in which that stands
+SHOWN = (b"cHRM", b"gAMA", b"sRGB", b"cICP")           # chunks by which a PNG says how its numbers are to be shown
+HDR = (b"mDCV", b"mDCv", b"cLLI", b"cLLi")             # the same of a screen, which are not written
+LONGEST_SHOWN = 32                     # bytes of such a chunk
+LARGEST_PROFILE = 255 * 65_519         # bytes of ICC, which is what a JPEG holds
+PngImagePlugin.MAX_TEXT_CHUNK = LARGEST_PROFILE        # Pillow's own, 1 MB, is less than profiles of scanners have
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,7 @@ class PlainImage:
     text: Mapping[str, str] = field(default_factory=dict)     # what a PNG or JPEG says in words, by keyword
     pictures: int = 1                  # in a file that is no TIFF; the first is read
     colour: Mapping[bytes, bytes] = field(default_factory=dict)      # how to show a PNG's numbers, by chunk
+    unkept: tuple[str, ...] = ()       # what else the file tells, by name; no output holds it
 
 
 def read_image(path: Path) -> PlainImage:
@@ -106,18 +117,34 @@ def _read_other_image(path: Path) -> PlainImage:
             # Before Pillow decodes: memory that it frees above this goes back to the system.
             pixels = np.empty(3 * image.width * image.height, np.uint8)
             image.load()                                   # text may stand behind the pixels
+            chunks = shown_chunks(path) if image.format == "PNG" else {}
+            unkept = (*(chunk.decode() for chunk in HDR if chunk in chunks), *_unkept(image.info, exif))
             ImageOps.exif_transpose(image, in_place=True)  # upright, as every viewer shows it and masks are drawn
             pixels = on_white(image, pixels.reshape(image.height, image.width, 3))
             return PlainImage(pixels, file_format, file_format not in LOSSY_FORMATS,
                               image.info.get("icc_profile"), both_axes(*(number and 25400 / number for number in dpi)),
-                              _text(image), pictures, _colour(image.info))
+                              _text(image), pictures, {name: chunks[name] for name in SHOWN if name in chunks}, unkept)
 
 
-def _colour(info: Mapping[Any, Any]) -> dict[bytes, bytes]:
-    """The chunks by which a PNG says how its numbers are to be shown where it has no profile."""
-    forms = {b"gAMA": ("gamma", ">I", 100_000), b"cHRM": ("chromaticity", ">8I", 100_000), b"sRGB": ("srgb", ">B", 1)}
-    told = {chunk: (np.atleast_1d(info[key]) * unit, form) for chunk, (key, form, unit) in forms.items() if key in info}
-    return {chunk: struct.pack(form, *np.rint(values).astype(int)) for chunk, (values, form) in told.items()}
+def shown_chunks(path: Path) -> dict[bytes, bytes]:
+    """Return the chunks of a PNG that say how its numbers are to be shown, by name; they stand before its pixels."""
+    chunks = dict[bytes, bytes]()
+    with path.open("rb") as file:
+        file.seek(len(b"\x89PNG\r\n\x1a\n"))
+        while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+            length, name = struct.unpack(">I4s", head)
+            wanted = name in (*SHOWN, *HDR) and length <= LONGEST_SHOWN
+            if wanted:
+                chunks.setdefault(name, file.read(length))
+            file.seek(4 if wanted else length + 4, os.SEEK_CUR)              # the sum that checks it
+    return chunks
+
+
+def _unkept(info: Mapping[Any, Any], exif: Image.Exif) -> list[str]:
+    """What an image tells beside its pixels, scale, profile and text. Its orientation is seen in the pixels."""
+    kept = {tiff.ORIENTATION, tiff.X_RESOLUTION, tiff.Y_RESOLUTION, tiff.RESOLUTION_UNIT}
+    return [name for name, values in (("EXIF", {*exif} - kept), ("XMP", info.get("xmp")),
+                                    ("Photoshop's resources", info.get("photoshop"))) if values]
 
 
 def _is_deep(path: Path, image: Image.Image) -> bool:
@@ -159,31 +186,45 @@ def _read_tiff_image(path: Path) -> PlainImage:
             raise SlideError(f"{path}: does not tell how its samples lie, the file is damaged; get a whole copy of it")
         lossless = page.compression not in LOSSY_TIFF_COMPRESSIONS
         icc = bytes(page.tags[34675].value) if 34675 in page.tags else None
-        mpp = _tiff_mpp(page)
+        orientation = page.tags.valueof(tiff.ORIENTATION, default=1)
+        mpp = _tiff_mpp(page, orientation)
         messages.clear()
         pixels = page.asarray() if page.photometric in GRAY_OR_RGB else None
         if messages:
             raise SlideError(f"{path}: is incomplete ({messages[0]}); get a whole copy of it")
         if pixels is not None and pixels.ndim == 3 and page.axes.startswith("S"):
             pixels = np.moveaxis(pixels, 0, -1)
+        premultiplied = page.extrasamples[:1] == (PREMULTIPLIED,)
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
         with Image.open(path) as image:                    # palette, white-is-zero, 1 bit: Pillow knows them all
-            pixels = on_white(image)
-    elif pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
-    elif pixels.shape[2] == 3:
-        pixels = np.ascontiguousarray(pixels)
-    elif pixels.shape[2] > 4:
+            return PlainImage(on_white(image), "TIFF", lossless, icc, mpp)             # Pillow turns it upright
+    if pixels.ndim == 3 and pixels.shape[2] > 4:
         raise SlideError(f"{path}: has {pixels.shape[2]} channels; only gray and colour images can be restored, "
                          "convert it to RGB")
-    else:
-        pixels = on_white(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+    pixels = _rgb_on_white(pixels, premultiplied)
+    if orientation in UPRIGHT:
+        pixels = np.asarray(Image.fromarray(pixels).transpose(UPRIGHT[orientation]))
     return PlainImage(pixels, "TIFF", lossless, icc, mpp)
 
 
-def _tiff_mpp(page: Any) -> tuple[float, float] | None:
+def _rgb_on_white(pixels: np.ndarray, premultiplied: bool) -> np.ndarray:
+    """Return gray or colours, with or without opacity, uint8 (H, W) or (H, W, 1 to 4), as uint8 (H, W, 3) RGB on white.
+    """
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4) and not premultiplied:
+        return on_white(Image.fromarray(pixels))
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        transparent = 255 - pixels[..., -1:]
+        pixels = pixels[..., :-1] + np.minimum(transparent, 255 - pixels[..., :-1])
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+    return np.ascontiguousarray(pixels)
+
+
+def _tiff_mpp(page: Any, orientation: Any) -> tuple[float, float] | None:
     try:
         resolution, unit = page.get_resolution("CENTIMETER"), page.resolutionunit
     except (ValueError, KeyError, ZeroDivisionError):
         return None
+    if orientation in LYING_ON_A_SIDE:
+        resolution = resolution[::-1]
     return both_axes(*(number and 1e4 / number for number in resolution)) if unit != 1 else None

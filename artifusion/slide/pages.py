@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 from artifusion.errors import SlideError
 from artifusion.geometry import Size
 from artifusion.slide import tiff
+from artifusion.slide.images import LYING_ON_A_SIDE
 
 if TYPE_CHECKING:
     from artifusion.slide.reader import Slide
 
 SIZED = ("aperio", "generic-tiff", "hamamatsu", "image")     # whose levels are pages of the same size
 UNSIGNED = (1, 4)                                            # sample formats; 4 is "undefined"
+UNKEPT_TAGS = {301: "TransferFunction", 318: "WhitePoint", 319: "PrimaryChromaticities", 700: "XMP", 33723: "IPTC",
+               34377: "Photoshop's resources", 34665: "EXIF"}     # of level 0; only a copy holds them
 FOCAL_PLANE = re.compile(r'<dimension\b[^>]*\bz="(\d+)"')    # in the XML of Leica
 
 
@@ -38,11 +41,16 @@ def check_levels(path: Path, vendor: str, l0_size: Size) -> None:
                              "--tile --pyramid")
 
 
-def left_out(slide: Slide) -> str:
-    """Return what of a slide's file its pixels, levels and scale do not hold, in words; empty where that is nothing."""
+def left_out(slide: Slide, suffix: str) -> str:
+    """Return what of a slide's file an output that is no copy does not hold, in words; empty where that is nothing.
+
+    Args:
+        suffix: of the output, in lower case.
+    """
     planes, others, pages = Counter[Size](), Counter[Size](), _pages(slide.path)
     for page in pages if slide.vendor in SIZED else ():
-        size = _size(page)
+        turned = slide.vendor == "image" and page.number(tiff.ORIENTATION) in LYING_ON_A_SIDE
+        size = Size(*_size(page)[::-1]) if turned else _size(page)
         if size in slide.level_sizes and (page.tiled or slide.vendor in ("image", "hamamatsu")):
             planes[size] += max(1, page.number(tiff.DEPTH, 1))
         elif slide.vendor in ("image", "generic-tiff") or (slide.vendor == "aperio" and page.tiled):
@@ -59,7 +67,9 @@ def left_out(slide: Slide) -> str:
     parts = [f"{count} pages of {_named(size)}: only the first plane is kept" for size, count in planes.items()
              if count > slide.level_sizes.count(size)]
     parts += [f"{count} page{'s' if count > 1 else ''} of {_named(size)} left out" for size, count in others.items()]
-    return "; ".join(parts + ([f"{', '.join(slide.associated)} left out"] if slide.associated else []))
+    unkept = slide.unkept + tuple(name for code, name in UNKEPT_TAGS.items() if pages and code in pages[0].tags)
+    unkept += tuple(chunk.decode() for chunk in slide.colour if suffix != ".png")
+    return "; ".join(parts + [f"{', '.join(names)} left out" for names in (slide.associated, unkept) if names])
 
 
 def _pages(path: Path, sub: bool = False) -> Sequence[tiff.Page]:

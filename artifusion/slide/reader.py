@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 import numpy as np
 import openslide
@@ -12,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from artifusion.errors import BROKEN_FILE, SlideError, shortened
 from artifusion.geometry import Box, Point, Size
+from artifusion.slide.dicom import check_frames
 from artifusion.slide.images import PlainImage, both_axes, of_rgb, on_white, read_image
 from artifusion.slide.pages import check_levels
 from artifusion.slide.whole import check_tiles, check_whole, quiet_libraries
@@ -34,6 +36,8 @@ class Slide:
         mpp_origin: "argument", "file" or "unknown".
         mpp_doubt: why the scale that the file states counts as unknown, to follow the path; empty where it counts.
         icc: the ICC profile's bytes, or None, also where it is of other colours than the RGB that is read.
+        colour: the chunks of a PNG, by name, that say how its numbers are to be shown.
+        unkept: what else the file tells, by name, that no output holds unless it copies the file.
         vendor: OpenSlide's name of the format; "image" for a plain image.
         properties: the file's own metadata, name -> text.
         associated: names of the label, macro and thumbnail images.
@@ -52,6 +56,8 @@ class Slide:
     mpp_origin: str
     mpp_doubt: str = ""
     icc: bytes | None
+    colour: Mapping[bytes, bytes] = MappingProxyType({})
+    unkept: tuple[str, ...] = ()
     vendor: str
     properties: dict[str, str]
     associated: tuple[str, ...] = ()
@@ -161,6 +167,11 @@ class Slide:
     def _pixels(self, level: int, lv_box: Box) -> np.ndarray:
         raise NotImplementedError
 
+    def _set_icc(self, icc: bytes | None) -> None:
+        self.icc = of_rgb(icc)
+        if icc and not self.icc:
+            self.unkept += (f"ICC profile of {icc[16:20].decode().strip()} colours",)
+
     def _set_mpp(self, override: float | None, own: tuple[float, float] | None) -> None:
         self.mpp_xy, self.mpp_origin = None, "unknown"
         if override is not None:
@@ -188,7 +199,7 @@ class OpenSlideSlide(Slide):
         self.associated = tuple(sorted(handle.associated_images))
         self.bounds_offset = Point(*(int(self.properties.get(name, 0)) for name in
                                      (openslide.PROPERTY_NAME_BOUNDS_X, openslide.PROPERTY_NAME_BOUNDS_Y)))
-        self.icc = of_rgb(icc)
+        self._set_icc(icc)
         scales = [self.properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
         self._set_mpp(mpp, both_axes(*(float(scale or 0) for scale in scales)))
 
@@ -230,8 +241,11 @@ class ImageSlide(Slide):
 
     def __init__(self, path: Path, image: PlainImage, mpp: float | None) -> None:
         self.path, self._image, self.text, self.pictures = path, image.pixels, image.text, image.pictures
-        self.format, self.lossless, self.icc = image.format, image.lossless, of_rgb(image.icc)
-        self.colour = image.colour
+        self.format, self.lossless = image.format, image.lossless
+        self.unkept = image.unkept
+        self._set_icc(image.icc)
+        self.colour = {name: chunk for name, chunk in image.colour.items()
+                       if name != b"sRGB" or not self.icc}               # a PNG has one or the other
         self.level_sizes = (Size(image.pixels.shape[1], image.pixels.shape[0]),)
         self.level_downsamples = (1.0,)
         self.properties = {"image.format": image.format}
@@ -267,6 +281,7 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
     if not path.is_file():
         raise SlideError(f"{path}: is a pipe or a device, no file; save the slide first and name the file")
     check_tiles(path)
+    check_frames(path)
     reason = "OpenSlide does not know the format"
     handle = None
     try:

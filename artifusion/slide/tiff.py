@@ -99,8 +99,8 @@ class Page:
     @property
     def lengths_ignored(self) -> bool:
         """Whether libtiff takes segments as whole whatever the lengths: uncompressed ones, if the first two differ."""
-        told = self.numbers(COUNTS[self.tiled])
-        return self.tiled and self.number(COMPRESSION, 1) == 1 and len(told) > 2 and 0 < told[0] != told[1] > 0
+        lengths = self.numbers(COUNTS[self.tiled])
+        return self.tiled and self.number(COMPRESSION, 1) == 1 and len(lengths) > 2 and 0 < lengths[0] != lengths[1] > 0
 
 
 @dataclass(frozen=True)

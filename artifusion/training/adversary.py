@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from artifusion.diffusion.inpainting import Evidence
 from artifusion.diffusion.sampling import ancestral_step, log_snr_levels, sample
 from artifusion.diffusion.schedule import Schedule
 from artifusion.training.discriminator import Discriminator
+from artifusion.training.distillation import Predict
 
 FAITHFUL = 0.15             # share of the crops that are noised from the truth, to the last step's level
 FAITHFUL_WEIGHT = 0.3       # of their reconstruction; that of the first step of a walk has 1
@@ -26,7 +27,6 @@ REMEMBERED = 96             # pairs that are kept for that
 GRID_WEIGHTS = (0.5, 1.0)   # of the logits on the fine and on the coarse grid
 MIN_HOLE_PX = 64            # a smaller hole does not count more
 
-Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 Logits = Sequence[Tensor]
 
 

@@ -84,7 +84,7 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class View:
+class TileView:
     """A tile as crops of one side see it: at one scale, mirrored or not, turned by quarters."""
 
     pixels: np.ndarray
@@ -128,7 +128,7 @@ def cut_crop(
     pixels, spacing_um = source.tiles[number].pixels, source.spacing_um[number]
     most = min(config.max_zoom, min(pixels.shape[:2]) / side_px, max(1.0, config.max_spacing_um / spacing_um))
     zoom = 1.0 if rng.random() < FULL_SCALE else float(np.exp(rng.uniform(0, np.log(most))))
-    view = View(
+    view = TileView(
         pixels, source.glass[number], source.spoiled[number], side_px, int(side_px * zoom),
         FILTERS[rng.integers(len(FILTERS))] if config.degraded else Image.Resampling.BOX,
         bool(rng.random() < 0.5), int(rng.integers(4)),

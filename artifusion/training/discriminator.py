@@ -16,7 +16,7 @@ def active(x: Tensor) -> Tensor:
     return F.leaky_relu(normed(x), 0.2)
 
 
-class Residual(nn.Module):
+class ResidualConv(nn.Module):
     """A 3x3 convolution with a residual, behind an activation."""
 
     def __init__(self, dim: int, norm: bool = True) -> None:
@@ -35,9 +35,9 @@ class Discriminator(nn.Module):
         super().__init__()
         full, half, quarter, eighth = dims
         self.stem = nn.Conv2d(5, full, 3, padding=1)
-        self.to_half = nn.Sequential(nn.Conv2d(full, half, 4, 2, 1), Residual(half, norm=False))
-        self.to_quarter = nn.Sequential(nn.Conv2d(half, quarter, 4, 2, 1), Residual(quarter))
-        self.to_eighth = nn.Sequential(nn.Conv2d(quarter, eighth, 4, 2, 1), Residual(eighth), Residual(eighth))
+        self.to_half = nn.Sequential(nn.Conv2d(full, half, 4, 2, 1), ResidualConv(half, norm=False))
+        self.to_quarter = nn.Sequential(nn.Conv2d(half, quarter, 4, 2, 1), ResidualConv(quarter))
+        self.to_eighth = nn.Sequential(nn.Conv2d(quarter, eighth, 4, 2, 1), ResidualConv(eighth), ResidualConv(eighth))
         self.fine, self.coarse = nn.Conv2d(quarter, 1, 1), nn.Conv2d(eighth, 1, 1)
 
     def forward(self, x: Tensor, hole: Tensor, noise_sd: Tensor) -> tuple[Tensor, Tensor]:

@@ -159,9 +159,9 @@ def check_same_config(config: TrainConfig, run_dir: Path) -> None:
     """Make the run's folder; raise ConfigError where it holds a run of another configuration."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        begun, told = (run_dir / STATE).is_file(), (run_dir / CONFIG).is_file()
-        ours = told and (run_dir / CONFIG).read_bytes() == config.model_dump_json(indent=2).encode()
-        if begun and told and not ours:
+        begun, configured = (run_dir / STATE).is_file(), (run_dir / CONFIG).is_file()
+        ours = configured and (run_dir / CONFIG).read_bytes() == config.model_dump_json(indent=2).encode()
+        if begun and configured and not ours:
             raise ConfigError(f"{run_dir}: holds a run of another configuration; use another --run-dir, and --init "
                               f"{run_dir / 'weights'} to go on from it")
         if (run_dir / "weights").exists() and not begun and not ours:     # ours: killed within its first checkpoint

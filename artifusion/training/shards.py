@@ -81,10 +81,10 @@ def write_shard(
     def tiles() -> Iterator[Tile]:
         return read_tiles(images, quiet) if mask is None else unmasked_tiles(first, mask)
 
-    there = out.exists()
-    if there and not begins_with(out, next(tiles(), None)):
+    existed = out.exists()
+    if existed and not begins_with(out, next(tiles(), None)):
         raise OutputError(f"{out}: exists already; {ANOTHER}")                   # which is seen at once, mostly
-    with again(out, ANOTHER) if there else whole_file(out) as part:
+    with again(out, ANOTHER) if existed else whole_file(out) as part:
         save_tiles(tiles(), part)
         sizes = _tile_sizes(part)
         kept = _within(sizes, max_mb * 1e6 if max_mb else float("inf"))
@@ -93,7 +93,7 @@ def write_shard(
                             f"{max_mb:g} MB hold none of {len(sizes)} tiles; allow more")
         if len(kept) < len(sizes):
             _thin(part, kept)
-    return ShardReport(len(kept), out.stat().st_size, len(sizes) - len(kept), there)
+    return ShardReport(len(kept), out.stat().st_size, len(sizes) - len(kept), existed)
 
 
 def begins_with(path: Path, tile: Tile | None) -> bool:

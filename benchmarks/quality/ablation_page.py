@@ -28,7 +28,9 @@ all are worse, no sign: they overlap. With two seeds each, a choice that changes
 
 - **error**: squared error of the clean image in held-out holes of 128 px crops over that of a mean fill, geometric mean
   over the noise levels 0.1 to 0.9; less is better
-- **texture**: gradient energy in artifact-shaped holes of 24 held-out crops over the truth's, 10 evaluations; 1 is best
+- **AUC**, **KID**: how well a linear probe tells what is painted into two artifact-shaped holes of each of 48 held-out
+  crops from the truth (0.5: not at all), and their kernel distance, both after JPEG; 10 evaluations, nothing grafted
+- **texture**: gradient energy in these holes over the truth's; 1 is best
 - **stain**: Wasserstein distance of the densities of both stains in these holes, crop by crop, over the truth's spread;
   less is better
 """
@@ -36,18 +38,18 @@ all are worse, no sign: they overlap. With two seeds each, a choice that changes
 TAIL = """
 ## What such short runs can and cannot tell
 
-A run sees some thousand crops; `he-small` has seen many times as many and was still learning, and a finished model
-wants a million. So these rows tell **how fast a design learns at first**, on a CPU. They can tell that a choice does
+A run sees {crops} crops; `he-small` has seen many times as many and was still learning, and a finished model wants a
+million. So these rows tell **how fast a design learns at first**, on a CPU. They can tell that a choice does
 not work at all, that it costs more time per crop than it returns, or that it does in minutes what another needs an hour
 for.
 
 They cannot tell which is better in the end. What helps early (convolutions, small crops, an easy target) may be what
 limits a long run; what attention gains from many crops and wide context, the case for Swin, is what minutes cannot
 show. A choice may matter more, or less, in a larger network. At this age samples are soft or noisy in every row:
-leftover noise counts as texture just as detail does, so a texture near 1 is no proof of tissue, and 24 crops leave
-texture and stain rough. Two seeds show the least that chance can do. Learning rate, loss weight and warm-up are those
-found for ours and were not tuned again for the others, which favours ours. A denoising error does not choose weights
-([decisions.md](../decisions.md)): samples must, and those of such young models hardly can.
+leftover noise counts as texture just as detail does, so a texture near 1 is no proof of tissue, and so few crops leave
+what is measured on samples rough. Two seeds show the least that chance can do. Learning rate, loss weight and warm-up
+are those found for ours and were not tuned again for the others, which favours ours. A denoising error does not choose
+weights ([decisions.md](../decisions.md)): samples must, and those of such young models hardly can.
 
 ## The variants
 
@@ -64,6 +66,11 @@ found for ours and were not tuned again for the others, which favours ours. A de
   that speaks for larger crops, and against Swin beside the U-Net.
 - **Convolutional U-Net**: residual blocks of two 3x3 convolutions where the Swin blocks are, in the same U with the
   same stem, head and level per patch; narrower. Muon learns their filters as it does the Swin's matrices.
+- **Convolutions at 1/4, Swin below**: these residual blocks at a quarter of the canvas' side alone, Swin blocks with
+  time tokens from an eighth on.
+- **Shifted grid**: half of the channels of the MLPs' depthwise convolutions look elsewhere, each at its place of a grid
+  over the whole map (global receptive convolution, Deng et al. 2023).
+- **Deeper, wider**: twice the blocks of fewer channels; half the blocks of more.
 """
 
 
@@ -94,6 +101,8 @@ def of_level(level: str) -> Column:
 
 JUDGED = (
     Column("error", lambda run: geometric_mean(run["errors"][level] for level in LEVELS[:-1]), 4),
+    Column("AUC", lambda run: run["auc"]),
+    Column("KID", lambda run: run["kid"], 2),
     Column("texture", lambda run: run["texture"], 2, lambda texture: abs(math.log(max(texture, 1e-6)))),
     Column("stain", lambda run: run["stain"]),
 )
@@ -110,13 +119,15 @@ def page(report: dict[str, Any]) -> str:
     names = dict.fromkeys(run["variant"] for run in report["runs"])
     runs = {name: sorted((run for run in report["runs"] if run["variant"] == name), key=lambda run: run["seed"])
             for name in names}
-    plain = "; ".join(f"{name}: texture {of['texture']:.2f}, stain {of['stain']:.3f}"
-                      for name, of in report["references"].items())
+    plain = "; ".join(f"{name}: AUC {of['auc']:.3f}, KID {of['kid']:.2f}, texture {of['texture']:.2f}, "
+                      f"stain {of['stain']:.3f}" for name, of in report["references"].items())
+    crops = [run["crops"] for run in report["runs"]]
     return "\n".join([
         HEAD.format(**report["conditions"], names=" ".join(names)), *table(runs, JUDGED, COST), "",
         f"The same holes without a model: {plain}.", "",
         "The error at each noise level (1: nothing but noise):", "",
-        *table(runs, [of_level(level) for level in LEVELS], {}), TAIL])
+        *table(runs, [of_level(level) for level in LEVELS], {}),
+        TAIL.format(crops=f"{min(crops):,} to {max(crops):,}")])
 
 
 def table(

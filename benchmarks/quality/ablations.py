@@ -9,9 +9,12 @@ judged at 128 px on its validation split, and variants of one seed and one crop 
 
 error     the trainer's own figure: squared error of the clean image in held-out holes over the mean fill's, per noise
           level; the headline is the geometric mean over the levels 0.1 to 0.9
-texture   gradient energy over the truth's, over all artifact-shaped holes of 24 held-out crops together, 10 evaluations
+texture   gradient energy over the truth's, over two artifact-shaped holes in each of 48 held-out crops, all together;
+          painted in 10 evaluations, nothing grafted
 stain     Wasserstein distance of the haematoxylin and of the eosin densities in these holes, crop by crop, over the
           truth's standard deviation, both summed over the crops; the mean of the two stains
+auc, kid  how well a linear probe tells 64 px crops of these holes from the truth, and their kernel distance, as
+          `artifusion evaluate` measures them, both stored as JPEG
 
 Runs are added to the JSON one by one, all variants of a seed before those of the next; the same command goes on where
 it was stopped. The page shows the runs that are there.
@@ -38,10 +41,12 @@ import torch
 
 from artifusion import __version__
 from artifusion.checkpoint import Weights
-from artifusion.config import DenoiserConfig, TargetConfig, TrainConfig, load_config
+from artifusion.config import DenoiserConfig, RestoreConfig, TargetConfig, TrainConfig, load_config
 from artifusion.diffusion.denoiser import SwinDenoiser
-from artifusion.evaluation.measures import gradient_energy, stain_distances
+from artifusion.evaluation.features import OWN, NetworkSpace, hole_crops
+from artifusion.evaluation.measures import as_stored, stain_distances
 from artifusion.evaluation.methods import PLAIN, gflop_per_evaluation
+from artifusion.evaluation.probe import auc, detectability, kid
 from artifusion.restorer import Restorer
 from artifusion.training.batches import batches
 from artifusion.training.corpus import Corpus, is_validation
@@ -60,9 +65,10 @@ from benchmarks.quality.ablation_networks import (
     TokenAlone,
 )
 from benchmarks.quality.ablation_page import Run, page
+from benchmarks.quality.gradients import gradient_energy
 
 JUDGED_PX = 128
-PAINTED, EVALUATIONS = 24, 10
+HOLES, EVALUATIONS = 2, 10           # of a held-out crop; of a canvas
 BATCH_PX = 16 * 64**2               # pixels of a batch, about, whatever the crop
 WARMUP_STEPS = 32
 SEED_OF_HOLES = 11
@@ -121,7 +127,7 @@ def run(name: str, seed: int, minutes: float, corpus: Corpus, held_out: HeldOut)
     """One run, judged."""
     trainer = begin(name, seed)
     seconds = learn(trainer, corpus, 60 * minutes)
-    restorer = Restorer(Weights(trainer.ema, name, "", {}), "cpu")
+    restorer = Restorer(Weights(trainer.ema, name, "", {}), "cpu", RestoreConfig(graft="off"))
 
     def paint(truth: np.ndarray, hole: np.ndarray, spacing_um: float) -> np.ndarray:
         return restorer.restore(truth, hole, steps=EVALUATIONS, mpp=spacing_um)
@@ -160,17 +166,29 @@ def learn(trainer: Trainer, corpus: Corpus, limit_s: float) -> float:
 
 
 def painted(paint: Paint, held_out: HeldOut) -> dict[str, float]:
-    """Texture and stain error of what is painted into the held-out crops."""
+    """How far what is painted into the held-out crops is from tissue: texture, stain, auc and kid."""
     energy = true_energy = 0.0
     stains: list[dict[str, float]] = []
-    for number, (truth, spacing_um) in enumerate(list(zip(*held_out, strict=True))[:PAINTED]):
-        hole = artifact_hole(truth.shape[0], np.random.default_rng([SEED_OF_HOLES, number]))
-        image = paint(truth, hole, float(spacing_um))
-        energy, true_energy = energy + gradient_energy(image, hole), true_energy + gradient_energy(truth, hole)
-        stains.append(stain_distances(image, truth, hole))
+    real: list[np.ndarray] = []
+    fake: list[np.ndarray] = []
+    places: list[int] = []
+    for number, (truth, spacing_um) in enumerate(zip(*held_out, strict=True)):
+        for which in range(HOLES):
+            hole = artifact_hole(truth.shape[0], np.random.default_rng([SEED_OF_HOLES, number, which]))
+            image = paint(truth, hole, float(spacing_um))
+            energy, true_energy = energy + gradient_energy(image, hole), true_energy + gradient_energy(truth, hole)
+            stains.append(stain_distances(image, truth, hole))
+            crops = hole_crops(hole)
+            real += [as_stored(truth)[crop] for crop in crops]
+            fake += [as_stored(image)[crop] for crop in crops]
+            places += [number] * len(crops)
+    space = NetworkSpace()
+    true_vectors, vectors = space.vectors(real), space.vectors(fake)
     return {"texture": energy / true_energy, "stain": mean(
         sum(crop[f"{stain}_distance"] for crop in stains) / sum(crop[f"true_{stain}_spread"] for crop in stains)
-        for stain in ("haematoxylin", "eosin"))}
+        for stain in ("haematoxylin", "eosin")),
+        "auc": auc(detectability(true_vectors, vectors, np.array(places))),
+        "kid": kid(true_vectors[:, -OWN:], vectors[:, -OWN:])}
 
 
 def read_folder(folder: Path) -> tuple[Corpus, HeldOut]:
@@ -213,8 +231,8 @@ def main() -> None:
     report: dict[str, Any] = {"conditions": conditions, "references": {}, "runs": []}
     if given.json.is_file():
         report = json.loads(given.json.read_text())
-    there = {(one["variant"], one["seed"]) for one in report["runs"]}
-    missing = [(name, seed) for seed in range(given.seeds) for name in given.only if (name, seed) not in there]
+    finished = {(one["variant"], one["seed"]) for one in report["runs"]}
+    missing = [(name, seed) for seed in range(given.seeds) for name in given.only if (name, seed) not in finished]
     if missing:
         if report["conditions"] != conditions:
             parser.error(f"{given.json}: holds runs under {report['conditions']}, not {conditions}; use another --json")

@@ -31,11 +31,12 @@ from scipy.ndimage import uniform_filter, zoom
 
 from artifusion import Restorer, open_slide
 from artifusion.config import DEFAULT_SPACING_UM, TrainConfig, load_config
-from artifusion.evaluation.measures import gradient_energy, stain_distances
+from artifusion.evaluation.measures import stain_distances
 from artifusion.mask.mask import Mask
 from artifusion.restoration.adaptation import adapt, tiles_all_over
 from artifusion.slide.reader import Slide
 from artifusion.slide.tissue import glass_blocks
+from benchmarks.quality.gradients import gradient_energy
 
 SIDE_PX = 256
 BLOCK_PX = 16

@@ -296,10 +296,10 @@ def large(data: Path) -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             source, mask = Path(folder) / "slide.svs", Path(folder) / "m.png"
             make_pyramid(source, data / "train/osteosarcoma", side_px)
-            said, seconds, peak_mb = run([sys.executable, "-m", "artifusion", "detect", source, "-o", mask, "-q"])
+            line, seconds, peak_mb = run([sys.executable, "-m", "artifusion", "detect", source, "-o", mask, "-q"])
         result.append({"side_px": side_px, "mpp": 0.5, "tissue": TISSUE_SHARE, "seconds": round(seconds, 1),
                        "peak_mb": round(peak_mb), "threads": os.environ.get("OMP_NUM_THREADS", "all"),
-                       "load": round(os.getloadavg()[0], 1), "said": said.strip().split(": ", 1)[1]})
+                       "load": round(os.getloadavg()[0], 1), "said": line.strip().split(": ", 1)[1]})
     return result
 
 

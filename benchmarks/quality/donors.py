@@ -37,7 +37,7 @@ from PIL import Image
 
 from artifusion.evaluation.nuclei import find_nuclei, nuclear_threshold, stains
 from artifusion.evidence import find
-from artifusion.evidence.donors import Hole, Weights, donor_pixels
+from artifusion.evidence.donors import CostWeights, Hole, donor_pixels
 from artifusion.evidence.fitting import reach_px
 from artifusion.evidence.graft import graft
 from artifusion.evidence.index import DonorIndex
@@ -164,9 +164,9 @@ def step_across(image: np.ndarray, hole: np.ndarray) -> float:
     return float(np.abs(np.concatenate([np.diff(grey, axis=1)[across], np.diff(grey, axis=0)[down]])).mean())
 
 
-def settings() -> dict[str, Weights]:
+def settings() -> dict[str, CostWeights]:
     """The weights as they are, and each of them without, at a third and at three times."""
-    usual = Weights()
+    usual = CostWeights()
     found = {"as they are": usual}
     for name, value in asdict(usual).items():
         found |= {f"{name} x {factor:g}": replace(usual, **{name: value * factor}) for factor in (0, 1 / 3, 3)}
@@ -233,8 +233,8 @@ def measure(trial: Trial, image: np.ndarray, index: DonorIndex,
             return
         donors = find.find_donors(hole, [own], imagined=None if imagine is None else imagine(hole, trial.mpp))
         box = donors[0].hole_box.slices(trial.l0_box) if donors else None
-        there = Truth(truth[box], trial.hole[box], trial.mpp) if donors else None
-        scores = [there.figures(np.where(trial.hole[box][..., None], donor_pixels(donor, [own]), truth[box]))
+        target = Truth(truth[box], trial.hole[box], trial.mpp) if donors else None
+        scores = [target.figures(np.where(trial.hole[box][..., None], donor_pixels(donor, [own]), truth[box]))
                   for donor in donors]
         for name, weights in settings().items() if donors else ():
             costs = [weights.cost(donor.fit) for donor in donors]

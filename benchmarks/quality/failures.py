@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--pictures", type=Path, default=Path("docs/generated/pictures"), help="folder to write to")
     given = parser.parse_args()
+    given.pictures.mkdir(parents=True, exist_ok=True)
     trials = plan_trials(given.data, given.tiles, given.seed, validation=True)
     graft = make_methods(["graft"], (), trials, Restorer.from_pretrained(), given.seed)["graft"]
     rows = []

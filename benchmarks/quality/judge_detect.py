@@ -86,11 +86,11 @@ def judged(slide: Slide, labels: LabelledSlide, kept: Path | None) -> JudgedSlid
     artifacts, doubts, normals = (
         shapely.union_all([shapely.make_valid(o) for o in labels.outlines(kind, slide.size)])
         for kind in ("artifact", "unsure", "normal"))
-    near = artifacts.buffer(MARGIN_UM / mpp)
+    around = artifacts.buffer(MARGIN_UM / mpp)
     regions = []
     for outline, kind, score in regions_of(slide, kept):
         on, maybe, off = (outline.intersection(other).area / outline.area
-                          for other in (near, near.union(doubts), normals))
+                          for other in (around, around.union(doubts), normals))
         verdict = ("true" if on >= HALF else "doubt" if maybe >= HALF else
                    "unread" if kind == "dust" and off == 0 else "false")
         regions.append(Judged(outline, kind, score, verdict, outline.area * mpp**2, on * outline.area * mpp**2))

@@ -57,7 +57,7 @@ class LabelledSlide:
     def outlines(self, kind: str, size: Size) -> list[BaseGeometry]:
         """The outlines of a kind of place, or of every "artifact", in the pixels of a slide of another size."""
         chosen = [p for p in self.places if p.kind == kind or (kind == "artifact" and p.is_artifact)]
-        factors = [there / here for there, here in zip(size, self.size, strict=True)]
+        factors = [wanted / own for wanted, own in zip(size, self.size, strict=True)]
         return [scale(place.outline, *factors, origin=(0, 0)) for place in chosen]
 
 

@@ -28,7 +28,7 @@ from artifusion import Restorer
 from artifusion.checkpoint import Weights
 from artifusion.config import DenoiserConfig, RestoreConfig
 from artifusion.diffusion.denoiser import SwinDenoiser
-from artifusion.mask.selection import MaskSelection
+from artifusion.mask.reading import read_mask
 from artifusion.restoration.pipeline import restore_slide
 from artifusion.restoration.plan import plan_restoration
 from artifusion.slide.reader import open_slide
@@ -61,8 +61,8 @@ def paint(folder: Path, side: int) -> dict[str, float]:
     restore_slide(source, folder / "mask.png", out, restorer=restorer, polarity="restore", mpp=0.5, lossless=True)
     peak = peak_mb()
     with open_slide(source, mpp=0.5) as slide:
-        selection = MaskSelection(folder / "mask.png", "restore")
-        plan = plan_restoration(slide, selection, restorer.config, restorer.multiple)
+        selected = read_mask(folder / "mask.png", slide, "restore")
+        plan = plan_restoration(slide, selected, restorer.config, restorer.multiple)
     borders = ({canvas.l0_target.x for canvas in plan.canvases} - {MARGIN_PX},
                {canvas.l0_target.y for canvas in plan.canvases} - {MARGIN_PX})
     inside = tifffile.imread(out, key=0).astype(float)[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX]

@@ -32,8 +32,8 @@ def answer(repeats: int, status: int, *command: str | Path) -> dict[str, object]
         seconds.append(round(time.monotonic() - begin, 2))
         if done.returncode != status:
             sys.exit(f"artifusion {' '.join(map(str, command))}: exit {done.returncode}\n{done.stderr}")
-    said = (done.stderr if status else done.stdout).strip().splitlines()[-1]
-    return {"seconds": statistics.median(seconds), "all_seconds": seconds, "said": Path(said).name}
+    line = (done.stderr if status else done.stdout).strip().splitlines()[-1]
+    return {"seconds": statistics.median(seconds), "all_seconds": seconds, "said": Path(line).name}
 
 
 def main() -> None:

@@ -76,9 +76,10 @@ def restore(source: Path, mask: Path, painter: SampledPainter) -> dict[str, Any]
              "compare_touched", "codec")
     watches = {name: Stopwatch() for name in names}
     for owner, name, watch in (
-        (pipeline, "open_slide", "open"), (pipeline, "sha256", "hash"), (pipeline, "plan_restoration", "plan"),
-        (painter, "restore_batch", "seam"), (Patches, "add", "keep"), (pipeline, "write_slide", "write_slide"),
-        (pipeline, "verify_slide", "verify"), (compare, "touched_reason", "compare_touched"),
+        (pipeline, "open_slide", "open"), (pipeline, "sha256", "hash"), (pipeline, "read_to_restore", "plan"),
+        (pipeline, "plan_restoration", "plan"), (painter, "restore_batch", "seam"), (Patches, "add", "keep"),
+        (pipeline, "write_slide", "write_slide"), (pipeline, "verify_slide", "verify"),
+        (compare, "touched_reason", "compare_touched"),
         (JpegCodec, "encode", "codec"), (JpegCodec, "decode", "codec"), (JpegCodec, "reach", "codec"),
     ):
         setattr(owner, name, watches[watch].function(getattr(owner, name)))

@@ -38,6 +38,22 @@ def test_help_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_a_folder_that_is_gone_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = invoke("mask", "convert", "mask.png", "out.png", "--slide", "slide.tif")
+    assert result.exit_code == 1 and result.stderr.endswith("is gone; change into another one\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_under_what_is_printed_is_one_line(png_image):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "artifusion", "info", png_image], stdout=full,
+                              stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("artifusion: no room left") and done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("script", ["train.py", "restore.py"])
 def test_the_scripts_at_the_top_are_the_commands(script):
     root = Path(__file__).parents[2]
@@ -208,3 +224,13 @@ def test_a_name_that_is_taken_is_short_enough_while_it_is_written(tmp_path):
         part.touch()
     with pytest.raises(OutputError, match="too long"):
         check_outputs([], [longest.with_name(f"{longest.name}x")], overwrite=False)
+
+
+@pytest.mark.parametrize(("wrong", "why"), [
+    (["--mask-polarity", "keep"], "give a --mask"), (["--mask-format", "grandqc"], "give a --mask"),
+    (["--mask", "m.png", "--adapt", "1", "--adapt-crops", "8"], "--adapt-crops"),
+    (["--mask", "m.png", "--graft", "off", "--doubtful", "keep"], "how well a region is filled"),
+])
+def test_arguments_that_contradict_each_other_are_a_usage_error_with_the_words_of_the_package(wrong, why):
+    done = CliRunner().invoke(main, ["restore", "slide.svs", *wrong])
+    assert done.exit_code == 2 and why in done.output and "Traceback" not in done.output

@@ -13,7 +13,6 @@ from artifusion.evaluation.measures import (
     band_energies,
     copying,
     edge_jump,
-    gradient_energy,
     measure,
     measure_left_out,
     outside_change,
@@ -65,7 +64,7 @@ def test_differences_that_would_wrap_in_8_bits_count_in_full(step):
         assert outside_change(painted, true, ~hole) == step
     half = np.concatenate([truth[:16], shifted[:16]])
     border = np.arange(32)[:, None].repeat(32, 1) < 16
-    assert edge_jump(half, border) == step and gradient_energy(half, hole) == 32 * step**2
+    assert edge_jump(half, border) == step
 
 
 def test_a_pixel_changed_outside_is_found(trial):
@@ -76,7 +75,6 @@ def test_a_pixel_changed_outside_is_found(trial):
 
 def test_texture_is_quadratic_in_contrast(trial):
     soft = np.rint(trial.truth.mean() + (trial.truth - trial.truth.mean()) / 2).astype(np.uint8)
-    assert gradient_energy(soft, trial.hole) == pytest.approx(gradient_energy(trial.truth, trial.hole) / 4, rel=0.02)
     bands, true = band_energies(soft, trial.hole), band_energies(trial.truth, trial.hole)
     assert bands == pytest.approx([energy / 4 for energy in true], rel=0.02)
 

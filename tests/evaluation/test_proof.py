@@ -11,10 +11,11 @@ from artifusion.evaluation import measures
 from artifusion.evaluation import scores as scoring
 from artifusion.evaluation import trials as planning
 from artifusion.evaluation.features import NetworkSpace
-from artifusion.evaluation.figures import STORED, Figures
-from artifusion.evaluation.measures import band_energies, gradient_energy, measure
+from artifusion.evaluation.figures import Figures
+from artifusion.evaluation.measures import STORED, band_energies, measure
 from artifusion.evaluation.methods import make_methods, timed
 from artifusion.evaluation.records import Records
+from benchmarks.quality.gradients import gradient_energy
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 JUDGES = ("probe", "probe2", "kid", "stain_pooled", "texture", "nuclei")

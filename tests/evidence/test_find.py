@@ -8,7 +8,7 @@ import shapely
 from made_slides import tissue
 
 from artifusion.evidence import index as index_module
-from artifusion.evidence.donors import Donor, Fit, Hole, donor_pixels
+from artifusion.evidence.donors import Donor, DonorFit, Hole, donor_pixels
 from artifusion.evidence.find import find_donors
 from artifusion.evidence.graft import graft
 from artifusion.evidence.index import DonorIndex
@@ -51,6 +51,20 @@ def test_an_exact_copy_of_the_hole_is_found_however_it_lies(image, orientation):
     best = find_donors(hole, [index])[0]
     assert best.orientation == orientation and best.fit.edge == 0 and best.fit.ring < 0.01
     assert np.array_equal(donor_pixels(best, [index]), image[best.hole_box.slices()])
+
+
+def test_how_well_surroundings_fit_does_not_depend_on_their_contrast(image):
+    """A copy of the surroundings under noise, and all of it at half the contrast."""
+    image, box = copied(image, 0)
+    noise = np.random.default_rng(0).normal(0, 20, (box.height, box.width, 3))
+    image[box.slices()] = (image[box.slices()] + noise).clip(0, 255)
+    fits = []
+    for pixels in (image, 128 + (image.astype(int) - 128) // 2):
+        hole, mask = with_hole(pixels.astype(np.uint8))
+        best = find_donors(hole, [DonorIndex.of(in_memory(pixels.astype(np.uint8)), 0.5, [mask])])[0]
+        assert best.l0_box.overlaps(box)
+        fits.append(best.fit)
+    assert fits[0].ring == pytest.approx(fits[1].ring, rel=0.1) and fits[0].edge == pytest.approx(fits[1].edge, rel=0.1)
 
 
 def test_what_is_masked_is_no_donor(image):
@@ -96,7 +110,7 @@ def test_what_is_hidden_around_a_donor_says_nothing_of_its_tone(hidden, monkeypa
     if hidden == "masked":
         plain[:, 380:] = 0
         mask = Mask.of([*mask.polygons, shapely.box(380, 0, 420, 300)], mask.l0_size)
-    donor = Donor(hole.l0_box, Box(244, 60, 156, 156), 0, 0, 0.0, Fit(*[0.0] * 9))
+    donor = Donor(hole.l0_box, Box(244, 60, 156, 156), 0, 0, 0.0, DonorFit(*[0.0] * 9))
     monkeypatch.setattr("artifusion.evidence.graft.find_donors", lambda *_, **__: [donor])
     filled = graft(hole, [DonorIndex.of(in_memory(plain), 0.5, [mask])])
     assert (filled.pixels[hole.hole] == plain[0, 0]).all()

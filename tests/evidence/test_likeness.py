@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from made_slides import tissue
 
-from artifusion.evidence.fitting import turned
 from artifusion.evidence.likeness import Picture, best_shift, carried, grain, opponent
-from artifusion.slide.placed import oriented, unoriented
+from artifusion.slide.placed import oriented, turned, unoriented
 
 
 @pytest.mark.parametrize("orientation", range(8))

@@ -6,7 +6,7 @@ import numpy as np
 import shapely
 from scipy.ndimage import gaussian_filter
 
-from artifusion.evidence.donors import Fit, Hole
+from artifusion.evidence.donors import DonorFit, Hole
 from artifusion.evidence.graft import graft
 from artifusion.evidence.index import DonorIndex
 from artifusion.evidence.pieces import LONGER, PIECE_UM, pieces
@@ -93,7 +93,7 @@ def test_glass_takes_the_tone_of_glass_and_not_of_the_tissue_beside_it():
 
 
 def test_verdicts_follow_the_fit():
-    perfect = Fit(**dict.fromkeys(Fit._fields, 0.0))
+    perfect = DonorFit(**dict.fromkeys(DonorFit._fields, 0.0))
     scores = [score_of(perfect._replace(inside=inside)) for inside in (0, 100, 700, 2000)]
     assert scores[0] == 1 and scores == sorted(scores, reverse=True) and scores[-1] < DOUBTFUL < scores[2] < GOOD
     assert verdict_of([0.9, 0.8], [10, 10])[1] == "good"

@@ -1,14 +1,16 @@
 """Recovery of tissue under ink that is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from inked import error, tissue, under
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, binary_erosion
 
 from artifusion.damage.artifacts import PenInk
 from artifusion.evidence.colours import Colours, Places, posterior
 from artifusion.evidence.ink import KNOTS, Ink, Noise, layers
-from artifusion.evidence.ink_fit import Objective, spectrum
+from artifusion.evidence.ink_fit import RIM_UM, Objective, fit_ink, spectrum
 from artifusion.evidence.ink_map import Cells, Sample
 from artifusion.evidence.recover import FAINT, FAINT_ID, KEPT_ID, PAINTED, PAINTED_ID, RECOVERED_ID, level_of, recover
 
@@ -136,6 +138,17 @@ def test_the_gradient_of_the_fit_is_that_of_its_objective():
         step[at] = 2e-2 if at >= cells.count else 5e-3
         slope = (aim(x + step)[0] - aim(x - step)[0]) / (2 * step[at])
         assert gradient[at] == pytest.approx(slope, rel=0.08, abs=3e-4)
+
+
+def test_the_fit_does_not_see_the_rim_of_a_mask_where_ink_ends():
+    clean, mask = tissue(), band()
+    image = under(PenInk("blue", 0.65), clean, mask)
+    colours = Colours.of(clean[~mask])
+    sample = Sample.of(image, mask, Places(colours, image, ~mask, 4, 0.5), 3)
+    inner = binary_erosion(mask, iterations=round(RIM_UM / 0.5) - 1, border_value=1)
+    spoilt = replace(sample, density=sample.density + np.where(inner[sample.rows, sample.columns], 0, np.float32(0.3)))
+    fits = [fit_ink(image, mask, each, colours, clean[:, :64], 0.5) for each in (sample, spoilt)]
+    assert (fits[0].ink.slopes == fits[1].ink.slopes).all() and (fits[0].thickness == fits[1].thickness).all()
 
 
 def test_layers_add_up_to_the_thickness():

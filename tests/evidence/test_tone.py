@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from artifusion.evidence.graft import band_px, seams
-from artifusion.evidence.tone import met
+from artifusion.evidence.tone import blended
 
 MPP = 0.25
 
@@ -20,7 +20,7 @@ def known(size: int = 120, rim: int = 30) -> np.ndarray:
 
 
 def joined(donor: np.ndarray, pixels: np.ndarray, kept: np.ndarray, mpp: float = MPP) -> np.ndarray:
-    return met(donor, pixels, kept, seams(~kept, ~kept, band_px(mpp)), band_px(mpp))
+    return blended(donor, pixels, kept, seams(~kept, ~kept, band_px(mpp)), band_px(mpp))
 
 
 def test_a_donor_of_another_tone_meets_the_outline_and_stays_itself_inside():

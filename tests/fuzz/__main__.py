@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import collections
 import faulthandler
+import gc
 import json
 import os
 import resource
@@ -144,6 +145,7 @@ def prepare(seeds: Path) -> None:
         (seeds / "tiles.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
         run("detect", seeds / "slides" / "ycbcr.tif", "-o", seeds / "making" / "found.png", "-q", "--any-stain")
         shutil.copytree(seeds / "run" / "weights", seeds / "weights")
+    gc.freeze()                                             # else a child that collects garbage copies all memory
 
 
 def main() -> int:

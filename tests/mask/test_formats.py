@@ -222,6 +222,8 @@ def test_what_is_not_wanted_takes_no_ground_from_what_is(tmp_path, slide):
     ("Tissue tear", False), ("Artifact: Tissue", False), ("Region*", False), ("Ignore*", False), ("", False),
     ("necrosis_or_debris", True), ("Debris", False), ("Adipose tissue", True), ("Benign", True), ("In focus", True),
     ("Out of focus", False), ("no fold", True), ("Fold no. 3", False), ("Non-tissue", True), ("artifact-free", True),
+    ("Gewebe 1", True), ("Gewebefalte", False), ("Tumeur", True), ("Vävnad", True), ("组织", True), ("腫瘍", True),
+    ("опухоль", True), ("배경", True), ("折叠", False), ("Hülle", False),
 ])
 def test_what_a_slide_consists_of_is_told_from_artifacts(name, tissue):
     assert is_tissue(name) == tissue

@@ -96,7 +96,9 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
     ("Fold", "fold"), ("Artifact: Tissue folds", "fold"), ("Air Bubbles", "bubble"), ("Edge & Air Bubble", "bubble"),
     ("PenMarking", "pen"), ("pen_markings", "pen"), ("INK", "pen"), ("OOF", "blur"), ("out-of-focus", "blur"),
     ("Blurry", "blur"), ("Darkspot & Foreign Object", "dark"), ("Dust", "dust"), ("Tumor", "other"), ("open", "other"),
-    ("scaffold", "other"), ("thread", "other"), ("", "other"),
+    ("scaffold", "other"), ("thread", "other"), ("", "other"), ("Falten", "fold"), ("Pli du tissu", "fold"),
+    ("fałda", "fold"), ("折叠", "fold"), ("Luftblase", "bubble"), ("気泡", "bubble"), ("Tinte", "pen"), ("ペン", "pen"),
+    ("unscharf", "blur"), ("흐림", "blur"), ("poussière", "dust"), ("poussie\u0300res", "dust"), ("Hülle", "other"),
 ])
 def test_every_tools_names_mean_a_class_of_the_vocabulary(name, meant):
     assert class_of(name) == meant

@@ -22,6 +22,9 @@ def test_outputs_that_would_do_harm_are_refused(tmp_path):
             check_outputs([source], [tmp_path / "new.png", out], overwrite=False)
     check_outputs([source], [there], overwrite=True)
     check_outputs([source], [there], overwrite=False, ours={there})
+    (tmp_path / "nowhere.png").symlink_to(tmp_path / "no" / "disk.png")
+    with pytest.raises(OutputError, match="exists already"):
+        check_outputs([source], [tmp_path / "nowhere.png"], overwrite=False)
     (tmp_path / "sub").mkdir()
     for outputs, remedy in (([link], "source itself"), ([there, tmp_path / "sub" / ".." / "there.png"], "two outputs")):
         with pytest.raises(OutputError, match=remedy):

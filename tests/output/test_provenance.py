@@ -14,7 +14,7 @@ from artifusion.geometry import Box, Point, Size
 from artifusion.mask.geojson import geojson_polygons
 from artifusion.mask.mask import Mask
 from artifusion.mask.regions import find_regions
-from artifusion.output.provenance import WARNING, Filled, Grafted, geojson, note, sidecar
+from artifusion.output.provenance import WARNING, Filled, Grafted, geojson, note, sidecar_of
 from artifusion.slide.placed import Tone, unoriented
 
 SIZE = Size(1000, 800)
@@ -55,8 +55,8 @@ def test_the_note_is_one_line_that_fits_into_any_description():
 
 def test_the_sidecar_tells_what_was_done():
     job = {"source": {"name": "b.svs", "sha256": "s"}, "version": "0.1.0"}
-    content = sidecar(job, find_regions(mask(), 16), {"container": "copied"}, {"name": "b.restored.svs", "sha256": "o"},
-                      1.234, created=datetime(2026, 1, 2, tzinfo=UTC))
+    content = sidecar_of(job, find_regions(mask(), 16), {"container": "copied"},
+                         {"name": "b.restored.svs", "sha256": "o"}, 1.234, created=datetime(2026, 1, 2, tzinfo=UTC))
     assert json.loads(json.dumps(content)) == content and content["warning"] == WARNING
     assert content["source"] == job["source"] and content["output"] == {"name": "b.restored.svs", "sha256": "o"}
     area = sum(mask().areas_px[:2])
@@ -70,7 +70,7 @@ def test_grafts_are_declared_with_what_is_painted_around_them_and_where_they_com
     tone = Tone(8, 1, bytes(range(6)), (1, -2, 3), 235)
     graft = Grafted(kept, Box(10, 10, 20, 30), Box(200, 5, 30, 20), 3, tone, 0.7)
     filled = {region.id: Filled() for region in regions} | {1: Filled((graft,), 150, 0.7, "good")}
-    content = sidecar({}, regions, {}, {}, 1.0, filled)
+    content = sidecar_of({}, regions, {}, {}, 1.0, filled)
     held = json.loads(json.dumps(content["regions"][0]["grafts"][0]))
     assert (held["l0_box"], held["donor"], held["orientation"]) == ([10, 10, 20, 30], [200, 5, 30, 20], 3)
     assert Grafted.from_dict(held, kept) == graft

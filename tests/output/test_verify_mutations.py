@@ -11,7 +11,7 @@ import pytest
 from made_slides import APERIO, RGB, YCBCR, tissue, write_pyramid_tiff
 from painted_slides import place_segment
 from painters import Painter
-from PIL import Image
+from PIL import Image, ImageCms, PngImagePlugin
 
 from artifusion.errors import OutputError
 from artifusion.files import sha256
@@ -19,7 +19,7 @@ from artifusion.geometry import Box
 from artifusion.output import pyramid, reencode, segments, writer
 from artifusion.output.codecs.segment_codecs import codec_of
 from artifusion.output.stored import Grid
-from artifusion.output.tiffwriter import INTEGERS, TiffWriter
+from artifusion.output.tiffwriter import TiffWriter
 from artifusion.output.verify import verify_slide
 from artifusion.restoration import pipeline
 from artifusion.restoration.pipeline import restore_slide
@@ -176,7 +176,7 @@ def test_a_wrong_scale(level0, kind, restored, monkeypatch):
     add = TiffWriter.add
 
     def other(self, tags, *rest):
-        width, height = (int(np.frombuffer(tags[code].raw, self.order + INTEGERS[tags[code].type])[0])
+        width, height = (int(np.frombuffer(tags[code].raw, self.order + tiff.INTEGERS[tags[code].type])[0])
                          for code in (tiff.WIDTH, tiff.HEIGHT))
         wrong = (width, height) == SIZE if level0 else (width, height) in ((450, 350), (449, 349))
         both = (tiff.X_RESOLUTION, tiff.Y_RESOLUTION) if wrong else ()
@@ -241,3 +241,32 @@ def test_a_kept_pixel_that_changed(kind, restored):
     sidecar = json.loads(out.with_name(f"{out.name}.json").read_text())
     sidecar["output"]["sha256"] = sha256(out)
     assert not verify_slide(source, out, sidecar).ok
+
+
+@pytest.mark.parametrize("chunk", [b"gAMA", b"cHRM", b"sRGB", b"cICP", b"iCCP"])
+def test_a_dropped_chunk_that_says_how_the_numbers_of_a_png_are_to_be_shown(chunk, tmp_path, monkeypatch):
+    """In a file that is otherwise as it should be."""
+    contents = {b"gAMA": struct.pack(">I", 45_455), b"cHRM": struct.pack(">8I", *range(31000, 39000, 1000)),
+                b"sRGB": b"\0", b"cICP": bytes([12, 13, 0, 1])}
+    info, icc = PngImagePlugin.PngInfo(), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for name, content in contents.items():
+        info.add(name, content)
+    source = tmp_path / "slide.png"
+    Image.fromarray(tissue(*SIZE)).save(source, pnginfo=info, icc_profile=icc if chunk == b"iCCP" else None)
+    marked = np.zeros(SIZE[::-1], np.uint8)
+    marked[SMALL.slices()] = 255
+    Image.fromarray(marked).save(tmp_path / "mask.png")
+    write = writer.write_image
+
+    def without(path, *arguments, **options):
+        write(path, *arguments, **options)
+        at = (data := path.read_bytes()).index(chunk) - 4
+        path.write_bytes(data[:at] + data[at + 12 + int.from_bytes(data[at : at + 4], "big") :])
+
+    monkeypatch.setattr(writer, "write_image", without)
+
+    def run():
+        restore_slide(source, tmp_path / "mask.png", tmp_path / "out.png", restorer=Tissue())
+        return source, tmp_path / "out.png"
+
+    check_found(run, monkeypatch, "ICC" if chunk == b"iCCP" else chunk.decode())

@@ -157,7 +157,7 @@ def test_a_pen_stroke_that_nobody_masked_is_no_donor(tmp_path, monkeypatch, seen
     Image.fromarray(pixels).save(tmp_path / "image.png", dpi=(25400 / MPP, 25400 / MPP))
     Image.fromarray(mask).save(tmp_path / "mask.png")
     if not seen:
-        monkeypatch.setattr(pipeline, "unmasked", lambda index: Mask((), index.slide.size))
+        monkeypatch.setattr(pipeline, "unmasked_artifacts", lambda index: Mask((), index.slide.size))
     restore_slide(tmp_path / "image.png", tmp_path / "mask.png", tmp_path / "out.png", restorer=Flat(graft="auto"))
     donors = [shapely.geometry.shape(feature["geometry"]) for feature in
               json.loads((tmp_path / "out.png.geojson").read_text())["features"]

@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pytest
 import shapely
+from made_masks import qupath_feature, ring, write_qupath
+from made_slides import write_leica
 from painters import Flat
 from PIL import Image
 
@@ -46,7 +48,7 @@ def three(aperio_slide, tmp_path_factory):
     return chain(aperio_slide, tmp_path_factory.mktemp("three"), [".svs"] * 3)
 
 
-def declaration(out):
+def sidecar_of(out):
     return json.loads(out.with_name(f"{out.name}.json").read_text())
 
 
@@ -55,8 +57,8 @@ def annotations(out):
 
 
 def test_the_sidecar_holds_every_pass_and_the_annotations_name_theirs(three):
-    last = declaration(three[2])
-    assert [entry["output"] for entry in last["history"]] == [declaration(out)["output"] for out in three[:2]]
+    last = sidecar_of(three[2])
+    assert [entry["output"] for entry in last["history"]] == [sidecar_of(out)["output"] for out in three[:2]]
     assert all(entry["source"]["sha256"] and entry["weights"] and entry["version"] and len(entry["regions"]) == 1
                and "history" not in entry for entry in last["history"])
     found = annotations(three[2])
@@ -84,6 +86,31 @@ def test_a_chain_may_change_its_container(aperio_slide, tmp_path, suffixes):
         assert len(notes_in(slide)) == 3
 
 
+@pytest.mark.parametrize("mpps", [(None, None), (0.25, None), (None, 0.25), (0.25, 0.4)])
+def test_a_slide_that_is_encoded_anew_first_and_then_copied_is_declared_in_the_frame_of_every_output(mpps, tmp_path):
+    """QuPath counts from the bounds of the SCN, and from the corner of the TIFF, which has none."""
+    source, (left, top), outputs = write_leica(tmp_path / "slide.scn", (1000, 1300), (400, 700)), (400, 700), []
+    boxes = [(520, 800, 600, 860), (560, 840, 660, 900)]             # level 0, the second over a part of the first
+    before, counted_from = source, (left, top)
+    for number, (box, mpp) in enumerate(zip(boxes, mpps, strict=True), 1):
+        x, y = counted_from
+        mask = write_qupath(tmp_path / "mask.geojson", [qupath_feature({"type": "Polygon", "coordinates": [
+            ring(box[0] - x, box[1] - y, box[2] - x, box[3] - y)]}, {"name": "Fold"})])
+        outputs.append(tmp_path / f"pass{number}.tiff")
+        content = restore_slide(before, mask, outputs[-1], restorer=Flat(), seed=number, mpp=mpp)
+        assert content["written"]["container"] == ("copied" if number > 1 else "re-encoded")
+        outlines = [shapely.from_geojson(json.dumps(feature["geometry"])) for feature in annotations(outputs[-1])]
+        assert [outline.bounds for outline in outlines] == boxes[:number]
+        before, counted_from = outputs[-1], (0, 0)
+    assert [feature["properties"]["metadata"]["pass"] for feature in annotations(outputs[1])] == ["1", "2"]
+    report = verify_slide(source, outputs[1])
+    assert report.ok and report.passes == 2 and report.container == "re-encoded", report.problems
+    for feature in (moved := annotations(outputs[1])):                # as if counted from the bounds of the source
+        feature["geometry"] = json.loads(shapely.to_geojson(shapely.transform(
+            shapely.from_geojson(json.dumps(feature["geometry"])), lambda points: points - (left, top))))
+    assert not verify_slide(source, outputs[1], geojson={"type": "FeatureCollection", "features": moved}).ok
+
+
 @pytest.mark.parametrize("suffixes", [(".png", ".png", ".tiff"), (".jpg", ".jpg", ".jpg")])
 def test_images_keep_their_history(png_image, tmp_path, suffixes):
     outputs = chain(png_image, tmp_path, suffixes, [(20, 20, 30), (40, 40, 30), (200, 200, 20)])
@@ -99,7 +126,7 @@ def test_every_container_is_verified_after_three_passes(copied_slide, tmp_path):
 
 
 def test_a_pass_that_is_left_out_is_a_problem(three, aperio_slide, tmp_path):
-    content = declaration(three[2])
+    content = sidecar_of(three[2])
     without = content | {"history": content["history"][:1]}
     (problem, *_) = verify_slide(aperio_slide, three[2], without, {"features": annotations(three[2])} | {
         "type": "FeatureCollection"}).problems
@@ -112,7 +139,7 @@ def test_a_pass_that_is_left_out_is_a_problem(three, aperio_slide, tmp_path):
 @pytest.mark.parametrize("history", [3, {}, [3], [{}], [{"source": 3}], [{"source": {"sha256": "x"}}]])
 def test_a_history_that_no_run_wrote_is_refused(three, aperio_slide, history):
     try:
-        assert not verify_slide(aperio_slide, three[2], declaration(three[2]) | {"history": history}).ok
+        assert not verify_slide(aperio_slide, three[2], sidecar_of(three[2]) | {"history": history}).ok
     except OutputError as error:
         assert "artifusion wrote" in str(error)
 
@@ -141,7 +168,7 @@ def test_a_restored_slide_without_its_declaration_is_refused_unless_asked(three,
 def test_a_declaration_of_another_file_is_refused(three, tmp_path, spoil):
     alone = lost(three, tmp_path)
     sidecar, polygons = tmp_path / "alone.svs.json", tmp_path / "alone.svs.geojson"
-    sidecar.write_text(json.dumps(declaration(three[0] if spoil == "other sidecar" else three[1])))
+    sidecar.write_text(json.dumps(sidecar_of(three[0] if spoil == "other sidecar" else three[1])))
     if spoil != "no geojson":
         found = annotations(three[1])
         polygons.write_text(json.dumps({"type": "FeatureCollection",

@@ -26,7 +26,7 @@ from artifusion.mask.mask import Mask
 from artifusion.mask.regions import batches, find_regions, plan_canvases
 from artifusion.output.patches import Patches
 from artifusion.restoration import workers
-from artifusion.restoration.painting import Reader, paint
+from artifusion.restoration.painting import BatchReader, paint
 from artifusion.restoration.pipeline import restore_slide
 from artifusion.restorer import Restorer
 from artifusion.slide.reader import open_slide
@@ -61,7 +61,7 @@ def test_a_canvas_sees_what_earlier_waves_painted_however_slow_the_disk_is(spots
     assert max(canvas.wave for canvas in canvases) > 2
     one_by_one, painter = Patches(tmp_path / "expected", slide, mask), Seeing(batch_size=2)
     todo = batches(canvases, 2)
-    read = Reader(canvases, todo, one_by_one, 0.5, 0)
+    read = BatchReader(canvases, todo, one_by_one, 0.5, 0)
     for batch in todo:
         for canvas, image in zip(batch, painter.restore_batch(**read(batch)), strict=True):
             one_by_one.add(canvas, image)

@@ -19,7 +19,7 @@ from artifusion.mask.writer import write_class_png
 from artifusion.output.verify import verify_slide
 from artifusion.restoration import recovering
 from artifusion.restoration.pipeline import restore_slide
-from artifusion.restoration.recovering import Recoveries, pieces, recover_regions
+from artifusion.restoration.recovering import Recoveries, cut_into_pieces, recover_regions
 from artifusion.slide.reader import in_memory, open_slide
 
 SIDE = 512
@@ -136,7 +136,7 @@ def test_what_others_of_the_mask_cover_is_neither_recovered_nor_taken_for_clean(
 def test_pieces_cover_a_box_once(monkeypatch):
     monkeypatch.setattr(recovering, "PIECE_PX", 100)
     count = np.zeros((450, 320), int)
-    for piece in pieces(Box(10, 20, 250, 333)):
+    for piece in cut_into_pieces(Box(10, 20, 250, 333)):
         assert max(piece[2:]) <= 100
         count[piece.slices()] += 1
     assert (count[20:353, 10:260] == 1).all() and count.sum() == 250 * 333

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import imagecodecs
 import numpy as np
 import openslide
@@ -11,6 +13,7 @@ from PIL import ExifTags, Image
 from artifusion.errors import SlideError
 from artifusion.geometry import Box, Size
 from artifusion.slide import reader as reader_module
+from artifusion.slide.pages import left_out
 from artifusion.slide.reader import open_slide
 
 
@@ -141,6 +144,55 @@ def test_a_slide_with_a_segment_behind_its_end_is_refused_at_once(copied_slide, 
     broken.write_bytes(data)
     with pytest.raises(SlideError, match="cut short"):
         open_slide(broken)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["rgb", "gray", "palette"])
+def test_a_tiff_image_is_upright_as_viewers_show_it_and_masks_are_drawn(tmp_path, orientation, kind):
+    pixels = tissue(90, 60)
+    pixels[:20, :30] = 0                                   # a corner that tells where it is
+    options = {"photometric": "rgb"}
+    if kind == "gray":
+        pixels, options = pixels[..., 0], {"photometric": "minisblack"}
+    elif kind == "palette":
+        pixels, ramp = pixels[..., 0], np.arange(256, dtype=np.uint16) * 257
+        options = {"photometric": "palette", "colormap": np.stack([ramp] * 3)}
+    tifffile.imwrite(tmp_path / "image.tif", pixels, rowsperstrip=16, metadata=None, compression="deflate",
+                     resolution=(20000, 10000), resolutionunit="CENTIMETER",
+                     extratags=[(274, "H", 1, orientation, True)], **options)
+    with Image.open(tmp_path / "image.tif") as image:      # which Pillow turns
+        expected = np.asarray(image.convert("RGB"))
+    with open_slide(tmp_path / "image.tif") as slide:
+        assert slide.size == expected.shape[1::-1] and np.array_equal(slide.read(Box(0, 0, *slide.size)), expected)
+        assert slide.mpp_xy == ((0.5, 1.0) if orientation < 5 else (1.0, 0.5)) and not left_out(slide, ".tif")
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_colours_of_a_tiff_that_are_multiplied_by_their_opacity_are_not_multiplied_again(tmp_path, channels):
+    opaque = np.full((60, 90, 1), 255, np.uint8)
+    opaque[:, 30:60], opaque[:, 60:] = 128, 0
+    colours = (tissue(90, 60)[..., : channels - 1].astype(int) * opaque // 255).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "image.tif", np.dstack([colours, opaque]), rowsperstrip=16, metadata=None,
+                     extrasamples=["assocalpha"], photometric="rgb" if channels == 4 else "minisblack")
+    with open_slide(tmp_path / "image.tif") as slide:
+        assert np.array_equal(slide.read(Box(0, 0, 90, 60)), np.broadcast_to(colours + (255 - opaque), (60, 90, 3)))
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_sparse_tiles_of_dicom_without_places_are_refused_where_openslide_would_end_the_process(wsi, tmp_path, beside):
+    """In the file itself, and in that of another level of its series."""
+    kind, data = b"\x20\x00\x11\x93CS", (wsi / "camelyon-jpeg.dcm").read_bytes()
+    sparse = data.replace(kind + b"\x0a\0TILED_FULL", kind + b"\x0c\0TILED_SPARSE")
+    other = re.sub(rb"(\x20\x00\x0e\x00UI.\x00)[0-9]", rb"\g<1>9", sparse, flags=re.DOTALL)
+    pixels = sparse.index(b"\xe0\x7f\x10\x00OB")
+    placed = sparse[:pixels] + b"\x00\x52\x30\x92SQ\0\0" + bytes(4) + sparse[pixels:]
+    (tmp_path / "slide.dcm").write_bytes(data if beside else placed)
+    (tmp_path / "other series.dcm").write_bytes(other)
+    with open_slide(tmp_path / "slide.dcm") as slide:
+        assert slide.vendor == "dicom"
+    (tmp_path / ("level.dcm" if beside else "slide.dcm")).write_bytes(sparse)
+    with pytest.raises(SlideError, match=f"{'level' if beside else 'slide'}.dcm: does not tell where its"):
+        open_slide(tmp_path / "slide.dcm")
 
 
 def test_a_damaged_segment_names_the_place(wsi, tmp_path):

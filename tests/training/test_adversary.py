@@ -11,7 +11,8 @@ from artifusion.diffusion.sampling import ancestral_step, log_snr_levels, sample
 from artifusion.diffusion.schedule import Schedule
 from artifusion.errors import ConfigError
 from artifusion.restorer import Restorer
-from artifusion.training.adversary import Adversary, Crops, Discriminator, in_hole
+from artifusion.training.adversary import Adversary, Crops, in_hole
+from artifusion.training.discriminator import Discriminator
 from artifusion.training.run import train
 
 CPU = torch.device("cpu")
