@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from scipy import ndimage
-from skimage.filters import apply_hysteresis_threshold
 from skimage.measure import regionprops
 from skimage.morphology import disk
 
@@ -72,12 +72,19 @@ def score_of(times: float) -> float:
 
 def components(map_: np.ndarray, low: float, high: float, smallest_px: float) -> Iterator[tuple[Box, np.ndarray]]:
     """Connected places above `low` that reach `high` somewhere: box and bool pixels, in reading order."""
-    above = apply_hysteresis_threshold(map_, low * UNIT, high * UNIT)
-    labels, _ = ndimage.label(above, np.ones((3, 3)))
-    for number, at in enumerate(ndimage.find_objects(labels), 1):
-        covered = labels[at] == number
-        if np.count_nonzero(covered) >= max(1, smallest_px):
-            yield Box.from_edges(at[1].start, at[0].start, at[1].stop, at[0].stop), covered
+    count, labels = cv2.connectedComponents((map_ > int(low * UNIT)).view(np.uint8), connectivity=4)
+    reaches = np.zeros(count, np.uint8)
+    reaches[labels[map_ > int(high * UNIT)]] = 1
+    _, labels, places, _ = cv2.connectedComponentsWithStats(reaches[labels], connectivity=8)
+    boxes = {number: Box(*map(int, place[:4])) for number, place in enumerate(places)
+             if number and place[cv2.CC_STAT_AREA] >= smallest_px}
+    for number, box in sorted(boxes.items(), key=lambda one: first_pixel(labels, *one)):
+        yield box, labels[box.slices()] == number
+
+
+def first_pixel(labels: np.ndarray, number: int, box: Box) -> tuple[int, int]:
+    """The row and column of a label's first pixel in reading order; the box holds the label exactly."""
+    return box.y, box.x + int((labels[box.y, box.x : box.right] == number).argmax())
 
 
 def bubble(maps: Mapping[str, np.ndarray], free: np.ndarray, mpp: float) -> Iterator[Finding]:

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from artifusion.detection.signs import Look
+from artifusion.detection.signs import Look, density_above_glass
 from artifusion.detection.survey import SIGHTS
-from artifusion.slide.tissue import optical_density
 
 KINDS = ("normal", *SIGHTS)
 CHANNELS = (16, 32, 48, 96)             # at strides 2, 4, 8, 16
@@ -72,7 +71,7 @@ def convolution(inputs: int, outputs: int, stride: int = 1, side: int = 3) -> nn
 
 def network_input(rgb: np.ndarray, look: Look) -> Tensor:
     """A network's input for pixels uint8 (H, W, 3): float32 (1, 3, H, W)."""
-    density = (optical_density(rgb) - np.array(look.glass, np.float32)) / np.mean(look.density, dtype=np.float32)
+    density = density_above_glass(rgb, look) / np.mean(look.density, dtype=np.float32)
     return torch.from_numpy(density).permute(2, 0, 1)[None]
 
 

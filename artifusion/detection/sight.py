@@ -16,11 +16,10 @@ from scipy.special import expit, logit
 
 from artifusion.detection.findings import SMALLEST_UM2, UNIT, Finding, components
 from artifusion.detection.network import ArtifactNet, network, probabilities
-from artifusion.detection.signs import Look
+from artifusion.detection.signs import Look, density_above_glass, gray
 from artifusion.detection.survey import SIGHTS, Survey
 from artifusion.geometry import Box, Size
 from artifusion.mask.mask import footprint
-from artifusion.slide.tissue import optical_density
 
 SECTION_UM = 4.0            # per pixel of the coarse scale, at least: whole sections
 COARSEST_UM = 9.0           # per pixel that the network reads, at most
@@ -63,7 +62,7 @@ class Sight:
         seen = probabilities(self.net, pixels, self.look)[1:]               # half as large as the pixels
         if n == 1:
             seen = seen.repeat(2, 1).repeat(2, 2)[:, : window.height, : window.width]
-        density = optical_density(pixels).mean(axis=2) - np.mean(self.look.glass, dtype=np.float32)
+        density = gray(density_above_glass(pixels, self.look))
         return seen * (cv2.resize(density, (window.width, window.height), interpolation=cv2.INTER_AREA) > THINNEST_OD)
 
     def close(self, finding: Finding) -> np.ndarray | None:
@@ -90,7 +89,9 @@ class Sight:
 
 def seen_findings(maps: Mapping[str, np.ndarray], mpp: float) -> Iterator[Finding]:
     """The artifacts that the network sees in its maps, "seen KIND" in UNIT: connected places, named by most of them."""
-    some = np.add.reduce([maps[f"seen {kind}"] for kind in SEEN])
+    some = np.zeros_like(maps["seen fold"])
+    for kind in SEEN:
+        some += maps[f"seen {kind}"]                            # probabilities: together UNIT at most
     for box, covered in components(some, LOW, HIGH, SEEN_UM2 / mpp**2):
         at = box.slices()
         means = [float(maps[f"seen {kind}"][at][covered].mean()) for kind in SEEN]

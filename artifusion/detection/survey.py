@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from artifusion.detection.findings import UNIT, Finding, dilated
-from artifusion.detection.signs import KINDS, LOW, Look, evidence, look_of
+from artifusion.detection.signs import KINDS, LOW, Look, density_above_glass, evidence, gray, look_of
 from artifusion.geometry import Box, Size, fitted
 from artifusion.mask.classes import CLASSES
 from artifusion.mask.mask import footprint
@@ -86,23 +86,24 @@ class Survey:
     ) -> dict[str, np.ndarray]:
         """The maps that `find` takes, of the whole slide, from its tiles; "fold" and "seen KIND" only where given.
 
-        Memory: up to ten maps of a byte per coarse pixel, and one tile.
+        Memory: up to nine maps of a byte per coarse pixel, and one tile.
         """
         maps: dict[str, np.ndarray] = {}
         halo = max(HALO_PX, math.ceil(HALO_UM / self.coarse_um / HALO_STEP) * HALO_STEP)
         for box in tiles:
             window = box.expanded(halo).intersection(Box(0, 0, *self.coarse))
             rgb = self.read(window, self.coarse)
-            found = {kind: values * UNIT for kind, values in evidence(rgb, self.coarse_um, look).items()}
-            found["density"] = (optical_density(rgb).mean(axis=2) - np.mean(look.glass)) * (255 / FULL_OD)
+            od = density_above_glass(rgb, look)
+            found = evidence(od, self.coarse_um, look)
+            found["density"] = gray(od) * (255 / FULL_OD / UNIT)
             if fold_probability is not None:
-                found["fold"] = fold_probability(rgb) * UNIT
+                found["fold"] = fold_probability(rgb)
             if seen is not None:
-                found |= {f"seen {kind}": values * UNIT for kind, values in zip(SIGHTS, seen(window), strict=True)}
+                found |= {f"seen {kind}": values for kind, values in zip(SIGHTS, seen(window), strict=True)}
             for kind, values in found.items():
                 if kind not in maps:
                     maps[kind] = np.zeros(self.coarse[::-1], np.uint8)
-                maps[kind][box.slices()] = np.clip(values[box.slices(window)], 0, 255).round()
+                maps[kind][box.slices()] = np.clip(values[box.slices(window)] * UNIT, 0, 255).round()
         return maps
 
     def outline(
@@ -121,8 +122,11 @@ class Survey:
         for tile in progress(list(shares)):
             needed = (part.expanded(reach + round(16 / self.fine_um)) for _, reach, part in shares[tile])
             window = reduce(Box.union, needed).intersection(Box(0, 0, *self.fine))
-            refinable = any(finding.map_name in KINDS for finding, _, _ in shares[tile])
-            fine_maps = evidence(self.read(window, self.fine), self.fine_um, look) if refinable else {}
+            kinds = {finding.map_name for finding, _, _ in shares[tile]} & {*KINDS}
+            fine_maps = {}
+            if kinds:
+                od = density_above_glass(self.read(window, self.fine), look)
+                fine_maps = evidence(od, self.fine_um, look, kinds)
             for finding, reach, part in shares[tile]:
                 new = self.refined(finding, part, reach, window, fine_maps) & (ids[part.slices()] == 0)
                 ids[part.slices()][new] = CLASSES[finding.kind]

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import torch
 from made_slides import doubled, he_like
+from scipy import ndimage
+from skimage.filters import apply_hysteresis_threshold
 
 from artifusion.damage.spots import paint
-from artifusion.detection.findings import UNIT, find
+from artifusion.detection.findings import UNIT, components, find
 from artifusion.detection.folds import folds, network
-from artifusion.detection.signs import evidence, look_of
+from artifusion.detection.signs import blurred, density_above_glass, evidence, look_of
 from artifusion.detection.survey import COARSE_PX, Survey
 from artifusion.errors import SlideError
 from artifusion.geometry import Size
@@ -90,11 +92,29 @@ def test_maps_of_tiles_are_those_of_the_whole(tmp_path):
     look = survey.look(tiles, any_stain=False)
     assert len(tiles) > 1
     fold_probability = folds(look, MPP)
-    whole = evidence(pixels, MPP, look) | {"fold": fold_probability(pixels)}
+    whole = evidence(density_above_glass(pixels, look), MPP, look) | {"fold": fold_probability(pixels)}
     maps = survey.maps(tiles, look, fold_probability=fold_probability)
     assert maps.keys() == whole.keys() | {"density"}
     for kind, values in whole.items():
         assert np.abs(maps[kind] - np.clip(values * UNIT, 0, 255)).max() <= 1, kind
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (40, 30), (30, 40, 3)])
+@pytest.mark.parametrize("sigma_px", [0.1, 2.5, 12.0])
+def test_smoothing_is_scipy_s(shape, sigma_px):
+    values = np.random.default_rng(0).random(shape, np.float32)
+    sigmas = (max(0.5, sigma_px), max(0.5, sigma_px), 0)[: len(shape)]
+    assert np.abs(blurred(values, sigma_px) - ndimage.gaussian_filter(values, sigmas, truncate=3)).max() < 1e-6
+
+
+def test_places_are_those_of_a_threshold_with_hysteresis_in_reading_order():
+    map_ = (ndimage.gaussian_filter(np.random.default_rng(0).random((200, 300)), 1.5) * 400 - 150).clip(0, 255)
+    map_ = map_.astype(np.uint8)
+    labels, count = ndimage.label(apply_hysteresis_threshold(map_, 60, 90), np.ones((3, 3)))
+    found = list(components(map_, 0.6, 0.9, 1))
+    assert len(found) == count > 10
+    for number, (box, covered) in enumerate(found, 1):
+        assert np.array_equal(covered, labels[box.slices()] == number) and covered.sum() == (labels == number).sum()
 
 
 def test_the_fold_network_does_not_depend_on_the_number_of_threads():
