@@ -73,6 +73,12 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def threads_tell(device: torch.device) -> bool:
+    """Whether the number of threads may change how a device rounds: products of MKL in float32, and of AMX, where three
+    threads and more round otherwise than one and two, by a grey level."""
+    return device.type == "cpu" and (fast_dtype(device) == torch.float32 or torch.cpu._is_amx_tile_supported())
+
+
 def made_by_amd() -> bool:
     """Whether the CPU is AMD's by /proc/cpuinfo; False where that file is missing."""
     return "AuthenticAMD" in cpu_info()

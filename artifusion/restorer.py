@@ -13,7 +13,7 @@ from torch import Tensor
 
 from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import RestoreConfig
-from artifusion.device import autocast, keep_freed_memory, machine, resolve_devices
+from artifusion.device import autocast, keep_freed_memory, machine, resolve_devices, threads_tell
 from artifusion.diffusion.finish import match_fine_bands, match_steps
 from artifusion.diffusion.frame import Frame, colour_range
 from artifusion.diffusion.inpainting import Evidence, NoisedKnown
@@ -81,10 +81,9 @@ class Restorer:
 
     @property
     def machine(self) -> dict[str, Any]:
-        """What decides how pixels are rounded here; in float32 on a CPU the number of threads is part of it."""
+        """What decides how pixels are rounded here; the number of threads is part of it where it tells."""
         facts: dict[str, Any] = machine(self.device)
-        alike = self.device.type != "cpu" or facts["dtype"] == "bfloat16"
-        return facts if alike else facts | self.threads
+        return facts | self.threads if threads_tell(self.device) else facts
 
     @property
     def threads(self) -> dict[str, int]:

@@ -6,7 +6,7 @@ import torch
 
 from artifusion.checkpoint import Weights, save_weights
 from artifusion.config import DenoiserConfig, RestoreConfig
-from artifusion.device import fast_dtype
+from artifusion.device import threads_tell
 from artifusion.diffusion.denoiser import ChannelNorm, SwinDenoiser
 from artifusion.diffusion.frame import Frame, total
 from artifusion.errors import DeviceError, WeightsError
@@ -372,8 +372,8 @@ def test_levels_that_do_not_fit_are_refused(restorer, levels):
 
 def test_the_number_of_threads_changes_no_byte():
     """Batches of one canvas and of three, shared among 1 to 4 threads in every way that they split."""
-    if fast_dtype(torch.device("cpu")) != torch.bfloat16:
-        pytest.skip("in float32 MKL's products depend on it, and the job of a restoration holds the number")
+    if threads_tell(torch.device("cpu")):
+        pytest.skip("here it does, and the job of a restoration holds the number: see the next test")
     restorer = Restorer.from_pretrained("he-small", device="cpu")
     rng, mask = np.random.default_rng(0), np.zeros((128, 160), bool)
     mask[40:90, 50:100] = True
@@ -389,6 +389,14 @@ def test_the_number_of_threads_changes_no_byte():
         torch.set_num_threads(threads)
     for count in (2, 3, 4):
         assert all(map(np.array_equal, painted[1], painted[count])), count
+
+
+@pytest.mark.parametrize(("dtype", "amx", "told"), [
+    (torch.float32, False, True), (torch.bfloat16, True, True), (torch.bfloat16, False, False)])
+def test_the_number_of_threads_is_part_of_the_machine_where_it_changes_bytes(monkeypatch, restorer, dtype, amx, told):
+    monkeypatch.setattr("artifusion.device.fast_dtype", lambda device: dtype)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert ("threads" in restorer.machine) == told
 
 
 def test_sums_and_norms_do_not_depend_on_the_number_of_threads():
