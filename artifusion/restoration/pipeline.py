@@ -117,21 +117,12 @@ def restore_slide(
     if learns := any(length is not None for length in learning.values()):
         check_length(**learning)
     restorer = restorer or default_restorer()
-    left: dict[str, int] | None = None                                # what was detected and is not restored
     with open_slide(source, mpp=mpp) as slide:
         output = plan_output(slide, out, mask, preview, overwrite=overwrite, same_size=same_size)
         earlier = earlier_passes(slide, undeclared)
-        found = None
-        if mask is None:
-            from artifusion.detection.detect import detect
-
-            asked = selection.classes or ()                           # nothing that is detected is restored unasked
-            found = detect(slide, any_stain=any_stain, quiet=quiet)
-            left = found.counts(set(CLASSES) - set(asked))
-            if left and not quiet:
-                print(how_to_accept(left, slide), file=sys.stderr)
-            if not found.counts(asked):
-                return None
+        found, left = (None, {}) if mask is not None else detected(slide, selection, any_stain, quiet)
+        if found is not None and not found.counts(selection.classes or ()):
+            return None
         read = read_given_or_found(selection, found, slide, output.target)
         plan = plan_restoration(slide, read.mask, restorer.config, restorer.multiple)
         state = file_state(source)
@@ -146,7 +137,7 @@ def restore_slide(
             job["history"] = list(earlier.passes)
         if learns:
             job["adaptation"] = learning | restorer.threads
-        if left is not None:
+        if found is not None:
             job["mask"]["left"] = left
         output.check(job)
         with output.work_on(job) as work:
@@ -169,11 +160,11 @@ def restore_slide(
                             "machine": job["machine"] | restorer.threads}
             sidecar = sidecar_of(job | for_sidecar, plan.regions, report.to_dict(),
                                  {"name": output.target.name}, time.monotonic() - started, filled)
+            sidecar["regions"] = with_colours(sidecar["regions"], patches.read, plan.mask)
             polygons = earlier.joined(geojson(plan.mask, plan.regions, job["source"]["sha256"], report.bounds_offset,
                                               filled))
-            sidecar["regions"] = with_colours(sidecar["regions"], patches.read, plan.mask)
-            unchanged = file_state(source) == state                   # else the source's SHA-256 is taken again
-            sidecar |= verify_written(patches, report.path, output.target, sidecar, polygons, unchanged)
+            sidecar |= verify_written(patches, report.path, output.target, sidecar, polygons,
+                                      unchanged=file_state(source) == state)
             output.publish({
                 beside(output.target, ".json"): write_json(work / "sidecar.json", sidecar),
                 beside(output.target, ".geojson"): write_json(work / "polygons.json", polygons, indent=None),
@@ -183,6 +174,17 @@ def restore_slide(
                 output.target: report.path,
             })
     return sidecar
+
+
+def detected(slide: Slide, selection: MaskSelection, any_stain: bool, quiet: bool) -> tuple[Detection, dict[str, int]]:
+    """What is detected on a slide, and how many regions of each class are left, since nobody asked for them."""
+    from artifusion.detection.detect import detect
+
+    found = detect(slide, any_stain=any_stain, quiet=quiet)
+    left = found.counts(set(CLASSES) - set(selection.classes or ()))
+    if left and not quiet:
+        print(how_to_accept(left, slide), file=sys.stderr)
+    return found, left
 
 
 def how_to_accept(left: Mapping[str, int], slide: Slide) -> str:
