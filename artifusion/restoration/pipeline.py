@@ -164,7 +164,7 @@ def restore_slide(
             polygons = earlier.joined(geojson(plan.mask, plan.regions, job["source"]["sha256"], report.bounds_offset,
                                               filled))
             sidecar |= verify_written(patches, report.path, output.target, sidecar, polygons,
-                                      unchanged=file_state(source) == state)
+                                      file_state(source) == state)
             output.publish({
                 beside(output.target, ".json"): write_json(work / "sidecar.json", sidecar),
                 beside(output.target, ".geojson"): write_json(work / "polygons.json", polygons, indent=None),
