@@ -12,9 +12,9 @@ from artifusion.mask.mask import Mask
 from artifusion.mask.regions import find_regions, plan_canvases
 from artifusion.output.patches import Patches
 from artifusion.output.provenance import geojson
-from artifusion.output.stored import Grid
 from artifusion.output.writer import write_slide
 from artifusion.slide import tiff
+from artifusion.slide.levels import Grid
 from artifusion.slide.reader import open_slide
 
 GREEN = (40, 180, 60)

@@ -216,7 +216,7 @@ def meant(likely: np.ndarray, window: Box, prompts: Prompts) -> np.ndarray:
     for point in prompts.points:
         row, column = int((point.y + 0.5 - window.y) * y), int((point.x + 0.5 - window.x) * x)
         reached = labels[max(0, row - REACH_PX) : max(0, row + REACH_PX + 1),
-                      max(0, column - REACH_PX) : max(0, column + REACH_PX + 1)]
+                         max(0, column - REACH_PX) : max(0, column + REACH_PX + 1)]
         wanted[np.unique(reached)] = True
     for box in prompts.boxes:
         inside = np.zeros(likely.shape, bool)

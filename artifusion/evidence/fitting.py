@@ -79,7 +79,7 @@ class Sought:
         """What donors are compared with at a step."""
         if ("look", step) not in self._kept:
             self._kept["look", step] = HoleLook(self.hole, self.guess, self._ring(FITTED_UM), self._ring(RING_UM), step,
-                                            step * self.mpp)
+                                                step * self.mpp)
         return self._kept["look", step]
 
     def coarse(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -123,11 +123,10 @@ class Sought:
         first = [at * step for at in self._shift(look, reduced(rgb[inner], step), allowed[inner])]
         rows, columns, weight = self._edge
         wanted, pixels = self.guess[rows, columns].astype(np.float32), rgb.reshape(-1, 3)
-        contrast = variance(opponent(wanted), weight)
 
         def difference(at: tuple[int, int]) -> float:
             off = opponent(pixels[(rows + at[0]) * rgb.shape[1] + columns + at[1]] - wanted)
-            return float((weight @ np.square(off)).sum()) / contrast
+            return float((weight @ np.square(off)).sum()) / self._edge_variance
 
         def part(at: tuple[int, int]) -> tuple[slice, slice]:
             return Box(at[1], at[0], *self.size).slices()
@@ -187,6 +186,11 @@ class Sought:
         every = max(1, -(-len(rows) // EDGE_PIXELS))
         rows, columns = rows[::every], columns[::every]
         return rows, columns, ring[rows, columns] / max(ring[rows, columns].sum(), 1e-9)
+
+    @cached_property
+    def _edge_variance(self) -> float:
+        rows, columns, weight = self._edge
+        return variance(opponent(self.guess[rows, columns]), weight)
 
     def _spoiled(self, rgb: np.ndarray) -> float:
         """By which share more of a donor's inside shows ink or black rims than what is known around the hole."""

@@ -107,7 +107,7 @@ class DonorIndex:
         yield SearchView(self._view(Point(0, 0), self.size, whole), Point(0, 0), whole)
         if self.own and whole > LOCAL_STEP:
             extent = Size(*(min(length, VIEW_PX * LOCAL_STEP) for length in self.size))
-            side = VIEW_PX * LOCAL_STEP // 8                          # pieces of one region ask for the same part
+            side = VIEW_PX * LOCAL_STEP // 8                         # pieces of one region ask for the same part
             origin = Point(*(min(max(0, round((at / self.step - part / 2) / side) * side), length - part)
                              for at, part, length in zip(l0_centre, extent, self.size, strict=True)))
             yield SearchView(self._view(origin, extent, LOCAL_STEP), origin, LOCAL_STEP)

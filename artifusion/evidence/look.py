@@ -109,8 +109,8 @@ def mean(values: np.ndarray, weight: np.ndarray) -> float:
 
 def variance(values: np.ndarray, weight: np.ndarray) -> float:
     """The weighted variance of values (..., C), those of a pixel added up, LEAST_VARIANCE at least."""
-    flat = values.reshape(1, weight.size, -1)
-    centre = weight.ravel() @ flat[0] / max(float(weight.sum()), 1e-9)
+    flat = values.reshape(weight.size, -1)
+    centre = weight.ravel() @ flat / max(float(weight.sum()), 1e-9)
     return max(LEAST_VARIANCE, mean(np.square(flat - centre), weight))
 
 

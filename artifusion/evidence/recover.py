@@ -209,7 +209,7 @@ def unrecovered(image: np.ndarray, mask: np.ndarray, why: str, fit: Fit | None =
 
 
 def recovery_of(image: np.ndarray, recovered: np.ndarray, mask: np.ndarray, level: np.ndarray, thickness: np.ndarray,
-         fit: Fit | None, failed: str | None = None) -> Recovery:
+                fit: Fit | None, failed: str | None = None) -> Recovery:
     """A recovery with the facts that the sidecar declares."""
     bounds = np.array([FAINT, PAINTED], np.float32)
     classes = np.where(mask, RECOVERED_ID + np.searchsorted(bounds, level, side="right"), KEPT_ID).astype(np.uint8)

@@ -18,7 +18,7 @@ from artifusion.output.codecs.segment_codecs import Jpeg2000Codec, JpegCodec
 from artifusion.output.container import generic_pyramid, thumbnail_page
 from artifusion.output.description import WORD, only_noted
 from artifusion.output.segments import PixelChange
-from artifusion.output.stored import StoredPage
+from artifusion.output.stored import StoredPage, masked_segments
 from artifusion.slide import tiff
 from artifusion.slide.levels import level_pages
 from artifusion.slide.reader import Slide
@@ -60,7 +60,7 @@ def compare_copied(before: Slide, after: Slide, mask: Mask, comparison: Comparis
             old, new = StoredPage(old_file, pages[0]), StoredPage(new_file, pages[1])
             problems += _tag_problems(number, old.page, new.page)
             restored = number in restored_pages and not lacking(old.page)      # such a thumbnail stays as it was
-            touched = old.grid.touched(mask) if restored else []
+            touched = masked_segments(old.grid, mask) if restored else []
             problems += compare_segments(f"directory {number}", old, new, touched, mask, comparison)
     return problems
 
@@ -86,7 +86,7 @@ def compare_generic(before: Slide, after: Slide, mask: Mask, comparison: Compari
                     problems.append(f"level {number}: its codec changed")
             except SlideError as error:
                 problems.append(f"level {number}: {error}")
-            problems += compare_segments(f"level {number}", old, new, old.grid.touched(mask), mask, comparison)
+            problems += compare_segments(f"level {number}", old, new, masked_segments(old.grid, mask), mask, comparison)
     return problems
 
 

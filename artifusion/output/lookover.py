@@ -20,8 +20,9 @@ from artifusion.output.container import (
     segment_reason,
 )
 from artifusion.output.pyramid import missing_below
-from artifusion.output.stored import Grid, StoredPage, touched_segments
+from artifusion.output.stored import StoredPage, masked_segments, touched_segments
 from artifusion.slide import tiff
+from artifusion.slide.levels import Grid
 from artifusion.slide.reader import Slide
 from artifusion.slide.whole import lacking
 
@@ -88,7 +89,7 @@ def _lengths_will_count(stored: StoredPage, mask: Mask) -> bool:
     """Return whether libtiff takes uncompressed segments as whole whatever lengths are told, but not in the output."""
     if not stored.page.lengths_ignored:
         return False
-    first = [index for index in stored.grid.touched(mask) if index < 2]
+    first = [index for index in masked_segments(stored.grid, mask) if index < 2]
     lengths = stored.page.counts[:2].copy()
     lengths[first] = 3 * stored.grid.segment.width * stored.grid.segment.height
     return bool(lengths[0] == lengths[1])

@@ -11,9 +11,9 @@ from artifusion.geometry import Box, Size
 from artifusion.output.codecs.segment_codecs import codec_of
 from artifusion.output.container import PlannedLevel
 from artifusion.output.reencode import LevelSpool, Metadata, halved, level_spools
-from artifusion.output.stored import Grid
 from artifusion.output.tiffwriter import TiffWriter, segments_of
 from artifusion.slide import tiff
+from artifusion.slide.levels import Grid
 
 # The tags that say how segments are stored; a generic file takes no others from the source.
 STORAGE = (tiff.WIDTH, tiff.HEIGHT, tiff.BITS, tiff.COMPRESSION, tiff.PHOTOMETRIC, tiff.SAMPLES, tiff.PLANAR,

@@ -27,8 +27,9 @@ from artifusion.output.patches import Patches
 from artifusion.output.reencode import halved
 from artifusion.output.region_colours import FEWEST_PX, inner
 from artifusion.output.segments import area_mean
-from artifusion.output.stored import Grid
+from artifusion.output.stored import masked_segments
 from artifusion.output.tiff_pixels import LOSSY, TiffPixels
+from artifusion.slide.levels import Grid
 from artifusion.slide.reader import Slide, associated_image
 from artifusion.slide.whole import tifffile_messages
 
@@ -115,7 +116,7 @@ def _looks(before: Slide, after: Slide, mask: Mask, levels: Sequence[Mapping[str
     """
     if patches is not None:
         grid = pixels.grids[0] if pixels else Grid(after.size, Size(WINDOW_PX, WINDOW_PX), True)
-        for index in grid.touched(mask):
+        for index in masked_segments(grid, mask):
             furthest = pixels.furthest(0, index) if pixels else LOSSY
             l0_box = grid.box(index).intersection(Box(0, 0, *after.size))
             yield _painted(before, after, mask, patches, l0_box, furthest)
@@ -126,7 +127,7 @@ def _looks(before: Slide, after: Slide, mask: Mask, levels: Sequence[Mapping[str
         if level:
             source = old if how.get(f"level {level}", "copied") == "copied" else None
             some = [] if source else np.linspace(0, grid.columns * grid.rows - 1, SAMPLED).astype(int).tolist()
-            for index in sorted({*grid.touched(mask), *some}):
+            for index in sorted({*masked_segments(grid, mask), *some}):
                 window = grid.box(index).intersection(Box(0, 0, *grid.size))
                 yield (_copied(source, mask, pixels, level, window, pixels.furthest(level, index)) if source else
                        _built(pixels, level, window, pixels.furthest(level, index)))
@@ -194,7 +195,7 @@ def _thumbnail(before: Slide, after: Slide, mask: Mask, pixels: TiffPixels) -> I
     size = Size(shown.shape[1], shown.shape[0])
     level = pixels.above(size)
     lv_size, grid = pixels.grids[level].size, Grid(size, Size(WINDOW_PX, WINDOW_PX), True)
-    for index in grid.touched(mask):
+    for index in masked_segments(grid, mask):
         window = grid.box(index).intersection(Box(0, 0, *size))
         lv_box = footprint(window, size, lv_size)
         right = area_mean(pixels.read(level, lv_box), lv_box, window, size, lv_size)
@@ -217,7 +218,7 @@ def _reader_problems(before: Slide, after: Slide, mask: Mask, pixels: TiffPixels
     """Return the touched places of which OpenSlide shows something else than tifffile, if it does not of the source."""
     problems = list[str]()
     for level, grid in enumerate(pixels.grids):
-        for index in [index for index in grid.touched(mask) if pixels.holds(level, index)]:
+        for index in [index for index in masked_segments(grid, mask) if pixels.holds(level, index)]:
             window = grid.box(index).intersection(Box(0, 0, *grid.size))
             reason = _disagreement(after, pixels, level, window)
             if reason and not _disagree(before, old, grid.size, window):

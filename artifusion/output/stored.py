@@ -10,58 +10,13 @@ from typing import BinaryIO
 import numpy as np
 
 from artifusion.errors import SlideError
-from artifusion.geometry import Box, Size
+from artifusion.geometry import Box
 from artifusion.mask.mask import Mask, level_box
 from artifusion.output.codecs.segment_codecs import Codec, codec_of
 from artifusion.slide import tiff
+from artifusion.slide.levels import Grid
 
 PATTERNS = 32                       # of the largest segments, among which one that can be written again is looked for
-
-
-@dataclass(frozen=True)
-class Grid:
-    """How a page is cut into segments: tiles of one size, or strips, of which the last may be lower."""
-
-    size: Size                        # of the page, in its own pixels
-    segment: Size
-    tiled: bool
-
-    @classmethod
-    def of(cls, page: tiff.Page) -> Grid:
-        size = Size(page.number(tiff.WIDTH), page.number(tiff.HEIGHT))
-        segment = Size(*(max(1, side) for side in page.segment_size))     # a page that tells none holds none
-        return cls(size, segment, page.tiled)
-
-    @property
-    def columns(self) -> int:
-        return -(-self.size.width // self.segment.width)
-
-    @property
-    def rows(self) -> int:
-        return -(-self.size.height // self.segment.height)
-
-    def box(self, index: int) -> Box:
-        """Return the box of a segment's stored pixels; tiles at the right and lower edge reach beyond the page."""
-        row, column = divmod(index, self.columns)
-        box = Box(column * self.segment.width, row * self.segment.height, *self.segment)
-        return box if self.tiled else box.intersection(Box(0, 0, *self.size))
-
-    def touched(self, mask: Mask) -> list[int]:
-        """Return the indices of the segments with a pixel whose footprint holds a masked level-0 pixel, rising."""
-        candidates: set[int] = set()
-        for index, area in enumerate(mask.areas_px):
-            if area:
-                candidates.update(self.over(level_box(mask.polygons[index].bounds, self.size, mask.l0_size)))
-        frame = Box(0, 0, *self.size)
-        return [i for i in sorted(candidates) if mask.coverage(self.size, self.box(i).intersection(frame)).any()]
-
-    def over(self, lv_box: Box) -> Iterator[int]:
-        """Yield the indices of the segments that a box overlaps, rising."""
-        inside = lv_box.intersection(Box(0, 0, *self.size))
-        if not inside.empty:
-            for row in range(inside.y // self.segment.height, (inside.bottom - 1) // self.segment.height + 1):
-                for column in range(inside.x // self.segment.width, (inside.right - 1) // self.segment.width + 1):
-                    yield row * self.columns + column
 
 
 @dataclass(frozen=True)
@@ -127,13 +82,23 @@ class StoredPage:
         return samples
 
 
+def masked_segments(grid: Grid, mask: Mask) -> list[int]:
+    """Return the indices of a page's segments with a pixel whose footprint holds a masked level-0 pixel, rising."""
+    candidates: set[int] = set()
+    for index, area in enumerate(mask.areas_px):
+        if area:
+            candidates.update(grid.over(level_box(mask.polygons[index].bounds, grid.size, mask.l0_size)))
+    frame = Box(0, 0, *grid.size)
+    return [i for i in sorted(candidates) if mask.coverage(grid.size, grid.box(i).intersection(frame)).any()]
+
+
 def touched_segments(stored: StoredPage, mask: Mask) -> Iterator[tuple[int, bytes, bytes]]:
     """Yield (index, bytes, the segment in whose form it is written) of every segment that the mask touches, rising.
 
     Where segments are missing there is nothing on level 0; a reduced level gets them, if only from below the mask.
     """
     level0 = stored.grid.size == mask.l0_size
-    for index in stored.grid.touched(mask):
+    for index in masked_segments(stored.grid, mask):
         data = stored.segment(index)
         if data or not level0:
             yield index, data, stored.like(data)

@@ -13,9 +13,8 @@ from artifusion.geometry import Box, Size
 from artifusion.output.allowed_change import quantisation_error
 from artifusion.output.codecs import jpeg
 from artifusion.output.codecs.segment_codecs import APERIO_YCBCR, JpegCodec, PackedCodec, codec_of
-from artifusion.output.stored import Grid
 from artifusion.slide import tiff
-from artifusion.slide.levels import level_pages
+from artifusion.slide.levels import Grid, level_pages
 from artifusion.slide.reader import Slide
 
 EXACT, LOSSY = 3.0, 12.0             # grey levels: rounding, also of other colours; any usual encoding

@@ -20,9 +20,8 @@ from artifusion.output.codecs.block_arrays import per_block, per_pixel, with_nei
 from artifusion.output.codecs.segment_codecs import Codec, JpegCodec, codec_of
 from artifusion.output.provenance import GRAFT, Grafted
 from artifusion.output.segments import PixelChange
-from artifusion.output.stored import Grid
 from artifusion.slide import tiff
-from artifusion.slide.levels import level_pages
+from artifusion.slide.levels import Grid, level_pages
 from artifusion.slide.placed import placed, unoriented
 from artifusion.slide.reader import Slide
 

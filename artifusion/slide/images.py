@@ -210,9 +210,9 @@ def _read_tiff_image(path: Path) -> PlainImage:
 def _rgb_on_white(pixels: np.ndarray, premultiplied: bool) -> np.ndarray:
     """Return gray or colours, with or without opacity, uint8 (H, W) or (H, W, 1 to 4), as uint8 (H, W, 3) RGB on white.
     """
-    if pixels.ndim == 3 and pixels.shape[2] in (2, 4) and not premultiplied:
-        return on_white(Image.fromarray(pixels))
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        if not premultiplied:
+            return on_white(Image.fromarray(pixels))
         transparent = 255 - pixels[..., -1:]
         pixels = pixels[..., :-1] + np.minimum(transparent, 255 - pixels[..., :-1])
     if pixels.ndim == 2 or pixels.shape[2] == 1:

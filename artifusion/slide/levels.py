@@ -1,18 +1,55 @@
-"""The levels of a slide in its TIFF file: the page of each, and the tiles that level 0 lacks."""
+"""The levels of a slide in its TIFF file: the page of each, how it is cut, and the tiles that level 0 lacks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from artifusion.geometry import Box, Size
 from artifusion.slide import tiff
 from artifusion.slide.reader import TIFF_VENDORS, Slide
 
 
+@dataclass(frozen=True)
+class Grid:
+    """How a page is cut into segments: tiles of one size, or strips, of which the last may be lower."""
+
+    size: Size                        # of the page, in its own pixels
+    segment: Size
+    tiled: bool
+
+    @classmethod
+    def of(cls, page: tiff.Page) -> Grid:
+        size = Size(page.number(tiff.WIDTH), page.number(tiff.HEIGHT))
+        segment = Size(*(max(1, side) for side in page.segment_size))     # a page that tells none holds none
+        return cls(size, segment, page.tiled)
+
+    @property
+    def columns(self) -> int:
+        return -(-self.size.width // self.segment.width)
+
+    @property
+    def rows(self) -> int:
+        return -(-self.size.height // self.segment.height)
+
+    def box(self, index: int) -> Box:
+        """Return the box of a segment's stored pixels; tiles at the right and lower edge reach beyond the page."""
+        row, column = divmod(index, self.columns)
+        box = Box(column * self.segment.width, row * self.segment.height, *self.segment)
+        return box if self.tiled else box.intersection(Box(0, 0, *self.size))
+
+    def over(self, lv_box: Box) -> Iterator[int]:
+        """Yield the indices of the segments that a box overlaps, rising."""
+        inside = lv_box.intersection(Box(0, 0, *self.size))
+        if not inside.empty:
+            for row in range(inside.y // self.segment.height, (inside.bottom - 1) // self.segment.height + 1):
+                for column in range(inside.x // self.segment.width, (inside.right - 1) // self.segment.width + 1):
+                    yield row * self.columns + column
+
+
 def level_pages(source: tiff.Tiff, slide: Slide) -> list[int] | None:
     """Return the page of each level, level 0 first; None where the tiled pages are not exactly OpenSlide's levels."""
-    sizes = {number: Size(page.number(tiff.WIDTH), page.number(tiff.HEIGHT))
-             for number, page in enumerate(source.pages) if page.tiled}
+    sizes = {number: Grid.of(page).size for number, page in enumerate(source.pages) if page.tiled}
     ordered = sorted(sizes, key=lambda number: (-sizes[number].width * sizes[number].height, number))
     return ordered if [sizes[number] for number in ordered] == list(slide.level_sizes) else None
 
@@ -25,12 +62,7 @@ def missing_tiles(slide: Slide, l0_boxes: Iterable[Box]) -> list[Box]:
     pages = level_pages(source, slide)
     if pages is None or source.pages[pages[0]].counts.all():
         return []
-    page, whole = source.pages[pages[0]], Box(0, 0, *slide.size)
-    width, height = page.segment_size
-    columns, reached = -(-slide.size.width // width), set[int]()
-    for box in (box.intersection(whole) for box in l0_boxes):
-        if not box.empty:
-            reached.update(row * columns + column for row in range(box.y // height, (box.bottom - 1) // height + 1)
-                       for column in range(box.x // width, (box.right - 1) // width + 1))
-    return [Box(index % columns * width, index // columns * height, width, height)
-            for index in sorted(reached) if not page.counts[index]]
+    page = source.pages[pages[0]]
+    grid = Grid.of(page)
+    reached = {index for box in l0_boxes for index in grid.over(box)}
+    return [grid.box(index) for index in sorted(reached) if not page.counts[index]]

@@ -179,8 +179,9 @@ def painted(paint: Paint, held_out: HeldOut) -> dict[str, float]:
             energy, true_energy = energy + gradient_energy(image, hole), true_energy + gradient_energy(truth, hole)
             stains.append(stain_distances(image, truth, hole))
             crops = hole_crops(hole)
-            real += [as_stored(truth)[crop] for crop in crops]
-            fake += [as_stored(image)[crop] for crop in crops]
+            true_pixels, pixels = as_stored(truth), as_stored(image)
+            real += [true_pixels[crop] for crop in crops]
+            fake += [pixels[crop] for crop in crops]
             places += [number] * len(crops)
     space = NetworkSpace()
     true_vectors, vectors = space.vectors(real), space.vectors(fake)

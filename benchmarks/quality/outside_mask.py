@@ -33,10 +33,11 @@ from artifusion.output.codecs import jpeg
 from artifusion.output.codecs.segment_codecs import JPEG_2000, JpegCodec, codec_of
 from artifusion.output.patches import Patches
 from artifusion.output.provenance import geojson
-from artifusion.output.stored import Grid
+from artifusion.output.stored import masked_segments
 from artifusion.output.verify import verify_slide
 from artifusion.output.writer import write_slide
 from artifusion.slide import tiff
+from artifusion.slide.levels import Grid
 from artifusion.slide.reader import open_slide
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
@@ -94,7 +95,7 @@ def by_block(source: Path, restored: Path, mask: Mask) -> dict[str, Any]:
     beside = beyond = 0
     whole, blocks = [], []
     with source.open("rb") as file, restored.open("rb") as other:
-        for index in grid.touched(mask):
+        for index in masked_segments(grid, mask):
             old, new = tiff.read_segment(file, page, index), tiff.read_segment(other, fresh, index)
             before, after, touched = codec.decode(old), codec.decode(new), mask.read(grid.box(index))
             width, height = jpeg.parse(old, codec.tables).mcu

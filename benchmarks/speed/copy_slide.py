@@ -29,8 +29,8 @@ from artifusion.mask.regions import find_regions, plan_canvases
 from artifusion.output import compare, writer
 from artifusion.output.patches import Patches
 from artifusion.output.provenance import geojson
-from artifusion.output.stored import Grid
 from artifusion.output.verify import verify_slide
+from artifusion.slide.levels import Grid
 from artifusion.slide.reader import open_slide
 from benchmarks.memory import peak_mb, warm_memory
 from benchmarks.stopwatch import Stopwatch

@@ -15,9 +15,10 @@ from artifusion.geometry import Box, Size
 from artifusion.mask.mask import Mask
 from artifusion.output.container import container_of, generic_pyramid, without_gaps
 from artifusion.output.reencode import halved
-from artifusion.output.stored import Grid
+from artifusion.output.stored import masked_segments
 from artifusion.output.verify import verify_slide
 from artifusion.slide import tiff
+from artifusion.slide.levels import Grid
 from artifusion.slide.reader import open_slide
 
 
@@ -66,7 +67,7 @@ def test_level_0_is_copied_and_missing_levels_are_built(incomplete, tmp_path):
     with incomplete.open("rb") as file:
         for level, (grid, segments) in zip(plan, after, strict=True):
             if level.page is not None:
-                page, touched = before.pages[level.page], set(grid.touched(mask))
+                page, touched = before.pages[level.page], set(masked_segments(grid, mask))
                 old = [tiff.read_segment(file, page, i) for i in range(len(page.offsets))]
                 changed = {i for i in range(len(old)) if old[i] != segments[i]}
                 assert touched and changed <= touched < set(range(len(old)))
@@ -92,7 +93,8 @@ def test_a_generic_pyramid_is_verified(incomplete, tmp_path):
     found = report.compared
     assert found.touched and found.identical == found.segments - found.touched
     json.dumps(report.to_dict())
-    segments, touched = raw(out)[0][1], set(Grid.of(tiff.read_tiff(out).pages[0]).touched(restored_mask(declared)))
+    grid = Grid.of(tiff.read_tiff(out).pages[0])
+    segments, touched = raw(out)[0][1], set(masked_segments(grid, restored_mask(declared)))
     index = min(set(range(len(segments))) - touched)
     place_segment(out, index, segments[index + 1])
     assert any("no declared region" in problem for problem in verify_slide(incomplete, out, sidecar, declared).problems)

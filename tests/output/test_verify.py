@@ -16,9 +16,10 @@ from artifusion.geometry import Box, Size
 from artifusion.mask.mask import Mask
 from artifusion.output.codecs.segment_codecs import codec_of
 from artifusion.output.region_colours import mean_rgb
-from artifusion.output.stored import Grid
+from artifusion.output.stored import masked_segments
 from artifusion.output.verify import verify_slide
 from artifusion.slide import tiff
+from artifusion.slide.levels import Grid
 
 
 def test_a_restored_slide_passes(copied_slide, tmp_path):
@@ -52,7 +53,7 @@ def change_segment(path, mask, inside, where):
     """Write one segment of level 0 again with a gray square at `where`, at the end of the file."""
     page = tiff.read_tiff(path).pages[0]
     grid, codec = Grid.of(page), codec_of(page)
-    touched = grid.touched(mask)
+    touched = masked_segments(grid, mask)
     for index in touched if inside else [i for i in range(len(page.offsets)) if i not in touched]:
         y, x = where(mask.read(grid.box(index)))
         if y is not None:

@@ -18,12 +18,12 @@ from artifusion.files import sha256
 from artifusion.geometry import Box
 from artifusion.output import pyramid, reencode, segments, writer
 from artifusion.output.codecs.segment_codecs import codec_of
-from artifusion.output.stored import Grid
 from artifusion.output.tiffwriter import TiffWriter
 from artifusion.output.verify import verify_slide
 from artifusion.restoration import pipeline
 from artifusion.restoration.pipeline import restore_slide
 from artifusion.slide import tiff
+from artifusion.slide.levels import Grid
 
 SIZE = (900, 700)
 BOX = Box(300, 200, 330, 300)                                # holds whole tiles of every level

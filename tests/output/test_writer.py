@@ -23,6 +23,7 @@ from artifusion.output.description import description_with_note
 from artifusion.output.patches import Patches
 from artifusion.output.pyramid import level_rows
 from artifusion.output.segments import area_mean
+from artifusion.output.stored import masked_segments
 from artifusion.output.writer import write_slide
 from artifusion.slide import tiff
 from artifusion.slide.reader import open_slide
@@ -36,7 +37,7 @@ def check_copy(source, out, mask, report):
     assert len(before) == len(after)
     touched = 0
     for number, ((grid, old), (_, new)) in enumerate(zip(before, after, strict=True)):
-        expected = set(grid.touched(mask)) if number not in KEPT.get(source.name, ()) else set()
+        expected = set(masked_segments(grid, mask)) if number not in KEPT.get(source.name, ()) else set()
         changed = {i for i in range(len(old)) if old[i] != new[i]}
         assert changed <= expected
         touched += len(changed)

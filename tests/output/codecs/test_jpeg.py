@@ -18,9 +18,10 @@ from artifusion.geometry import Box, Size
 from artifusion.mask.mask import Mask
 from artifusion.output.codecs import jpeg, scan
 from artifusion.output.codecs.segment_codecs import JpegCodec, codec_of
-from artifusion.output.stored import Grid
+from artifusion.output.stored import masked_segments
 from artifusion.output.verify import verify_slide
 from artifusion.slide import tiff
+from artifusion.slide.levels import Grid
 
 MCU = {0: (8, 8), 1: (16, 8), 2: (16, 16)}                  # width and height, by Pillow's subsampling
 FORMS = [(0, True), (0, False), (1, False), (2, False)]      # subsampling, RGB without a transform
@@ -224,7 +225,7 @@ def test_a_segment_that_cannot_be_taken_apart_is_named_and_passes(tmp_path):
     source = write_pyramid_tiff(tmp_path / "slide.tif", [(521, 390)], **YCBCR)
     mask = Mask.of([shapely.box(150, 150, 180, 190)], (521, 390))
     page = tiff.read_tiff(source).pages[0]
-    index = Grid.of(page).touched(mask)[0]
+    index = masked_segments(Grid.of(page), mask)[0]
     with source.open("rb") as file:
         place_segment(source, index, tiff.read_segment(file, page, index)[:-2] + b"\xff\xd0\xff\xd9")
     out = tmp_path / "out.tif"
@@ -240,7 +241,7 @@ def test_verify_finds_one_coefficient_that_changed_outside_the_touched_blocks(tm
     out = tmp_path / "out.tif"
     mask, report = restore(source, out, tmp_path, mask=Mask.of([shapely.box(150, 150, 180, 190)], (521, 390)))
     page = tiff.read_tiff(out).pages[0]
-    codec, index = codec_of(page), Grid.of(page).touched(mask)[0]
+    codec, index = codec_of(page), masked_segments(Grid.of(page), mask)[0]
     with out.open("rb") as file:
         data = tiff.read_segment(file, page, index)
     header = jpeg.parse(data, codec.tables)
