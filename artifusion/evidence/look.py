@@ -104,12 +104,13 @@ class HoleLook:
 
 def mean(values: np.ndarray, weight: np.ndarray) -> float:
     """The weighted mean of values (H, W, C), those of a pixel added up."""
-    return float((weight.ravel() @ values.reshape(weight.size, -1)).sum() / max(float(weight.sum()), 1e-9))
+    flat = values.reshape(weight.size, values.shape[-1])
+    return float((weight.ravel() @ flat).sum() / max(float(weight.sum()), 1e-9))
 
 
 def variance(values: np.ndarray, weight: np.ndarray) -> float:
     """The weighted variance of values (..., C), those of a pixel added up, LEAST_VARIANCE at least."""
-    flat = values.reshape(weight.size, -1)
+    flat = values.reshape(weight.size, values.shape[-1])
     centre = weight.ravel() @ flat / max(float(weight.sum()), 1e-9)
     return max(LEAST_VARIANCE, mean(np.square(flat - centre), weight))
 

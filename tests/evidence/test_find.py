@@ -102,6 +102,16 @@ def test_a_hole_in_glass_gets_glass(image):
     assert np.abs(inside.mean(axis=0) - 245).max() < 1 and np.abs(inside.std(axis=0) - 1).max() < 1
 
 
+@pytest.mark.parametrize("hidden_px", [8, 16, 24, 34, 60])
+def test_a_hole_that_other_masks_enclose_is_filled_from_what_is_known_further_off(image, hidden_px):
+    hole, mask = with_hole(image)
+    hidden = np.zeros_like(hole.known)
+    hidden[INSIDE.expanded(hidden_px).intersection(BOX).slices(BOX)] = True
+    enclosed = Hole(hole.l0_box, hole.pixels, hole.hole, ~hidden)
+    found = graft(enclosed, [DonorIndex.of(in_memory(image), 0.5, [mask])])
+    assert (found.pieces[hole.hole] > 0).all() and len(found.donors) == 1
+
+
 @pytest.mark.parametrize("hidden", ["beside the slide", "masked"])
 def test_what_is_hidden_around_a_donor_says_nothing_of_its_tone(hidden, monkeypatch):
     """Plain tissue, and a donor of which the last 20 columns are beside the slide or black and masked."""
