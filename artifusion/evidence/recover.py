@@ -22,12 +22,14 @@ from artifusion.evidence.colours import AT_ONCE, Colours, Places, posterior
 from artifusion.evidence.ink import LN10
 from artifusion.evidence.ink_fit import SAMPLE, Fit, fit_ink
 from artifusion.evidence.ink_map import Cells, Sample
+from artifusion.evidence.ink_opaque import opaque
 from artifusion.slide.tissue import optical_density, transmitted_light
 
 FAINT, PAINTED = 0.4, 0.6   # levels from which a pixel is faint, and from which it is as unknown as any hole's
 KEPT_ID, RECOVERED_ID, FAINT_ID, PAINTED_ID = 0, 1, 2, 3
 CORRELATED = 0.12           # of the ink's density: what may be wrong of it all over a place
 MISPLACED = 0.25            # of the thickness' step over a cell: how wrong it may be where it changes
+UNKNOWN = 1000.0            # variance under opaque ink, over that of tissue
 LEVEL_PX = 2.0              # blur of the levels
 TILE_PX, MARGIN_PX = 1024, 64
 GLASS = 223                 # grey level of the darkest channel of glass
@@ -48,9 +50,10 @@ class Recovery:
         image: uint8 (H, W, 3), recovered where `classes` says so, else as it was.
         level: float32 (H, W), how little is known of each pixel: 0 outside the mask, 1 where nothing is.
         classes: uint8 (H, W): 0 kept, 1 recovered (level below 0.4), 2 faint (below 0.6), 3 to be painted.
-        ink: what is told of the ink: "spectrum" (optical density of red, green and blue, the strongest 1), "thickness"
-            (median and 99 % quantile of its density in that channel), "likelihood" of the colours below, "shares" of
-            the classes, median "level", and "failed", why nothing was recovered, or None.
+        ink: what is told of the ink: "spectrum" (optical density of red, green and blue, the strongest 1; None where no
+            ink is seen, and the scan stays), "thickness" (median and 99 % quantile of its density in that channel),
+            "likelihood" of the colours below, "shares" of the classes, median "level", and "failed", why nothing was
+            recovered, or None.
     """
 
     image: np.ndarray
@@ -87,12 +90,11 @@ def recover(image: np.ndarray, mask: np.ndarray, reference: np.ndarray | None = 
     places = Places(colours, image, known, max(PLACE_PX, round(1 / mpp)), mpp)
     sample = Sample.of(image, mask, places, max(1, int((mask.sum() / SAMPLE) ** 0.5)))
     fit = fit_ink(image, mask, sample, colours, patch, mpp)
-    if fit.thickness.max() <= LEAST_INK:
-        return unrecovered(image, mask, "no ink is seen there")
     if fit.odd > MOST_ODD:
         return unrecovered(image, mask, f"{fit.odd:.0%} of the colours below the ink are those of no clean tissue", fit)
     recovered, level, thickness = image.copy(), np.zeros(mask.shape, np.float32), []
-    work = partial(recover_tile, image, mask, colours, places, fit, tissue_scale(clean), mpp)
+    hidden = opaque(image, mask, known, reference, fit, mpp)
+    work = partial(recover_tile, image, mask, hidden, colours, places, fit, tissue_scale(clean), mpp)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "recover") as threads:
         for tile, pixels, levels, some in threads.map(work, tiles(mask)):
             recovered[tile], level[tile] = pixels, levels
@@ -118,8 +120,8 @@ def tiles(mask: np.ndarray) -> Iterator[tuple[slice, slice]]:
                 yield np.s_[y : min(y + TILE_PX, mask.shape[0]), x : min(x + TILE_PX, mask.shape[1])]
 
 
-def recover_tile(image: np.ndarray, mask: np.ndarray, colours: Colours, places: Places, fit: Fit, scale: float,
-                 mpp: float, tile: tuple[slice, slice]
+def recover_tile(image: np.ndarray, mask: np.ndarray, hidden: np.ndarray, colours: Colours, places: Places, fit: Fit,
+                 scale: float, mpp: float, tile: tuple[slice, slice]
                  ) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray, np.ndarray]:
     """The tile, its recovered pixels uint8 (h, w, 3), its levels float32 (h, w), and some of its ink's densities."""
     wide = around(tile[0]), around(tile[1])
@@ -150,6 +152,7 @@ def recover_tile(image: np.ndarray, mask: np.ndarray, colours: Colours, places: 
         densities.append(density[:, ::64].max(axis=0))
     inner = tuple(slice(side.start - whole.start, side.stop - whole.start)
                   for side, whole in zip(tile, wide, strict=True))
+    variance[hidden[wide]] = UNKNOWN * scale**2
     level = level_of(variance / scale**2, masked)
     return tile, recovered[inner], level[inner], np.concatenate(densities)
 
@@ -219,7 +222,8 @@ def recovery_of(image: np.ndarray, recovered: np.ndarray, mask: np.ndarray, leve
     names = ("recovered", "faint", "painted")
     if failed is None and mask.any() and counts[PAINTED_ID] == masked:
         failed = "the ink is opaque"
-    spectrum = None if fit is None else fit.ink.density(np.array([np.median(fit.thickness[fit.thickness > LEAST_INK])]))
+    inked = np.zeros(0) if fit is None else fit.thickness[fit.thickness > LEAST_INK]
+    spectrum = fit.ink.density(np.array([np.median(inked)])) if fit and len(inked) else None
     facts = {
         "spectrum": None if spectrum is None else (spectrum[:, 0] / spectrum.max()).round(3).tolist(),
         "thickness": np.quantile(thickness, [0.5, 0.99]).round(3).tolist() if len(thickness) else None,
