@@ -13,7 +13,14 @@ from torch import Tensor
 
 from artifusion.checkpoint import Weights, load_weights
 from artifusion.config import RestoreConfig
-from artifusion.device import autocast, keep_freed_memory, machine, resolve_devices, threads_tell
+from artifusion.device import (
+    autocast,
+    keep_freed_memory,
+    machine,
+    resolve_devices,
+    return_freed_memory,
+    threads_tell,
+)
 from artifusion.diffusion.finish import match_fine_bands, match_steps
 from artifusion.diffusion.frame import Frame, colour_range
 from artifusion.diffusion.inpainting import Evidence, NoisedKnown
@@ -215,6 +222,8 @@ class Restorer:
             painted = self._paint_in_memory([batch[n] for n in members], times[begin:], seed, spacing_um)
             for n, pixels in zip(members, painted, strict=True):
                 restored[n][entering[n] > 0] = pixels[entering[n] > 0]
+        if self.device.type == "cpu":
+            return_freed_memory()
         return restored
 
     def _checked(self, steps: int | None, seed: int, mpp: float | None) -> float:
