@@ -585,14 +585,62 @@ def test_what_else_an_image_tells_is_said_to_be_left_out(tmp_path, monkeypatch):
     pixels.convert("L").save(tmp_path / "gray.png", icc_profile=profile(b"GRAY"))
     tifffile.imwrite(tmp_path / "tags.tif", np.asarray(pixels), photometric="rgb", rowsperstrip=32, metadata=None,
                      extratags=[(318, "f", 2, (0.3127, 0.329), True), (700, "B", 4, b"<x/>", True)])
+    told, scanners = (tmp_path / "told.jpg").read_bytes(), b"\xff\xec\0\x0ascanners"
+    (tmp_path / "segment.jpg").write_bytes(told[:2] + scanners + told[2:])
+    info = PngImagePlugin.PngInfo()
+    for value in ("one", "another"):
+        info.add_text("Comment", value)
+    info.add_text("Raw profile type iptc", "\n  iptc\n  1\n00")
+    info.add(b"paRt", bytes(9))
+    pixels.save(tmp_path / "chunks.png", pnginfo=info)
+    deep = np.asarray(pixels)
+    tifffile.imwrite(tmp_path / "ImageJ.tif", deep, imagej=True, metadata={"Info": "x"}, photometric="rgb",
+                     datetime="2020:01:01 00:00:00", extratags=[(65420, "I", 1, 1, True)])
+    tifffile.imwrite(tmp_path / "palette.tif", deep[..., 0], photometric="minisblack", description="stained",
+                     rowsperstrip=32, metadata=None)
     for name, said in (("told.jpg", "EXIF, XMP"), ("gray.png", "ICC profile of GRAY colours"),
-                       ("tags.tif", "WhitePoint, XMP")):
+                       ("tags.tif", "WhitePoint, XMP"), ("segment.jpg", "EXIF, XMP, APP12"),
+                       ("chunks.png", "paRt, raw profiles, further texts"),
+                       ("ImageJ.tif", "DateTime, IJMetadataByteCounts, IJMetadata, 1 private tag"),
+                       ("palette.tif", "ImageDescription, Software")):
         source, out = tmp_path / name, tmp_path / f"{name}.tif"
         result = invoke("restore", source, "--mask", mask, "-o", out)
         assert result.exit_code == 0 and f"{name}: {said} left out" in result.stderr, result.output
         assert f"; {said} left out" in invoke("restore", source, "--mask", mask, "-o", out, "--dry-run",
                                              "--overwrite").output
         assert said in json.loads(out.with_name(f"{out.name}.json").read_text())["written"]["reason"]
+
+
+def test_text_that_a_jpeg_does_not_hold_is_said_to_be_left_out_and_the_rest_is_there(tmp_path):
+    """Whether of one comment, of several or of the keywords of a PNG, and whatever bytes the cut goes through."""
+    pixels, info = Image.fromarray(tissue(300, 200)), PngImagePlugin.PngInfo()
+    mask = masked((300, 200), (20, 20, 40, 30), tmp_path / "m.png")
+    info.add_text("Author", "a" + "\u00e4" * 29_000)
+    info.add_text("Description", "the end")
+    pixels.save(tmp_path / "held.png", pnginfo=info)
+    info.add_text("Software", "a" + "\u00e4" * 1_000)
+    pixels.save(tmp_path / "long.png", pnginfo=info)
+    pixels.save(tmp_path / "held.jpg", comment=b"first")
+    data, second = (tmp_path / "held.jpg").read_bytes(), b"\xff\xfe\xff\xf0" + 65_518 * b"b"
+    (tmp_path / "long.jpg").write_bytes(data[:2] + second + data[2:])
+    for name, end in (("held.png", "the end"), ("long.png", "\u00e4"), ("held.jpg", "first"), ("long.jpg", "first")):
+        content = painted(tmp_path / name, mask, tmp_path / f"out of {name}.jpg")
+        told = "text but for its last 60,000 bytes left out" in content["written"]["reason"]
+        with Image.open(tmp_path / f"out of {name}.jpg") as image:
+            kept, _, note = image.info["comment"].decode().rpartition("\nartifusion: restored 1 region")
+        assert told == ("long" in name) == (len(kept.encode()) > 59_990) and note and kept.endswith(end)
+        for suffix in (".png", ".tif"):
+            content = painted(tmp_path / name, mask, tmp_path / f"out of {name}{suffix}")
+            assert "left out" not in content["written"]["reason"]
+
+
+def test_what_a_vendor_tells_is_said_to_be_left_out_of_other_containers(tmp_path, monkeypatch):
+    monkeypatch.setattr("artifusion.restorer.Restorer.from_pretrained", lambda *_, **__: Flat())
+    source = write_pages(tmp_path / "told.svs", [(*L, 0, TILED)], APERIO.format(w=448, h=384), True)
+    mask = masked(L, (20, 20, 40, 30), tmp_path / "m.png")
+    result = invoke("restore", source, "--mask", mask, "-o", tmp_path / "out.tif", "--dry-run")
+    assert result.exit_code == 0 and "ImageDescription, Software left out" in result.output
+    assert "left out" not in invoke("restore", source, "--mask", mask, "-o", tmp_path / "out.svs", "--dry-run").output
 
 
 # Texts and names

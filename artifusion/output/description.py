@@ -14,6 +14,7 @@ from PIL import Image
 
 from artifusion.errors import BROKEN_FILE
 from artifusion.slide import tiff
+from artifusion.slide.pages import lasting_page
 from artifusion.slide.reader import Slide
 from artifusion.slide.whole import tifffile_messages
 
@@ -105,25 +106,14 @@ def _json(file: tifffile.TiffFile) -> Mapping[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _imagej(file: tifffile.TiffFile) -> Mapping[str, Any]:
+    """What ImageJ's description tells; its tags stay in copies alone, where all tags are compared."""
+    in_tags = cast(Any, file.pages[0]).tags.valueof(tiff.IMAGEJ) or {}
+    return {key: repr(value) for key, value in (file.imagej_metadata or {}).items() if key not in in_tags}
+
+
 FORMS: dict[str, Callable[[tifffile.TiffFile], Mapping[str, Any] | None]] = {
-    "OME": _ome, "JSON": _json, "ImageJ": lambda file: {k: repr(v) for k, v in (file.imagej_metadata or {}).items()},
-    "shape": lambda file: (file.shaped_metadata or ({},))[0]}
-
-
-def lasting_page(slide: Slide) -> tiff.Page:
-    """Return the first directory of a slide where its texts also hold for a generic pyramid of it; else an empty one.
-
-    They do not where the pixels become others (gray, planes, several images in one OME-XML), nor where OpenSlide would
-    take the pyramid for Aperio's.
-    """
-    nothing = tiff.Page({}, "<")
-    if slide.vendor not in ("generic-tiff", "image") or not tiff.is_tiff(slide.path):
-        return nothing
-    pages = tiff.read_tiff(slide.path).pages
-    first, text = pages[0], pages[0].text(tiff.DESCRIPTION)
-    alone = sum((page.number(tiff.WIDTH), page.number(tiff.HEIGHT)) == slide.size for page in pages) == 1
-    colours = first.number(tiff.SAMPLES, 1) == 3 and first.number(tiff.PLANAR, 1) == 1
-    return first if alone and colours and not text.startswith("Aperio") and text.count("Pixels ") < 2 else nothing
+    "OME": _ome, "JSON": _json, "ImageJ": _imagej, "shape": lambda file: (file.shaped_metadata or ({},))[0]}
 
 
 def description_with_note(text: str, note: str, vendor: str) -> str | None:

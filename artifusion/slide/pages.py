@@ -8,18 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import tifffile
+
 from artifusion.errors import SlideError
 from artifusion.geometry import Size
 from artifusion.slide import tiff
-from artifusion.slide.images import LYING_ON_A_SIDE
+from artifusion.slide.images import LONGEST_COMMENT, LYING_ON_A_SIDE, comment_of
 
 if TYPE_CHECKING:
     from artifusion.slide.reader import Slide
 
+TIFFS = (".tif", ".tiff")
 SIZED = ("aperio", "generic-tiff", "hamamatsu", "image")     # whose levels are pages of the same size
 UNSIGNED = (1, 4)                                            # sample formats; 4 is "undefined"
-UNKEPT_TAGS = {301: "TransferFunction", 318: "WhitePoint", 319: "PrimaryChromaticities", 700: "XMP", 33723: "IPTC",
-               34377: "Photoshop's resources", 34665: "EXIF"}     # of level 0; only a copy holds them
+STORED = {254, 255, *range(256, 260), *range(262, 267), 273, 274, *range(277, 285), *range(290, 294), 296, 297, 317,
+          320, *range(322, 326), 330, 332, 336, *range(338, 342), 347, *range(512, 522), *range(529, 533),
+          *range(32995, 32999), 34675}       # tags that say how pixels are stored, their scale and their profile
+PRIVATE_TAG = 65_000                                         # from here on anybody's, without a name
 FOCAL_PLANE = re.compile(r'<dimension\b[^>]*\bz="(\d+)"')    # in the XML of Leica
 
 
@@ -67,9 +72,38 @@ def left_out(slide: Slide, suffix: str) -> str:
     parts = [f"{count} pages of {_named(size)}: only the first plane is kept" for size, count in planes.items()
              if count > slide.level_sizes.count(size)]
     parts += [f"{count} page{'s' if count > 1 else ''} of {_named(size)} left out" for size, count in others.items()]
-    unkept = slide.unkept + tuple(name for code, name in UNKEPT_TAGS.items() if pages and code in pages[0].tags)
+    unkept = slide.unkept + _unkept_tags(slide, pages, suffix)
     unkept += tuple(chunk.decode() for chunk in slide.colour if suffix != ".png")
+    if suffix in (".jpg", ".jpeg") and len(comment_of(slide.text)) > LONGEST_COMMENT:
+        unkept += (f"text but for its last {LONGEST_COMMENT:,} bytes",)
     return "; ".join(parts + [f"{', '.join(names)} left out" for names in (slide.associated, unkept) if names])
+
+
+def lasting_page(slide: Slide) -> tiff.Page:
+    """Return the first directory of a slide where its texts also hold for a generic pyramid of it; else an empty one.
+
+    They do not where the pixels become others (gray, planes, several images in one OME-XML), nor where OpenSlide would
+    take the pyramid for Aperio's.
+    """
+    nothing = tiff.Page({}, "<")
+    if slide.vendor not in ("generic-tiff", "image") or not tiff.is_tiff(slide.path):
+        return nothing
+    pages = tiff.read_tiff(slide.path).pages
+    first, text = pages[0], pages[0].text(tiff.DESCRIPTION)
+    alone = sum(_size(page) == slide.size for page in pages) == 1
+    colours = first.number(tiff.SAMPLES, 1) == 3 and first.number(tiff.PLANAR, 1) == 1
+    return first if alone and colours and not text.startswith("Aperio") and text.count("Pixels ") < 2 else nothing
+
+
+def _unkept_tags(slide: Slide, pages: Sequence[tiff.Page], suffix: str) -> tuple[str, ...]:
+    """What the first page of a TIFF file tells, or any other slide's vendor, that a generic file does not hold."""
+    if not pages:
+        return (f"{slide.vendor}'s metadata",) if slide.kind == "slide" else ()
+    kept = STORED | {tiff.DESCRIPTION, tiff.SOFTWARE} if suffix in TIFFS and lasting_page(slide).tags else STORED
+    others = [code % tiff.REPEATED for code in pages[0].tags if code not in kept]
+    named = [name for code in others if code < PRIVATE_TAG and (name := tifffile.TIFF.TAGS.get(code, ""))]
+    nameless = len(others) - len(named)
+    return (*named, *([f"{nameless} private tag{'s' if nameless > 1 else ''}"] if nameless else []))
 
 
 def _pages(path: Path, sub: bool = False) -> Sequence[tiff.Page]:

@@ -42,6 +42,7 @@ class Slide:
         properties: the file's own metadata, name -> text.
         associated: names of the label, macro and thumbnail images.
         pictures: how many a file that is no TIFF holds, as animations do; the first is read.
+        text: what a plain image that is no TIFF says in words, by keyword.
         bounds_offset: level-0 Point at which QuPath starts counting (openslide.bounds-x, -y).
 
     Threads may share a slide; all of them must end before it is closed.
@@ -62,6 +63,7 @@ class Slide:
     properties: dict[str, str]
     associated: tuple[str, ...] = ()
     pictures: int = 1
+    text: Mapping[str, str] = MappingProxyType({})
     bounds_offset = Point(0, 0)
 
     @property
@@ -233,7 +235,6 @@ class ImageSlide(Slide):
     Attributes:
         format: Pillow's name of the file format.
         lossless: whether the file stores its pixels without loss.
-        text: what a PNG or JPEG says in words, by keyword.
     """
 
     kind = "image"
