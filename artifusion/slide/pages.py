@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -67,6 +68,8 @@ def left_out(slide: Slide, suffix: str) -> str:
             others[size] += 1
     if slide.vendor == "leica" and pages:
         planes[slide.size] = 1 + max(map(int, FOCAL_PLANE.findall(pages[0].text(tiff.DESCRIPTION))), default=0)
+    elif slide.vendor == "dicom":
+        planes[slide.size] = _dicom_planes(slide)
     elif not planes:                                         # of an image that is no TIFF
         planes[slide.size] = slide.pictures
     parts = [f"{count} pages of {_named(size)}: only the first plane is kept" for size, count in planes.items()
@@ -93,6 +96,12 @@ def lasting_page(slide: Slide) -> tiff.Page:
     alone = sum(_size(page) == slide.size for page in pages) == 1
     colours = first.number(tiff.SAMPLES, 1) == 3 and first.number(tiff.PLANAR, 1) == 1
     return first if alone and colours and not text.startswith("Aperio") and text.count("Pixels ") < 2 else nothing
+
+
+def _dicom_planes(slide: Slide) -> int:
+    """How many planes the frames of a DICOM slide make: each plane covers level 0 once."""
+    frames, *tile = (int(slide.properties.get(f"dicom.{name}", 0)) for name in ("NumberOfFrames", "Columns", "Rows"))
+    return frames // math.prod(-(-side // max(1, px)) for side, px in zip(slide.size, tile, strict=True))
 
 
 def _unkept_tags(slide: Slide, pages: Sequence[tiff.Page], suffix: str) -> tuple[str, ...]:

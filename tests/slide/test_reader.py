@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import struct
 
 import imagecodecs
 import numpy as np
@@ -178,15 +179,75 @@ def test_colours_of_a_tiff_that_are_multiplied_by_their_opacity_are_not_multipli
         assert np.array_equal(slide.read(Box(0, 0, 90, 60)), np.broadcast_to(colours + (255 - opaque), (60, 90, 3)))
 
 
+PLACES = [(1 + 256 * column, 1 + 256 * row) for row in range(3) for column in range(5)]
+
+
+def as_sparse(data):
+    kind = b"\x20\x00\x11\x93CS"
+    return data.replace(kind + b"\x0a\0TILED_FULL", kind + b"\x0c\0TILED_SPARSE")
+
+
+def placed(data, places):
+    """A DICOM file in which each frame tells its place, or has a group that tells none."""
+    def item(content):
+        return struct.pack("<HHI", 0xFFFE, 0xE000, len(content)) + content
+
+    def sequence(group, element, content):
+        return struct.pack("<HH2sHI", group, element, b"SQ", 0, len(content)) + content
+
+    def group(place):
+        position = b"".join(struct.pack("<HH2sHi", 0x48, 0x21E + n, b"SL", 4, at) for n, at in enumerate(place))
+        return sequence(0x48, 0x21A, item(position))
+
+    groups = b"".join(item(group(place) if place else b"") for place in places)
+    pixels = data.index(b"\xe0\x7f\x10\x00OB")
+    return data[:pixels] + sequence(0x5200, 0x9230, groups) + data[pixels:]
+
+
+@pytest.mark.parametrize(("places", "told"), [
+    (PLACES, ""), (PLACES[::-1], ""), ([None] * 15, "does not tell where"), ([], "does not tell where"),
+    (PLACES[:7], "does not tell where"), ([*PLACES[:14], None], "does not tell where"),
+    ([*PLACES[:14], PLACES[0]], "holds several tiles for one place"),
+    ([*PLACES[:14], (1281, 1)], "outside of the slide"), ([*PLACES[:14], (1, 769)], "outside of the slide"),
+    ([(-255, 1), *PLACES[1:]], "outside of the slide")])
+@pytest.mark.parametrize("sparse", [True, False])
+def test_tiles_of_dicom_that_openslide_would_lose_or_hide_are_refused(places, told, sparse, wsi, tmp_path):
+    data = (wsi / "camelyon-jpeg.dcm").read_bytes()
+    (tmp_path / "full.dcm").write_bytes(data)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/slide.dcm").write_bytes(placed(as_sparse(data) if sparse else data, places))
+    if not sparse:                                           # whose tiles need no places
+        told = "other places of its tiles than their order" if places == PLACES[::-1] else told if any(places) else ""
+    if told:
+        with pytest.raises(SlideError, match=f"in/slide.dcm: .*{told}"):
+            open_slide(tmp_path / "in/slide.dcm")
+        return
+    with open_slide(tmp_path / "in/slide.dcm") as slide, open_slide(tmp_path / "full.dcm") as full:
+        if places == PLACES[::-1]:                           # the first tile lies in the last place
+            assert np.array_equal(slide.read(Box(1024, 512, 128, 188)), full.read(Box(0, 0, 128, 188)))
+        else:
+            assert np.array_equal(slide.read(Box(0, 0, *slide.size)), full.read(Box(0, 0, *slide.size)))
+
+
+def test_planes_of_dicom_that_are_left_out_are_told(wsi, tmp_path):
+    data = (wsi / "camelyon-jpeg.dcm").read_bytes()
+    at = data.index(b"\xe0\x7f\x10\x00OB") + 12
+    first, end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "little"), data.rindex(b"\xfe\xff\xdd\xe0")
+    twice = data[:at] + b"\xfe\xff\x00\xe0\0\0\0\0" + 2 * data[first:end] + data[end:]     # the table is left away
+    (tmp_path / "slide.dcm").write_bytes(twice.replace(b"\x28\0\x08\0IS\x02\x0015", b"\x28\0\x08\0IS\x02\x0030"))
+    for path, said in ((wsi / "camelyon-jpeg.dcm", ""), (tmp_path / "slide.dcm", "2 pages of 1152 x 700 px: only the")):
+        with open_slide(path) as slide:
+            assert left_out(slide, ".tif").startswith(said) and "dicom's metadata left out" in left_out(slide, ".tif")
+            assert ("pages" in left_out(slide, ".tif")) == bool(said)
+
+
 @pytest.mark.parametrize("beside", [False, True])
 def test_sparse_tiles_of_dicom_without_places_are_refused_where_openslide_would_end_the_process(wsi, tmp_path, beside):
     """In the file itself, and in that of another level of its series."""
-    kind, data = b"\x20\x00\x11\x93CS", (wsi / "camelyon-jpeg.dcm").read_bytes()
-    sparse = data.replace(kind + b"\x0a\0TILED_FULL", kind + b"\x0c\0TILED_SPARSE")
+    data = (wsi / "camelyon-jpeg.dcm").read_bytes()
+    sparse = as_sparse(data)
     other = re.sub(rb"(\x20\x00\x0e\x00UI.\x00)[0-9]", rb"\g<1>9", sparse, flags=re.DOTALL)
-    pixels = sparse.index(b"\xe0\x7f\x10\x00OB")
-    placed = sparse[:pixels] + b"\x00\x52\x30\x92SQ\0\0" + bytes(4) + sparse[pixels:]
-    (tmp_path / "slide.dcm").write_bytes(data if beside else placed)
+    (tmp_path / "slide.dcm").write_bytes(data if beside else placed(sparse, PLACES))
     (tmp_path / "other series.dcm").write_bytes(other)
     with open_slide(tmp_path / "slide.dcm") as slide:
         assert slide.vendor == "dicom"
