@@ -29,7 +29,8 @@ LYING_ON_A_SIDE = (5, 6, 7, 8)         # EXIF orientations that turn by a quarte
 UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
            5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
            8: Image.Transpose.ROTATE_90}                                 # what EXIF and TIFF ask for
-PREMULTIPLIED = 1                      # the kind of TIFF's extra sample by which colours are multiplied already
+CHANNELS = {0: 1, 1: 1, 3: 1, 2: 3, 6: 3, 5: 4}        # of TIFF photometric interpretations, their opacity aside
+PREMULTIPLIED, OPACITY = 1, 2          # the kinds of TIFF's extra sample; by the first colours are multiplied already
 DEEP = {"JPEG2000": (b"\xff\x4f\xff\x51", 38, 0xF8), "AVIF": (b"av1C", 2, 0x40)}     # which bits say it, where behind
 HEAD_BYTES = 1 << 20                   # of a file, in which that stands
 SHOWN = (b"cHRM", b"gAMA", b"sRGB", b"cICP")           # chunks by which a PNG says how its numbers are to be shown
@@ -133,6 +134,18 @@ def _read_other_image(path: Path) -> PlainImage:
                               _text(image), pictures, shown, unkept)
 
 
+def check_channels(path: Path, page: tiff.Page) -> None:
+    """Raise SlideError where a TIFF page has other channels than its colours and their opacity.
+
+    Readers drop them, or take the first for opacity, whatever it is.
+    """
+    samples, colours = page.number(tiff.SAMPLES, 1), CHANNELS.get(page.number(tiff.PHOTOMETRIC, -1), 16)
+    kind = page.number(tiff.EXTRA_SAMPLES)
+    if samples > colours + (kind in (PREMULTIPLIED, OPACITY)):
+        raise SlideError(f"{path}: has {samples} channels, of which {colours} {'is' if colours == 1 else 'are'} shown; "
+                         "only gray and colour images can be restored, convert it to RGB")
+
+
 def comment_of(text: Mapping[str, str]) -> bytes:
     """Return the texts of an image as one, as the comment of a JPEG holds them."""
     return "\n".join(value if key in ("Comment", "Description") else f"{key}: {value}"
@@ -198,6 +211,7 @@ def _text(image: Image.Image) -> dict[str, str]:
 def _read_tiff_image(path: Path) -> PlainImage:
     check_whole(path)
     check_image(path)
+    check_channels(path, tiff.read_tiff(path).pages[0])
     with tifffile_messages() as messages, tifffile.TiffFile(path) as file:
         page: Any = file.pages[0]
         if page.dtype is None or page.dtype.itemsize * 8 > 8 or page.dtype.kind not in "ub":
@@ -226,9 +240,6 @@ def _read_tiff_image(path: Path) -> PlainImage:
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
         with Image.open(path) as image:                    # palette, white-is-zero, 1 bit: Pillow knows them all
             return PlainImage(on_white(image), "TIFF", lossless, icc, mpp)             # Pillow turns it upright
-    if pixels.ndim == 3 and pixels.shape[2] > 4:
-        raise SlideError(f"{path}: has {pixels.shape[2]} channels; only gray and colour images can be restored, "
-                         "convert it to RGB")
     pixels = _rgb_on_white(pixels, premultiplied)
     if orientation in UPRIGHT:
         pixels = np.asarray(Image.fromarray(pixels).transpose(UPRIGHT[orientation]))

@@ -14,7 +14,7 @@ import tifffile
 from artifusion.errors import SlideError
 from artifusion.geometry import Size
 from artifusion.slide import tiff
-from artifusion.slide.images import LONGEST_COMMENT, LYING_ON_A_SIDE, comment_of
+from artifusion.slide.images import LONGEST_COMMENT, LYING_ON_A_SIDE, check_channels, comment_of
 
 if TYPE_CHECKING:
     from artifusion.slide.reader import Slide
@@ -32,8 +32,8 @@ FOCAL_PLANE = re.compile(r'<dimension\b[^>]*\bz="(\d+)"')    # in the XML of Lei
 def check_levels(path: Path, vendor: str, l0_size: Size) -> None:
     """Raise SlideError where OpenSlide would show a TIFF slide as less than it is.
 
-    That is one with other samples than whole numbers of 8 bits, which it cuts, or, where it takes the first page for
-    level 0 unseen, with a larger one behind that.
+    That is one with other samples than whole numbers of 8 bits, which it cuts, with further channels, or, where it
+    takes the first page for level 0 unseen, with a larger one behind that.
     """
     for page in _pages(path):
         bits, size = int(page.numbers(tiff.BITS).max(initial=1)), _size(page)
@@ -41,6 +41,8 @@ def check_levels(path: Path, vendor: str, l0_size: Size) -> None:
         if page.tiled and (bits > 8 or kind):
             raise SlideError(f"{path}: has{kind} samples of {bits} bits; only slides of 8 bits (uint8) can be "
                              "restored, convert it to 8 bit")
+        if page.tiled:
+            check_channels(path, page)
         if vendor == "generic-tiff" and page.tiled and size.width * size.height > l0_size.width * l0_size.height:
             raise SlideError(f"{path}: holds a page of {_named(size)} behind a smaller first one, and so is shown as "
                              f"{_named(l0_size)}; save it with the largest page first, for example with vips tiffsave "

@@ -71,11 +71,33 @@ def test_sixteen_bit_images_are_refused(tmp_path):
             open_slide(tmp_path / name)
 
 
-def test_images_of_many_channels_are_refused(tmp_path):
-    tifffile.imwrite(tmp_path / "five.tif", np.zeros((8, 9, 5), np.uint8), photometric="minisblack",
-                     planarconfig="contig")
-    with pytest.raises(SlideError, match="5 channels"):
-        open_slide(tmp_path / "five.tif")
+@pytest.mark.parametrize("cut", [{"tile": (128, 128)}, {"rowsperstrip": 16}])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize(("photometric", "channels", "kinds"), [
+    ("minisblack", 2, [0]), ("minisblack", 3, [0, 0]), ("minisblack", 3, [2, 0]), ("minisblack", 5, [0] * 4),
+    ("rgb", 4, [0]), ("rgb", 5, [0, 0]), ("rgb", 5, [2, 0]), ("separated", 5, [0])])
+def test_images_of_further_channels_than_colours_and_opacity_are_refused(photometric, channels, kinds, planar, cut,
+                                                                         tmp_path):
+    pixels = np.dstack([tissue(300, 200), tissue(300, 200, 1)])[..., :channels]
+    pixels = pixels.copy() if planar == "contig" else np.moveaxis(pixels, -1, 0).copy()
+    tifffile.imwrite(tmp_path / "in.tif", pixels, photometric=photometric, planarconfig=planar, extrasamples=kinds,
+                     metadata=None, **cut)
+    with pytest.raises(SlideError, match=f"has {channels} channels, of which . (is|are) shown; .* convert it to RGB"):
+        open_slide(tmp_path / "in.tif")
+
+
+@pytest.mark.parametrize("cut", [{"tile": (128, 128)}, {"rowsperstrip": 16}])
+@pytest.mark.parametrize("photometric", ["minisblack", "rgb"])
+def test_opacity_is_no_further_channel(photometric, cut, tmp_path):
+    colours = tissue(300, 200)[..., : 1 if photometric == "minisblack" else 3]
+    opaque = np.zeros((200, 300, 1), np.uint8)
+    opaque[:, :150] = 255
+    tifffile.imwrite(tmp_path / "in.tif", np.dstack([colours, opaque]), photometric=photometric, planarconfig="contig",
+                     extrasamples=[2], metadata=None, **cut)
+    with open_slide(tmp_path / "in.tif") as slide:
+        pixels = slide.read(Box(0, 0, 300, 200))
+    assert np.array_equal(pixels[:, :150], np.broadcast_to(colours[:, :150], (200, 150, 3)))
+    assert (pixels[:, 150:] == 255).all()
 
 
 def test_a_photograph_is_read_upright_as_viewers_show_it(tmp_path):
