@@ -61,9 +61,9 @@ def _misplaced(path: Path) -> str:
         pixels = data.find(PIXELS)
         end = pixels if pixels >= 0 else len(data)
         groups = data.find(FRAME_GROUPS, 0, end)
-        told = [b"".join(found[1] for found in place.finditer(data, groups, end)) if groups >= 0 else b""
-                for place in PLACES]
-        columns, rows = (np.frombuffer(place, "<i4") for place in told)
+        values = [b"".join(found[1] for found in place.finditer(data, groups, end)) if groups >= 0 else b""
+                  for place in PLACES]
+        columns, rows = (np.frombuffer(place, "<i4") for place in values)
         frames, *sides = (found and found[1] for found in (part.search(data, 0, end) for part in (FRAMES, *SIDES)))
     if not sparse and not len(columns) and not len(rows):
         return ""

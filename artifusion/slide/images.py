@@ -176,10 +176,10 @@ def _unkept_chunks(chunks: Mapping[bytes, Sequence[bytes]], texts: Mapping[str, 
 def _unkept(image: Image.Image, exif: Image.Exif) -> list[str]:
     """What an image tells beside its pixels, scale, profile and text. Its orientation is seen in the pixels."""
     kept = {tiff.ORIENTATION, tiff.X_RESOLUTION, tiff.Y_RESOLUTION, tiff.RESOLUTION_UNIT}
-    told = (("EXIF", {*exif} - kept), ("XMP", image.info.get("xmp")),
-            ("Photoshop's resources", image.info.get("photoshop")))
+    metadata = (("EXIF", {*exif} - kept), ("XMP", image.info.get("xmp")),
+                ("Photoshop's resources", image.info.get("photoshop")))
     others = {name for name, content in _segments(image) if name != "COM" and not content.startswith(READ_SEGMENTS)}
-    return [name for name, values in told if values] + sorted(others)
+    return [name for name, values in metadata if values] + sorted(others)
 
 
 def _segments(image: Image.Image) -> Sequence[tuple[str, bytes]]:

@@ -187,7 +187,7 @@ def test_a_tiff_image_is_upright_as_viewers_show_it_and_masks_are_drawn(tmp_path
         expected = np.asarray(image.convert("RGB"))
     with open_slide(tmp_path / "image.tif") as slide:
         assert slide.size == expected.shape[1::-1] and np.array_equal(slide.read(Box(0, 0, *slide.size)), expected)
-        assert slide.mpp_xy == ((0.5, 1.0) if orientation < 5 else (1.0, 0.5)) and not left_out(slide, ".tif")
+        assert slide.mpp_xy == ((0.5, 1.0) if orientation < 5 else (1.0, 0.5)) and "page" not in left_out(slide, ".tif")
 
 
 @pytest.mark.parametrize("channels", [2, 4])
