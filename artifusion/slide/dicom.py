@@ -15,7 +15,7 @@ SPARSE = b"TILED_SPARSE"
 FRAME_GROUPS = b"\x00\x52\x30\x92"        # the tag, in the byte order of all DICOM that OpenSlide reads
 PIXELS = b"\xe0\x7f\x10\x00"
 SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI.\x00|.\x00\x00\x00)([0-9.]+)", re.DOTALL)
-FRAMES = re.compile(rb"\x28\x00\x08\x00(?:IS.\x00|.\x00\x00\x00) *([0-9]+)", re.DOTALL)
+FRAMES = re.compile(rb"\x28\x00\x08\x00(?:IS.\x00|.\x00\x00\x00) *([0-9]{1,12})", re.DOTALL)
 SIDES = [re.compile(rb"\x48\x00" + code + rb"\x00(?:UL\x04\x00|\x04\x00\x00\x00)(....)", re.DOTALL)
          for code in (b"\x06", b"\x07")]      # columns and rows of the slide
 PLACES = [re.compile(rb"\x48\x00" + code + rb"\x02(?:SL\x04\x00|\x04\x00\x00\x00)(....)", re.DOTALL)

@@ -102,7 +102,8 @@ def lasting_page(slide: Slide) -> tiff.Page:
 
 def _dicom_planes(slide: Slide) -> int:
     """How many planes the frames of a DICOM slide make: each plane covers level 0 once."""
-    frames, *tile = (int(slide.properties.get(f"dicom.{name}", 0)) for name in ("NumberOfFrames", "Columns", "Rows"))
+    texts = (slide.properties.get(f"dicom.{name}", "").strip() for name in ("NumberOfFrames", "Columns", "Rows"))
+    frames, *tile = (int(text) if text.isdecimal() else 0 for text in texts)
     return frames // math.prod(-(-side // max(1, px)) for side, px in zip(slide.size, tile, strict=True))
 
 
