@@ -598,11 +598,13 @@ def test_what_else_an_image_tells_is_said_to_be_left_out(tmp_path, monkeypatch):
                      datetime="2020:01:01 00:00:00", extratags=[(65420, "I", 1, 1, True)])
     tifffile.imwrite(tmp_path / "palette.tif", deep[..., 0], photometric="minisblack", description="stained",
                      rowsperstrip=32, metadata=None)
+    tifffile.imwrite(tmp_path / "turned.tif", deep, photometric="rgb", tile=(128, 128), metadata=None,
+                     compression="zstd", extratags=[(274, "H", 1, 6, True)])
     for name, said in (("told.jpg", "EXIF, XMP"), ("gray.png", "ICC profile of GRAY colours"),
                        ("tags.tif", "WhitePoint, XMP"), ("segment.jpg", "EXIF, XMP, APP12"),
                        ("chunks.png", "paRt, raw profiles, further texts"),
                        ("ImageJ.tif", "DateTime, IJMetadataByteCounts, IJMetadata, 1 private tag"),
-                       ("palette.tif", "ImageDescription, Software")):
+                       ("palette.tif", "ImageDescription, Software"), ("turned.tif", "Orientation")):
         source, out = tmp_path / name, tmp_path / f"{name}.tif"
         result = invoke("restore", source, "--mask", mask, "-o", out)
         assert result.exit_code == 0 and f"{name}: {said} left out" in result.stderr, result.output
@@ -674,6 +676,16 @@ def test_what_an_image_says_in_words_is_kept(tmp_path):
         assert "Title: my slide\n" in comment and "Pr\u00e4parat" in comment and comment.count("artifusion: ") == 2
     with Image.open(tmp_path / "back.png") as image:
         assert "Title: my slide" in image.text["Comment"] and image.text["Description"].startswith("artifusion: ")
+
+
+@pytest.mark.parametrize("name", ["in.jpg", "in.gif", "in.jp2"])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_comment_of_any_encoding_and_format_is_kept(name, encoding, tmp_path):
+    Image.fromarray(tissue(300, 200)).save(tmp_path / name, comment="Pr\u00e4parat".encode(encoding))
+    mask = masked((300, 200), (20, 20, 40, 30), tmp_path / "m.png")
+    painted(tmp_path / name, mask, tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.text["Comment"] == "Pr\u00e4parat"
 
 
 def test_text_behind_the_pixels_is_kept_and_long_text_does_not_break_a_jpeg(tmp_path):

@@ -204,8 +204,15 @@ def _text(image: Image.Image) -> dict[str, str]:
     if image.format == "PNG":
         return {key: value for key, value in getattr(image, "text", {}).items() if not key.startswith((RAW, "XML:"))}
     comment = b"\n".join(content for name, content in _segments(image) if name == "COM") or image.info.get("comment")
-    text = comment.decode("utf-8", "replace").replace("\0", " ").strip() if isinstance(comment, bytes) else ""
+    text = _decoded(comment).replace("\0", " ").strip() if isinstance(comment, bytes) else ""
     return {"Comment": text} if text else {}
+
+
+def _decoded(text: bytes) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text.decode("latin-1")                        # in which every byte is a letter
 
 
 def _read_tiff_image(path: Path) -> PlainImage:

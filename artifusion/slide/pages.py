@@ -112,6 +112,8 @@ def _unkept_tags(slide: Slide, pages: Sequence[tiff.Page], suffix: str) -> tuple
     if not pages:
         return (f"{slide.vendor}'s metadata",) if slide.kind == "slide" else ()
     kept = STORED | {tiff.DESCRIPTION, tiff.SOFTWARE} if suffix in TIFFS and lasting_page(slide).tags else STORED
+    if slide.kind == "slide" and pages[0].number(tiff.ORIENTATION, 1) != 1:      # which OpenSlide shows as stored
+        kept = kept - {tiff.ORIENTATION}
     others = [code % tiff.REPEATED for code in pages[0].tags if code not in kept]
     named = [name for code in others if code < PRIVATE_TAG and (name := tifffile.TIFF.TAGS.get(code, ""))]
     nameless = len(others) - len(named)
