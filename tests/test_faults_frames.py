@@ -116,6 +116,17 @@ def test_an_output_that_is_sparse_itself_counts_from_its_own_bounds(tmp_path, si
     assert invoke("verify", source, tmp_path / "out.tif").exit_code == 0
 
 
+def test_what_was_not_scanned_is_not_declared(tmp_path):
+    """Outside of the area of a Leica slide; that of a TIFF is in `test_faults_writer.py`."""
+    source = write_leica(tmp_path / "in.scn", (1024, 1280), (384, 640), (512, 384))
+    content = painted(source, masked((1024, 1280), (300, 700, 200, 40), tmp_path / "m.png"), tmp_path / "out.tif")
+    assert [region["l0_box"] for region in content["regions"]] == [[384, 700, 116, 40]]
+    with open_slide(tmp_path / "out.tif") as restored, open_slide(source) as slide:
+        assert np.array_equal(restored.read(Box(300, 700, 68, 40)), slide.read(Box(300, 700, 68, 40)))
+    with pytest.raises(MaskError, match=r"in\.scn: the mask marks only places of which the file holds no tiles"):
+        painted(source, masked((1024, 1280), (100, 100, 60, 60), tmp_path / "m.png"), tmp_path / "none.tif")
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_both_masks_of_a_damaged_slide_mark_the_same_pixels_of_it(scn, tmp_path, sparse):
     source, out = scn, tmp_path / "damaged.tiff"

@@ -149,6 +149,10 @@ class Slide:
                 pixels[part.slices(lv_box)] = self._pixels(level, part)
         return pixels
 
+    def is_missing(self, l0_box: Box) -> bool:
+        """Return whether the file holds no pixel of a box inside the slide: nothing was scanned there."""
+        return False
+
     def read_associated(self, name: str) -> np.ndarray:
         """Return an associated image as uint8 (H, W, 3) RGB on white. Raises KeyError for a name it does not have."""
         raise KeyError(name)
@@ -211,11 +215,17 @@ class OpenSlideSlide(Slide):
     def read_associated(self, name: str) -> np.ndarray:
         return on_white(self._handle.associated_images[name])
 
+    def is_missing(self, l0_box: Box) -> bool:
+        return self._region(0, l0_box).getchannel("A").getextrema() == (0, 0)
+
     def _pixels(self, level: int, lv_box: Box) -> np.ndarray:
+        return on_white(self._region(level, lv_box))
+
+    def _region(self, level: int, lv_box: Box) -> Image.Image:
         l0_x, l0_y = (round(lv * self.level_downsamples[level]) for lv in (lv_box.x, lv_box.y))
         asked = (l0_x, l0_y), level, (lv_box.width, lv_box.height)
         try:
-            return on_white(self._handle.read_region(*asked))
+            return self._handle.read_region(*asked)
         except openslide.OpenSlideError:                     # there, or in another place before: that spoils the handle
             pass
         try:
@@ -226,7 +236,7 @@ class OpenSlideSlide(Slide):
             raise SlideError(f"{self.path}: cannot read level {level} at ({lv_box.x}, {lv_box.y}), the file is damaged "
                              f"there: {shortened(error)}; get a whole copy of it") from None
         self._handle = fresh                                 # the other one is closed when the last thread leaves it
-        return on_white(image)
+        return image
 
 
 class ImageSlide(Slide):

@@ -14,6 +14,7 @@ from PIL import ExifTags, Image
 from artifusion.errors import SlideError
 from artifusion.geometry import Box, Size
 from artifusion.slide import reader as reader_module
+from artifusion.slide.levels import missing_tiles
 from artifusion.slide.pages import left_out
 from artifusion.slide.reader import open_slide
 
@@ -226,6 +227,27 @@ def placed(data, places):
     return data[:pixels] + sequence(0x5200, 0x9230, groups) + data[pixels:]
 
 
+def with_frames(data, numbers):
+    """A DICOM file with some of its 15 frames, and without the table of where they lie."""
+    start = data.index(b"\xe0\x7f\x10\x00OB") + 12
+    items, at = [], start
+    while data[at : at + 4] == b"\xfe\xff\x00\xe0":
+        items.append(data[at : at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")])
+        at += len(items[-1])
+    table, *frames = items
+    pixels = table[:4] + bytes(4) + b"".join(frames[number] for number in numbers) + data[at:]
+    return data[:start].replace(b"\x28\0\x08\0IS\x02\x0015", b"\x28\0\x08\0IS\x02\0%2d" % len(numbers)) + pixels
+
+
+def test_where_a_sparse_dicom_slide_has_no_tile_it_is_missing(wsi, tmp_path):
+    data = as_sparse((wsi / "camelyon-jpeg.dcm").read_bytes())
+    (tmp_path / "slide.dcm").write_bytes(placed(with_frames(data, range(7)), PLACES[:7]))
+    with open_slide(tmp_path / "slide.dcm") as slide:
+        missing = missing_tiles(slide, [Box(0, 0, *slide.size)])
+        assert sum(box.area for box in missing) == 1152 * 700 - (5 * 256 + 2 * 256) * 256 + 128 * 256
+        assert slide.is_missing(Box(512, 256, 300, 100)) and not slide.is_missing(Box(511, 256, 300, 100))
+
+
 @pytest.mark.parametrize(("places", "told"), [
     (PLACES, ""), (PLACES[::-1], ""), ([None] * 15, "does not tell where"), ([], "does not tell where"),
     (PLACES[:7], "does not tell where"), ([*PLACES[:14], None], "does not tell where"),
@@ -253,10 +275,7 @@ def test_tiles_of_dicom_that_openslide_would_lose_or_hide_are_refused(places, to
 
 def test_planes_of_dicom_that_are_left_out_are_told(wsi, tmp_path):
     data = (wsi / "camelyon-jpeg.dcm").read_bytes()
-    at = data.index(b"\xe0\x7f\x10\x00OB") + 12
-    first, end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "little"), data.rindex(b"\xfe\xff\xdd\xe0")
-    twice = data[:at] + b"\xfe\xff\x00\xe0\0\0\0\0" + 2 * data[first:end] + data[end:]     # the table is left away
-    (tmp_path / "slide.dcm").write_bytes(twice.replace(b"\x28\0\x08\0IS\x02\x0015", b"\x28\0\x08\0IS\x02\x0030"))
+    (tmp_path / "slide.dcm").write_bytes(with_frames(data, [*range(15), *range(15)]))
     for path, said in ((wsi / "camelyon-jpeg.dcm", ""), (tmp_path / "slide.dcm", "2 pages of 1152 x 700 px: only the")):
         with open_slide(path) as slide:
             assert left_out(slide, ".tif").startswith(said) and "dicom's metadata left out" in left_out(slide, ".tif")
