@@ -614,7 +614,8 @@ def test_what_else_an_image_tells_is_said_to_be_left_out(tmp_path, monkeypatch):
     for name, said in (("told.jpg", "EXIF, XMP"), ("gray.png", "ICC profile of GRAY colours"),
                        ("tags.tif", "WhitePoint, XMP"), ("segment.jpg", "EXIF, XMP, APP12"),
                        ("chunks.png", "paRt, raw profiles, further texts"),
-                       ("ImageJ.tif", "DateTime, IJMetadataByteCounts, IJMetadata, 1 private tag"),
+                       ("ImageJ.tif", "ImageDescription, Software, DateTime, IJMetadataByteCounts, IJMetadata, "
+                                      "1 private tag"),
                        ("palette.tif", "ImageDescription, Software"), ("turned.tif", "Orientation")):
         source, out = tmp_path / name, tmp_path / f"{name}.tif"
         result = invoke("restore", source, "--mask", mask, "-o", out)
@@ -687,6 +688,28 @@ def test_what_an_image_says_in_words_is_kept(tmp_path):
         assert "Title: my slide\n" in comment and "Pr\u00e4parat" in comment and comment.count("artifusion: ") == 2
     with Image.open(tmp_path / "back.png") as image:
         assert "Title: my slide" in image.text["Comment"] and image.text["Description"].startswith("artifusion: ")
+
+
+@pytest.mark.parametrize("form", [
+    {"metadata": {}}, {"metadata": {"Objective": 20}}, {"description": "shape=(768, 896, 3)", "metadata": None},
+    {"description": '{"Objective": 20}', "metadata": None}, {"ome": True}, {"imagej": True, "metadata": {"Info": "x"}}])
+@pytest.mark.parametrize(("container", "cut"), [
+    ("copied", {"tile": (128, 128)}), ("pyramid", {"tile": (128, 128)}), ("re-encoded", {"rowsperstrip": 64})])
+def test_a_description_of_any_form_is_written_in_any_container_and_still_read(container, cut, form, tmp_path):
+    """Also that of every file of tifffile, which tells its shape."""
+    kind = {name: value for name, value in form.items() if name in ("ome", "imagej")}
+    options = {name: value for name, value in form.items() if name not in kind}
+    width, height = L if container == "copied" else (896, 768)
+    with tifffile.TiffWriter(tmp_path / "in.tif", **kind) as writer:
+        writer.write(tissue(width, height), photometric="rgb", **({} if "imagej" in kind else cut), **options)
+    mask = masked((width, height), (20, 20, 40, 30), tmp_path / "m.png")
+    content = painted(tmp_path / "in.tif", mask, tmp_path / "out.tif")
+    assert content["written"]["container"] == ("re-encoded" if "imagej" in kind else container)
+    with tifffile.TiffFile(tmp_path / "in.tif") as source, tifffile.TiffFile(tmp_path / "out.tif") as file:
+        assert tifffile.imread(tmp_path / "out.tif").shape == source.series[0].shape == (height, width, 3)
+        assert file.is_ome == source.is_ome and not file.is_imagej
+        assert any("artifusion: " in text or "artifusion" in json.loads(text) for text in (
+            file.pages[0].description, file.pages[0].software) if text.startswith("{") or "artifusion" in text)
 
 
 @pytest.mark.parametrize("name", ["in.jpg", "in.gif", "in.jp2"])

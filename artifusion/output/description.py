@@ -82,9 +82,19 @@ def text_problems(before: Slide, after: Slide, kept: bool) -> list[str]:
         if not kept and not lasting_page(before).tags:
             return problems
         with tifffile.TiffFile(before.path) as source:
-            problems += [f"tifffile reads other {form} metadata" for form in FORMS
+            if (shape := _shape(source)) and shape != _shape(file):
+                problems.append("tifffile reads an image of another shape")
+            problems += [f"tifffile reads other {form} metadata" for form in FORMS if kept or form != OF_ALL_PAGES
                          if not _metadata(form, source).items() <= _metadata(form, file).items()]
     return problems
+
+
+def _shape(file: tifffile.TiffFile) -> tuple[int, ...] | None:
+    """The shape of the first image that tifffile makes of the pages and what they tell; None where it fails."""
+    try:
+        return file.series[0].shape
+    except BROKEN_FILE:
+        return None
 
 
 def _metadata(form: str, file: tifffile.TiffFile) -> Mapping[str, Any]:
@@ -106,14 +116,10 @@ def _json(file: tifffile.TiffFile) -> Mapping[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _imagej(file: tifffile.TiffFile) -> Mapping[str, Any]:
-    """What ImageJ's description tells; its tags stay in copies alone, where all tags are compared."""
-    in_tags = cast(Any, file.pages[0]).tags.valueof(tiff.IMAGEJ) or {}
-    return {key: repr(value) for key, value in (file.imagej_metadata or {}).items() if key not in in_tags}
-
-
+OF_ALL_PAGES = "shape"                   # tifffile takes it only where each page tells its own, and built levels do not
 FORMS: dict[str, Callable[[tifffile.TiffFile], Mapping[str, Any] | None]] = {
-    "OME": _ome, "JSON": _json, "ImageJ": _imagej, "shape": lambda file: (file.shaped_metadata or ({},))[0]}
+    "OME": _ome, "JSON": _json, "ImageJ": lambda file: {k: repr(v) for k, v in (file.imagej_metadata or {}).items()},
+    OF_ALL_PAGES: lambda file: (file.shaped_metadata or ({},))[0]}
 
 
 def description_with_note(text: str, note: str, vendor: str) -> str | None:

@@ -87,8 +87,8 @@ def left_out(slide: Slide, suffix: str) -> str:
 def lasting_page(slide: Slide) -> tiff.Page:
     """Return the first directory of a slide where its texts also hold for a generic pyramid of it; else an empty one.
 
-    They do not where the pixels become others (gray, planes, several images in one OME-XML), nor where OpenSlide would
-    take the pyramid for Aperio's.
+    They do not where the pixels become others (gray, planes, several images in one OME-XML), nor where readers would
+    take the pyramid for Aperio's, or its levels for planes of ImageJ's.
     """
     nothing = tiff.Page({}, "<")
     if slide.vendor not in ("generic-tiff", "image") or not tiff.is_tiff(slide.path):
@@ -97,7 +97,8 @@ def lasting_page(slide: Slide) -> tiff.Page:
     first, text = pages[0], pages[0].text(tiff.DESCRIPTION)
     alone = sum(_size(page) == slide.size for page in pages) == 1
     colours = first.number(tiff.SAMPLES, 1) == 3 and first.number(tiff.PLANAR, 1) == 1
-    return first if alone and colours and not text.startswith("Aperio") and text.count("Pixels ") < 2 else nothing
+    other = text.startswith(("Aperio", "ImageJ=")) or text.count("Pixels ") > 1
+    return first if alone and colours and not other else nothing
 
 
 def _dicom_planes(slide: Slide) -> int:
