@@ -82,19 +82,19 @@ def text_problems(before: Slide, after: Slide, kept: bool) -> list[str]:
         if not kept and not lasting_page(before).tags:
             return problems
         with tifffile.TiffFile(before.path) as source:
-            if (shape := _shape(source)) and shape != _shape(file):
-                problems.append("tifffile reads an image of another shape")
+            if _is_image(source) and not _is_image(file):
+                problems.append("tifffile makes no image of its pages any more")
             problems += [f"tifffile reads other {form} metadata" for form in FORMS if kept or form != OF_ALL_PAGES
                          if not _metadata(form, source).items() <= _metadata(form, file).items()]
     return problems
 
 
-def _shape(file: tifffile.TiffFile) -> tuple[int, ...] | None:
-    """The shape of the first image that tifffile makes of the pages and what they tell; None where it fails."""
+def _is_image(file: tifffile.TiffFile) -> bool:
+    """Whether tifffile makes an image of the pages of a file by what they tell of themselves."""
     try:
-        return file.series[0].shape
+        return bool(file.series[0].shape)
     except BROKEN_FILE:
-        return None
+        return False
 
 
 def _metadata(form: str, file: tifffile.TiffFile) -> Mapping[str, Any]:

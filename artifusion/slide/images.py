@@ -125,7 +125,7 @@ def _read_other_image(path: Path) -> PlainImage:
             pixels = np.empty(3 * image.width * image.height, np.uint8)
             image.load()                                   # text may stand behind the pixels
             chunks = _chunks(path) if image.format == "PNG" else {}
-            shown = {name: chunks[name][0] for name in SHOWN if any(chunks.get(name, ()))}
+            shown = {name: chunks[name][0] for name in SHOWN if chunks.get(name, [b""])[0]}
             unkept = (*_unkept_chunks(chunks, getattr(image, "text", {})), *_unkept(image, exif))
             ImageOps.exif_transpose(image, in_place=True)  # upright, as every viewer shows it and masks are drawn
             pixels = on_white(image, pixels.reshape(image.height, image.width, 3))
@@ -247,6 +247,9 @@ def _read_tiff_image(path: Path) -> PlainImage:
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
         with Image.open(path) as image:                    # palette, white-is-zero, 1 bit: Pillow knows them all
             return PlainImage(on_white(image), "TIFF", lossless, icc, mpp)             # Pillow turns it upright
+    if pixels.ndim == 3 and pixels.shape[2] > 4:
+        raise SlideError(f"{path}: holds a volume of {len(pixels)} planes; only flat images can be restored, save one "
+                         "plane of it")
     pixels = _rgb_on_white(pixels, premultiplied)
     if orientation in UPRIGHT:
         pixels = np.asarray(Image.fromarray(pixels).transpose(UPRIGHT[orientation]))

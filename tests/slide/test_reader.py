@@ -87,6 +87,13 @@ def test_images_of_further_channels_than_colours_and_opacity_are_refused(photome
         open_slide(tmp_path / "in.tif")
 
 
+def test_a_volume_in_one_page_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "in.tif", np.zeros((3, 64, 80), np.uint8), volumetric=True, photometric="minisblack",
+                     metadata=None)
+    with pytest.raises(SlideError, match="holds a volume of 3 planes"):
+        open_slide(tmp_path / "in.tif")
+
+
 @pytest.mark.parametrize("cut", [{"tile": (128, 128)}, {"rowsperstrip": 16}])
 @pytest.mark.parametrize("photometric", ["minisblack", "rgb"])
 def test_opacity_is_no_further_channel(photometric, cut, tmp_path):
