@@ -116,6 +116,17 @@ def test_an_output_that_is_sparse_itself_counts_from_its_own_bounds(tmp_path, si
     assert invoke("verify", source, tmp_path / "out.tif").exit_code == 0
 
 
+def test_what_was_not_scanned_is_not_declared(tmp_path):
+    """Outside of the area of a Leica slide; that of a TIFF is in `test_faults_writer.py`."""
+    source = write_leica(tmp_path / "in.scn", (1024, 1280), (384, 640), (512, 384))
+    content = painted(source, masked((1024, 1280), (300, 700, 200, 40), tmp_path / "m.png"), tmp_path / "out.tif")
+    assert [region["l0_box"] for region in content["regions"]] == [[384, 700, 116, 40]]
+    with open_slide(tmp_path / "out.tif") as restored, open_slide(source) as slide:
+        assert np.array_equal(restored.read(Box(300, 700, 68, 40)), slide.read(Box(300, 700, 68, 40)))
+    with pytest.raises(MaskError, match=r"in\.scn: the mask marks only places of which the file holds no tiles"):
+        painted(source, masked((1024, 1280), (100, 100, 60, 60), tmp_path / "m.png"), tmp_path / "none.tif")
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_both_masks_of_a_damaged_slide_mark_the_same_pixels_of_it(scn, tmp_path, sparse):
     source, out = scn, tmp_path / "damaged.tiff"
@@ -585,14 +596,65 @@ def test_what_else_an_image_tells_is_said_to_be_left_out(tmp_path, monkeypatch):
     pixels.convert("L").save(tmp_path / "gray.png", icc_profile=profile(b"GRAY"))
     tifffile.imwrite(tmp_path / "tags.tif", np.asarray(pixels), photometric="rgb", rowsperstrip=32, metadata=None,
                      extratags=[(318, "f", 2, (0.3127, 0.329), True), (700, "B", 4, b"<x/>", True)])
+    told, scanners = (tmp_path / "told.jpg").read_bytes(), b"\xff\xec\0\x0ascanners"
+    (tmp_path / "segment.jpg").write_bytes(told[:2] + scanners + told[2:])
+    info = PngImagePlugin.PngInfo()
+    for value in ("one", "another"):
+        info.add_text("Comment", value)
+    info.add_text("Raw profile type iptc", "\n  iptc\n  1\n00")
+    info.add(b"paRt", bytes(9))
+    pixels.save(tmp_path / "chunks.png", pnginfo=info)
+    deep = np.asarray(pixels)
+    tifffile.imwrite(tmp_path / "ImageJ.tif", deep, imagej=True, metadata={"Info": "x"}, photometric="rgb",
+                     datetime="2020:01:01 00:00:00", extratags=[(65420, "I", 1, 1, True)])
+    tifffile.imwrite(tmp_path / "palette.tif", deep[..., 0], photometric="minisblack", description="stained",
+                     rowsperstrip=32, metadata=None)
+    tifffile.imwrite(tmp_path / "turned.tif", deep, photometric="rgb", tile=(128, 128), metadata=None,
+                     compression="zstd", extratags=[(274, "H", 1, 6, True)])
     for name, said in (("told.jpg", "EXIF, XMP"), ("gray.png", "ICC profile of GRAY colours"),
-                       ("tags.tif", "WhitePoint, XMP")):
+                       ("tags.tif", "WhitePoint, XMP"), ("segment.jpg", "EXIF, XMP, APP12"),
+                       ("chunks.png", "paRt, raw profiles, further texts"),
+                       ("ImageJ.tif", "ImageDescription, Software, DateTime, IJMetadataByteCounts, IJMetadata, "
+                                      "1 private tag"),
+                       ("palette.tif", "ImageDescription, Software"), ("turned.tif", "Orientation")):
         source, out = tmp_path / name, tmp_path / f"{name}.tif"
         result = invoke("restore", source, "--mask", mask, "-o", out)
         assert result.exit_code == 0 and f"{name}: {said} left out" in result.stderr, result.output
         assert f"; {said} left out" in invoke("restore", source, "--mask", mask, "-o", out, "--dry-run",
                                              "--overwrite").output
         assert said in json.loads(out.with_name(f"{out.name}.json").read_text())["written"]["reason"]
+
+
+def test_text_that_a_jpeg_does_not_hold_is_said_to_be_left_out_and_the_rest_is_there(tmp_path):
+    """Whether of one comment, of several or of the keywords of a PNG, and whatever bytes the cut goes through."""
+    pixels, info = Image.fromarray(tissue(300, 200)), PngImagePlugin.PngInfo()
+    mask = masked((300, 200), (20, 20, 40, 30), tmp_path / "m.png")
+    info.add_text("Author", "a" + "\u00e4" * 29_000)
+    info.add_text("Description", "the end")
+    pixels.save(tmp_path / "held.png", pnginfo=info)
+    info.add_text("Software", "a" + "\u00e4" * 1_000)
+    pixels.save(tmp_path / "long.png", pnginfo=info)
+    pixels.save(tmp_path / "held.jpg", comment=b"first")
+    data, second = (tmp_path / "held.jpg").read_bytes(), b"\xff\xfe\xff\xf0" + 65_518 * b"b"
+    (tmp_path / "long.jpg").write_bytes(data[:2] + second + data[2:])
+    for name, end in (("held.png", "the end"), ("long.png", "\u00e4"), ("held.jpg", "first"), ("long.jpg", "first")):
+        content = painted(tmp_path / name, mask, tmp_path / f"out of {name}.jpg")
+        told = "text but for its last 60,000 bytes left out" in content["written"]["reason"]
+        with Image.open(tmp_path / f"out of {name}.jpg") as image:
+            kept, _, note = image.info["comment"].decode().rpartition("\nartifusion: restored 1 region")
+        assert told == ("long" in name) == (len(kept.encode()) > 59_990) and note and kept.endswith(end)
+        for suffix in (".png", ".tif"):
+            content = painted(tmp_path / name, mask, tmp_path / f"out of {name}{suffix}")
+            assert "left out" not in content["written"]["reason"]
+
+
+def test_what_a_vendor_tells_is_said_to_be_left_out_of_other_containers(tmp_path, monkeypatch):
+    monkeypatch.setattr("artifusion.restorer.Restorer.from_pretrained", lambda *_, **__: Flat())
+    source = write_pages(tmp_path / "told.svs", [(*L, 0, TILED)], APERIO.format(w=448, h=384), True)
+    mask = masked(L, (20, 20, 40, 30), tmp_path / "m.png")
+    result = invoke("restore", source, "--mask", mask, "-o", tmp_path / "out.tif", "--dry-run")
+    assert result.exit_code == 0 and "ImageDescription, Software left out" in result.output
+    assert "left out" not in invoke("restore", source, "--mask", mask, "-o", tmp_path / "out.svs", "--dry-run").output
 
 
 # Texts and names
@@ -626,6 +688,38 @@ def test_what_an_image_says_in_words_is_kept(tmp_path):
         assert "Title: my slide\n" in comment and "Pr\u00e4parat" in comment and comment.count("artifusion: ") == 2
     with Image.open(tmp_path / "back.png") as image:
         assert "Title: my slide" in image.text["Comment"] and image.text["Description"].startswith("artifusion: ")
+
+
+@pytest.mark.parametrize("form", [
+    {"metadata": {}}, {"metadata": {"Objective": 20}}, {"description": "shape=(768, 896, 3)", "metadata": None},
+    {"description": '{"Objective": 20}', "metadata": None}, {"ome": True}, {"imagej": True, "metadata": {"Info": "x"}}])
+@pytest.mark.parametrize(("container", "cut"), [
+    ("copied", {"tile": (128, 128)}), ("pyramid", {"tile": (128, 128)}), ("re-encoded", {"rowsperstrip": 64})])
+def test_a_description_of_any_form_is_written_in_any_container_and_still_read(container, cut, form, tmp_path):
+    """Also that of every file of tifffile, which tells its shape."""
+    kind = {name: value for name, value in form.items() if name in ("ome", "imagej")}
+    options = {name: value for name, value in form.items() if name not in kind}
+    width, height = L if container == "copied" else (896, 768)
+    with tifffile.TiffWriter(tmp_path / "in.tif", **kind) as writer:
+        writer.write(tissue(width, height), photometric="rgb", **({} if "imagej" in kind else cut), **options)
+    mask = masked((width, height), (20, 20, 40, 30), tmp_path / "m.png")
+    content = painted(tmp_path / "in.tif", mask, tmp_path / "out.tif")
+    assert content["written"]["container"] == ("re-encoded" if "imagej" in kind else container)
+    with tifffile.TiffFile(tmp_path / "in.tif") as source, tifffile.TiffFile(tmp_path / "out.tif") as file:
+        assert tifffile.imread(tmp_path / "out.tif").shape == source.series[0].shape == (height, width, 3)
+        assert file.is_ome == source.is_ome and not file.is_imagej
+        assert any("artifusion: " in text or "artifusion" in json.loads(text) for text in (
+            file.pages[0].description, file.pages[0].software) if text.startswith("{") or "artifusion" in text)
+
+
+@pytest.mark.parametrize("name", ["in.jpg", "in.gif", "in.jp2"])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_comment_of_any_encoding_and_format_is_kept(name, encoding, tmp_path):
+    Image.fromarray(tissue(300, 200)).save(tmp_path / name, comment="Pr\u00e4parat".encode(encoding))
+    mask = masked((300, 200), (20, 20, 40, 30), tmp_path / "m.png")
+    painted(tmp_path / name, mask, tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.text["Comment"] == "Pr\u00e4parat"
 
 
 def test_text_behind_the_pixels_is_kept_and_long_text_does_not_break_a_jpeg(tmp_path):

@@ -178,7 +178,7 @@ def _load(path: Path) -> Raster:
         pixels = pixels.max(axis=2)
     if pixels.ndim != 2 or not pixels.size:
         raise MaskError(f"{path}: has shape {pixels.shape}; a mask is one image with black and white pixels")
-    return Raster(path, _whole_numbers(path, pixels), lossless=pixels.dtype.kind != "f")
+    return Raster(path, _whole_numbers(path, pixels), lossless=_is_whole(pixels))
 
 
 def _from_tifffile(path: Path) -> np.ndarray:
@@ -211,7 +211,7 @@ def _from_pillow(path: Path, image: Image.Image) -> Raster:
             indices[rows] = np.asarray(strip)
     if values.dtype != np.uint8 and getattr(image, "tag_v2", {}).get(262) == 0:    # Pillow inverts it in 8 bits only
         raise MaskError(f"{path}: stores white as 0 in {values.dtype}; save it in 8 bits")
-    lossless &= values.dtype.kind != "f"
+    lossless &= _is_whole(values)
     return Raster(path, _whole_numbers(path, values), lossless, indices, vocabulary)
 
 
@@ -227,6 +227,14 @@ def _has_another(image: Image.Image) -> bool:
     return another
 
 
+def _is_whole(values: np.ndarray) -> bool:
+    """Whether an image (H, W) holds no fractions; floats up to 1 are probabilities, whatever they are."""
+    if values.dtype.kind != "f":
+        return True
+    return bool(values.max() > 1) and all((values[rows] == np.rint(values[rows])).all()
+                                          for rows, _ in strips(values.shape))
+
+
 def _whole_numbers(path: Path, values: np.ndarray) -> np.ndarray:
     """An image (H, W) of any numbers as bool, uint8 or uint16. Floats up to 1 become 0 to 255, others as they are."""
     if values.dtype in (np.bool_, np.uint8, np.uint16):
@@ -235,7 +243,7 @@ def _whole_numbers(path: Path, values: np.ndarray) -> np.ndarray:
     two = not low and not ((values != 0) & (values != high)).any()
     if low < 0 or not math.isfinite(low + high) or (high > 65535 and not two):
         raise MaskError(f"{path}: has values from {low:g} to {high:g}; a mask has 0 and 1, or 0 and 255")
-    if values.dtype.kind != "f" and high <= 65535:
+    if high <= 65535 and _is_whole(values):
         return values.astype(np.uint16)
     if two:
         return (values > 0) * np.uint8(255)

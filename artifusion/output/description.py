@@ -14,6 +14,7 @@ from PIL import Image
 
 from artifusion.errors import BROKEN_FILE
 from artifusion.slide import tiff
+from artifusion.slide.pages import lasting_page
 from artifusion.slide.reader import Slide
 from artifusion.slide.whole import tifffile_messages
 
@@ -81,9 +82,19 @@ def text_problems(before: Slide, after: Slide, kept: bool) -> list[str]:
         if not kept and not lasting_page(before).tags:
             return problems
         with tifffile.TiffFile(before.path) as source:
-            problems += [f"tifffile reads other {form} metadata" for form in FORMS
+            if _is_image(source) and not _is_image(file):
+                problems.append("tifffile makes no image of its pages any more")
+            problems += [f"tifffile reads other {form} metadata" for form in FORMS if kept or form != OF_ALL_PAGES
                          if not _metadata(form, source).items() <= _metadata(form, file).items()]
     return problems
+
+
+def _is_image(file: tifffile.TiffFile) -> bool:
+    """Whether tifffile makes an image of the pages of a file by what they tell of themselves."""
+    try:
+        return bool(file.series[0].shape)
+    except BROKEN_FILE:
+        return False
 
 
 def _metadata(form: str, file: tifffile.TiffFile) -> Mapping[str, Any]:
@@ -105,25 +116,10 @@ def _json(file: tifffile.TiffFile) -> Mapping[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+OF_ALL_PAGES = "shape"                   # tifffile takes it only where each page tells its own, and built levels do not
 FORMS: dict[str, Callable[[tifffile.TiffFile], Mapping[str, Any] | None]] = {
     "OME": _ome, "JSON": _json, "ImageJ": lambda file: {k: repr(v) for k, v in (file.imagej_metadata or {}).items()},
-    "shape": lambda file: (file.shaped_metadata or ({},))[0]}
-
-
-def lasting_page(slide: Slide) -> tiff.Page:
-    """Return the first directory of a slide where its texts also hold for a generic pyramid of it; else an empty one.
-
-    They do not where the pixels become others (gray, planes, several images in one OME-XML), nor where OpenSlide would
-    take the pyramid for Aperio's.
-    """
-    nothing = tiff.Page({}, "<")
-    if slide.vendor not in ("generic-tiff", "image") or not tiff.is_tiff(slide.path):
-        return nothing
-    pages = tiff.read_tiff(slide.path).pages
-    first, text = pages[0], pages[0].text(tiff.DESCRIPTION)
-    alone = sum((page.number(tiff.WIDTH), page.number(tiff.HEIGHT)) == slide.size for page in pages) == 1
-    colours = first.number(tiff.SAMPLES, 1) == 3 and first.number(tiff.PLANAR, 1) == 1
-    return first if alone and colours and not text.startswith("Aperio") and text.count("Pixels ") < 2 else nothing
+    OF_ALL_PAGES: lambda file: (file.shaped_metadata or ({},))[0]}
 
 
 def description_with_note(text: str, note: str, vendor: str) -> str | None:

@@ -20,7 +20,7 @@ from artifusion.mask.geojson import features_of, geojson_polygons
 from artifusion.mask.mask import Mask
 from artifusion.output.output import beside
 from artifusion.output.provenance import WARNING
-from artifusion.slide.reader import ImageSlide, Slide
+from artifusion.slide.reader import Slide
 
 PASS = "pass"                            # in the metadata of an annotation: the number of the pass that made it
 NOTE = re.compile(rf"restored [\d,]+ regions? \([^|\n]*?, artifusion [^,|\n]+, {re.escape(WARNING)}")
@@ -49,7 +49,7 @@ class Earlier:
 
 def notes_in(slide: Slide) -> list[str]:
     """The notes of earlier restorations in a slide's description, oldest first."""
-    texts = [*slide.properties.values(), *(slide.text.values() if isinstance(slide, ImageSlide) else ())]
+    texts = [*slide.properties.values(), *slide.text.values()]
     return max(map(NOTE.findall, texts), key=len, default=[])
 
 

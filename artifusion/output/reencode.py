@@ -20,13 +20,13 @@ from artifusion.ahead import ahead
 from artifusion.geometry import Box, Size, strips
 from artifusion.output.tiffwriter import TiffWriter, integers
 from artifusion.slide import tiff
+from artifusion.slide.images import comment_of
 from artifusion.slide.tiff import Tag
 
 SEGMENT_PX = 256                     # side of the tiles that are written
 QUALITY = 90                         # of JPEG segments
 SMALLEST_PX = 512                    # levels halve until both sides are at most this
 JPEG_IMAGE_QUALITY = 95
-LONGEST_COMMENT = 65_000             # bytes; a JPEG holds 65,533 in one
 ENCODED_AHEAD = 16                   # segments in work while the ones before them are written
 
 Read = Callable[[Box], np.ndarray]
@@ -152,7 +152,7 @@ def write_image(out: Path, read: Read, size: Size, *, mpp_xy: tuple[float, float
 
     Args:
         colour: chunks of a PNG that say how its numbers are to be shown, by name.
-        text: by keyword; a JPEG gets it as its comment, as far as that goes.
+        text: by keyword; a JPEG gets it as its comment, of up to 65,533 bytes.
 
     Memory: four bytes for each pixel, and a few strips of STRIP_PX.
     """
@@ -176,9 +176,7 @@ def write_image(out: Path, read: Read, size: Size, *, mpp_xy: tuple[float, float
         exif[tiff.X_RESOLUTION], exif[tiff.Y_RESOLUTION] = (TiffImagePlugin.IFDRational(number) for number in dpi)
         exif[tiff.RESOLUTION_UNIT] = 2
         options["exif"] = exif
-    lines = [value if key in ("Comment", "Description") else f"{key}: {value}" for key, value in text.items()]
-    image.save(out, "JPEG", quality=JPEG_IMAGE_QUALITY, subsampling=0,
-               comment="\n".join(lines).encode()[-LONGEST_COMMENT:], **options)
+    image.save(out, "JPEG", quality=JPEG_IMAGE_QUALITY, subsampling=0, comment=comment_of(text), **options)
 
 
 def halved(pixels: np.ndarray) -> np.ndarray:

@@ -15,14 +15,7 @@ from artifusion.geometry import Point
 from artifusion.mask.mask import Mask
 from artifusion.output.codecs.segment_codecs import codec_of
 from artifusion.output.container import THUMBNAIL, container_of, generic_pyramid, restored_pages, source_levels
-from artifusion.output.description import (
-    WORD,
-    description_with_note,
-    lasting_page,
-    tags_with_note,
-    texts_with_note,
-    without_uuids,
-)
+from artifusion.output.description import WORD, description_with_note, tags_with_note, texts_with_note, without_uuids
 from artifusion.output.history import notes_in
 from artifusion.output.lookover import why_stale
 from artifusion.output.patches import Patches
@@ -32,6 +25,8 @@ from artifusion.output.segments import Change, restored_segments
 from artifusion.output.stored import StoredPage
 from artifusion.output.tiffwriter import copy_tiff
 from artifusion.slide import tiff
+from artifusion.slide.images import LONGEST_COMMENT, comment_of
+from artifusion.slide.pages import lasting_page
 from artifusion.slide.reader import ImageSlide, Slide, open_slide
 
 Progress = Callable[[int, int], None]
@@ -185,7 +180,7 @@ def _generic_metadata(slide: Slide, note: str) -> Metadata:
     """Return a generic file's metadata, with the source's description where it still holds, or an image's texts."""
     kept = lasting_page(slide)
     description = without_uuids(kept.text(tiff.DESCRIPTION), slide.path.name)
-    if isinstance(slide, ImageSlide) and slide.text:
+    if slide.text:
         description = "\n".join(f"{key}: {text}" for key, text in slide.text.items())
     elif not description:                                    # what earlier passes declare lasts in any case
         description = "\n".join(f"artifusion: {earlier}" for earlier in notes_in(slide))
@@ -243,7 +238,9 @@ def _write_reencoded(slide: Slide, patches: Patches, path: Path, note: str, reas
 
 def _write_image(slide: Slide, patches: Patches, path: Path, note: str, reason: str) -> WriteReport:
     exact = path.suffix == ".png"
-    text = dict(slide.text) if isinstance(slide, ImageSlide) else {}
+    text, comment = dict(slide.text), comment_of(slide.text)
+    if not exact and len(comment) > LONGEST_COMMENT:
+        text = {"Comment": comment[-LONGEST_COMMENT:].decode(errors="ignore")}
     description = text.pop("Description", "")
     text["Description"] = (description_with_note(description, note, slide.vendor)             # comes last
                            or f"{description}\n{WORD}: {note}")

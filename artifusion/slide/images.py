@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,19 @@ LYING_ON_A_SIDE = (5, 6, 7, 8)         # EXIF orientations that turn by a quarte
 UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
            5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
            8: Image.Transpose.ROTATE_90}                                 # what EXIF and TIFF ask for
-PREMULTIPLIED = 1                      # the kind of TIFF's extra sample by which colours are multiplied already
+CHANNELS = {0: 1, 1: 1, 3: 1, 2: 3, 6: 3, 5: 4}        # of TIFF photometric interpretations, their opacity aside
+PREMULTIPLIED, OPACITY = 1, 2          # the kinds of TIFF's extra sample; by the first colours are multiplied already
 DEEP = {"JPEG2000": (b"\xff\x4f\xff\x51", 38, 0xF8), "AVIF": (b"av1C", 2, 0x40)}     # which bits say it, where behind
 HEAD_BYTES = 1 << 20                   # of a file, in which that stands
 SHOWN = (b"cHRM", b"gAMA", b"sRGB", b"cICP")           # chunks by which a PNG says how its numbers are to be shown
-HDR = (b"mDCV", b"mDCv", b"cLLI", b"cLLi")             # the same of a screen, which are not written
+TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+PLAIN = (b"IHDR", b"PLTE", b"tRNS", b"bKGD", b"hIST", b"sBIT", b"sPLT", b"IDAT", b"acTL", b"fcTL", b"fdAT",
+         b"pHYs", b"iCCP", b"eXIf", b"tIME", *TEXTS)    # its pixels, its age, and what Pillow is asked for
+RAW = "Raw profile type"               # begins keywords of a PNG: metadata of other formats as hexadecimal numbers
+READ_SEGMENTS = (b"JFIF", b"Exif\0\0", b"http://ns.adobe.com/x", b"ICC_PROFILE\0", b"MPF\0", b"Photoshop 3.0\0",
+                 b"Adobe")               # of a JPEG: what Pillow is asked for
 LONGEST_SHOWN = 32                     # bytes of such a chunk
+LONGEST_COMMENT = 60_000               # bytes of text that a JPEG's comment, 65,533, holds beside a note
 LARGEST_PROFILE = 255 * 65_519         # bytes of ICC, which is what a JPEG holds
 PngImagePlugin.MAX_TEXT_CHUNK = LARGEST_PROFILE        # Pillow's own, 1 MB, is less than profiles of scanners have
 
@@ -117,34 +124,67 @@ def _read_other_image(path: Path) -> PlainImage:
             # Before Pillow decodes: memory that it frees above this goes back to the system.
             pixels = np.empty(3 * image.width * image.height, np.uint8)
             image.load()                                   # text may stand behind the pixels
-            chunks = shown_chunks(path) if image.format == "PNG" else {}
-            unkept = (*(chunk.decode() for chunk in HDR if chunk in chunks), *_unkept(image.info, exif))
+            chunks = _chunks(path) if image.format == "PNG" else {}
+            shown = {name: chunks[name][0] for name in SHOWN if chunks.get(name, [b""])[0]}
+            unkept = (*_unkept_chunks(chunks, getattr(image, "text", {})), *_unkept(image, exif))
             ImageOps.exif_transpose(image, in_place=True)  # upright, as every viewer shows it and masks are drawn
             pixels = on_white(image, pixels.reshape(image.height, image.width, 3))
             return PlainImage(pixels, file_format, file_format not in LOSSY_FORMATS,
                               image.info.get("icc_profile"), both_axes(*(number and 25400 / number for number in dpi)),
-                              _text(image), pictures, {name: chunks[name] for name in SHOWN if name in chunks}, unkept)
+                              _text(image), pictures, shown, unkept)
 
 
-def shown_chunks(path: Path) -> dict[bytes, bytes]:
-    """Return the chunks of a PNG that say how its numbers are to be shown, by name; they stand before its pixels."""
-    chunks = dict[bytes, bytes]()
+def check_channels(path: Path, page: tiff.Page) -> None:
+    """Raise SlideError where a TIFF page has other channels than its colours and their opacity.
+
+    Readers drop them, or take the first for opacity, whatever it is.
+    """
+    samples, colours = page.number(tiff.SAMPLES, 1), CHANNELS.get(page.number(tiff.PHOTOMETRIC, -1), 16)
+    kind = page.number(tiff.EXTRA_SAMPLES)
+    if samples > colours + (kind in (PREMULTIPLIED, OPACITY)):
+        raise SlideError(f"{path}: has {samples} channels, of which {colours} {'is' if colours == 1 else 'are'} shown; "
+                         "only gray and colour images can be restored, convert it to RGB")
+
+
+def comment_of(text: Mapping[str, str]) -> bytes:
+    """Return the texts of an image as one, as the comment of a JPEG holds them."""
+    return "\n".join(value if key in ("Comment", "Description") else f"{key}: {value}"
+                     for key, value in text.items()).encode()
+
+
+def _chunks(path: Path) -> dict[bytes, list[bytes]]:
+    """The chunks of a PNG by name; the content of each where that is short enough to say how numbers are shown."""
+    chunks = dict[bytes, list[bytes]]()
     with path.open("rb") as file:
         file.seek(len(b"\x89PNG\r\n\x1a\n"))
-        while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+        while len(head := file.read(8)) == 8 and head[4:].isalpha() and head[4:] != b"IEND":
             length, name = struct.unpack(">I4s", head)
-            wanted = name in (*SHOWN, *HDR) and length <= LONGEST_SHOWN
-            if wanted:
-                chunks.setdefault(name, file.read(length))
-            file.seek(4 if wanted else length + 4, os.SEEK_CUR)              # the sum that checks it
+            content = file.read(length) if length <= LONGEST_SHOWN else b""
+            chunks.setdefault(name, []).append(content)
+            file.seek(length - len(content) + 4, os.SEEK_CUR)                # the sum that checks it
     return chunks
 
 
-def _unkept(info: Mapping[Any, Any], exif: Image.Exif) -> list[str]:
+def _unkept_chunks(chunks: Mapping[bytes, Sequence[bytes]], texts: Mapping[str, str]) -> list[str]:
+    """What chunks of a PNG tell that no output holds; `texts` is what Pillow took of those with text."""
+    named = [name.decode() for name in chunks if name not in (*SHOWN, *PLAIN)]
+    profiles = any(key.startswith(RAW) and key != f"{RAW} exif" for key in texts)
+    further = sum(len(chunks.get(name, ())) for name in TEXTS) > len(texts)  # of a keyword it takes the last
+    return [*named, *(["raw profiles"] if profiles else []), *(["further texts"] if further else [])]
+
+
+def _unkept(image: Image.Image, exif: Image.Exif) -> list[str]:
     """What an image tells beside its pixels, scale, profile and text. Its orientation is seen in the pixels."""
     kept = {tiff.ORIENTATION, tiff.X_RESOLUTION, tiff.Y_RESOLUTION, tiff.RESOLUTION_UNIT}
-    return [name for name, values in (("EXIF", {*exif} - kept), ("XMP", info.get("xmp")),
-                                    ("Photoshop's resources", info.get("photoshop"))) if values]
+    metadata = (("EXIF", {*exif} - kept), ("XMP", image.info.get("xmp")),
+                ("Photoshop's resources", image.info.get("photoshop")))
+    others = {name for name, content in _segments(image) if name != "COM" and not content.startswith(READ_SEGMENTS)}
+    return [name for name, values in metadata if values] + sorted(others)
+
+
+def _segments(image: Image.Image) -> Sequence[tuple[str, bytes]]:
+    """The comments and application segments of a JPEG, by name; none of other images."""
+    return getattr(image, "applist", ())
 
 
 def _is_deep(path: Path, image: Image.Image) -> bool:
@@ -160,16 +200,25 @@ def _is_deep(path: Path, image: Image.Image) -> bool:
 
 
 def _text(image: Image.Image) -> dict[str, str]:
-    """The texts of a PNG by keyword, and the comment of a JPEG; without a PNG's copies of binary metadata."""
-    if image.format == "JPEG" and "comment" in image.info:
-        return {"Comment": image.info["comment"].decode("utf-8", "replace").replace("\0", " ").strip()}
-    return {key: value for key, value in getattr(image, "text", {}).items()
-            if not key.startswith(("Raw profile", "XML:"))}
+    """The texts of a PNG by keyword, without its copies of binary metadata; the comments of other images as one."""
+    if image.format == "PNG":
+        return {key: value for key, value in getattr(image, "text", {}).items() if not key.startswith((RAW, "XML:"))}
+    comment = b"\n".join(content for name, content in _segments(image) if name == "COM") or image.info.get("comment")
+    text = _decoded(comment).replace("\0", " ").strip() if isinstance(comment, bytes) else ""
+    return {"Comment": text} if text else {}
+
+
+def _decoded(text: bytes) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text.decode("latin-1")                        # in which every byte is a letter
 
 
 def _read_tiff_image(path: Path) -> PlainImage:
     check_whole(path)
     check_image(path)
+    check_channels(path, tiff.read_tiff(path).pages[0])
     with tifffile_messages() as messages, tifffile.TiffFile(path) as file:
         page: Any = file.pages[0]
         if page.dtype is None or page.dtype.itemsize * 8 > 8 or page.dtype.kind not in "ub":
@@ -199,8 +248,8 @@ def _read_tiff_image(path: Path) -> PlainImage:
         with Image.open(path) as image:                    # palette, white-is-zero, 1 bit: Pillow knows them all
             return PlainImage(on_white(image), "TIFF", lossless, icc, mpp)             # Pillow turns it upright
     if pixels.ndim == 3 and pixels.shape[2] > 4:
-        raise SlideError(f"{path}: has {pixels.shape[2]} channels; only gray and colour images can be restored, "
-                         "convert it to RGB")
+        raise SlideError(f"{path}: holds a volume of {len(pixels)} planes; only flat images can be restored, save one "
+                         "plane of it")
     pixels = _rgb_on_white(pixels, premultiplied)
     if orientation in UPRIGHT:
         pixels = np.asarray(Image.fromarray(pixels).transpose(UPRIGHT[orientation]))

@@ -9,6 +9,8 @@ from artifusion.geometry import Box, Size
 from artifusion.slide import tiff
 from artifusion.slide.reader import TIFF_VENDORS, Slide
 
+SQUARE_PX = 128
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -55,9 +57,17 @@ def level_pages(source: tiff.Tiff, slide: Slide) -> list[int] | None:
 
 
 def missing_tiles(slide: Slide, l0_boxes: Iterable[Box]) -> list[Box]:
-    """Return the boxes of the tiles of level 0 that some boxes meet and the file does not hold, in the file's order."""
-    if slide.kind != "slide" or slide.vendor not in TIFF_VENDORS:
+    """Return the boxes of the tiles of level 0 that some boxes meet and the file does not hold, in the file's order.
+
+    Where only OpenSlide knows the tiles, those are squares of SQUARE_PX.
+    """
+    if slide.kind != "slide":
         return []
+    if slide.vendor not in TIFF_VENDORS:
+        grid, whole = Grid(slide.size, Size(SQUARE_PX, SQUARE_PX), True), Box(0, 0, *slide.size)
+        reached = {index for box in l0_boxes for index in grid.over(box)}
+        squares = [grid.box(index).intersection(whole) for index in sorted(reached)]
+        return [square for square in squares if slide.is_missing(square)]
     source = tiff.read_tiff(slide.path)
     pages = level_pages(source, slide)
     if pages is None or source.pages[pages[0]].counts.all():

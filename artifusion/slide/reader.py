@@ -42,6 +42,7 @@ class Slide:
         properties: the file's own metadata, name -> text.
         associated: names of the label, macro and thumbnail images.
         pictures: how many a file that is no TIFF holds, as animations do; the first is read.
+        text: what a plain image that is no TIFF says in words, by keyword.
         bounds_offset: level-0 Point at which QuPath starts counting (openslide.bounds-x, -y).
 
     Threads may share a slide; all of them must end before it is closed.
@@ -62,6 +63,7 @@ class Slide:
     properties: dict[str, str]
     associated: tuple[str, ...] = ()
     pictures: int = 1
+    text: Mapping[str, str] = MappingProxyType({})
     bounds_offset = Point(0, 0)
 
     @property
@@ -147,6 +149,10 @@ class Slide:
                 pixels[part.slices(lv_box)] = self._pixels(level, part)
         return pixels
 
+    def is_missing(self, l0_box: Box) -> bool:
+        """Return whether the file holds no pixel of a box inside the slide: nothing was scanned there."""
+        return False
+
     def read_associated(self, name: str) -> np.ndarray:
         """Return an associated image as uint8 (H, W, 3) RGB on white. Raises KeyError for a name it does not have."""
         raise KeyError(name)
@@ -209,11 +215,17 @@ class OpenSlideSlide(Slide):
     def read_associated(self, name: str) -> np.ndarray:
         return on_white(self._handle.associated_images[name])
 
+    def is_missing(self, l0_box: Box) -> bool:
+        return self._region(0, l0_box).getchannel("A").getextrema() == (0, 0)
+
     def _pixels(self, level: int, lv_box: Box) -> np.ndarray:
+        return on_white(self._region(level, lv_box))
+
+    def _region(self, level: int, lv_box: Box) -> Image.Image:
         l0_x, l0_y = (round(lv * self.level_downsamples[level]) for lv in (lv_box.x, lv_box.y))
         asked = (l0_x, l0_y), level, (lv_box.width, lv_box.height)
         try:
-            return on_white(self._handle.read_region(*asked))
+            return self._handle.read_region(*asked)
         except openslide.OpenSlideError:                     # there, or in another place before: that spoils the handle
             pass
         try:
@@ -224,7 +236,7 @@ class OpenSlideSlide(Slide):
             raise SlideError(f"{self.path}: cannot read level {level} at ({lv_box.x}, {lv_box.y}), the file is damaged "
                              f"there: {shortened(error)}; get a whole copy of it") from None
         self._handle = fresh                                 # the other one is closed when the last thread leaves it
-        return on_white(image)
+        return image
 
 
 class ImageSlide(Slide):
@@ -233,7 +245,6 @@ class ImageSlide(Slide):
     Attributes:
         format: Pillow's name of the file format.
         lossless: whether the file stores its pixels without loss.
-        text: what a PNG or JPEG says in words, by keyword.
     """
 
     kind = "image"

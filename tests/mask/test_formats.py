@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import shapely
+import tifffile
 from made_masks import (
     qupath_feature,
     rectangle,
@@ -350,6 +351,20 @@ def test_areas_of_gray_are_not_dropped_in_silence(tmp_path, slide):
     with pytest.raises(MaskError, match="--mask-format classes if its palette numbers"):
         read_mask(tmp_path / "palette.png", slide)
     assert set(read_mask(tmp_path / "palette.png", slide, form="classes").classes) == {"pen", "blur"}
+
+
+@pytest.mark.parametrize("numbers", [np.float32, np.float64, np.int32, np.uint16])
+def test_whole_numbers_mean_the_same_whatever_they_are_stored_as(tmp_path, slide, numbers):
+    values = np.zeros((260, 300), numbers)
+    for low, high, told in ((1, 255, r"neither black nor white \(brightness 1\)"), (1, 2, "can mean two things"),
+                            (300, 40_000, r"neither black nor white \(brightness 300, 40000\)")):
+        values[100:120, 100:120], values[30:50, 40:60] = low, high
+        tifffile.imwrite(tmp_path / "m.tif", values)
+        with pytest.raises(MaskError, match=told):
+            read_mask(tmp_path / "m.tif", slide)
+    values[100:120, 100:120] = values[30:50, 40:60] = 255
+    tifffile.imwrite(tmp_path / "m.tif", values)
+    assert read_mask(tmp_path / "m.tif", slide).area_px
 
 
 def test_classes_pick_by_any_of_their_names_and_nothing_is_refused(tmp_path, slide):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import struct
 
 import imagecodecs
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import ExifTags, Image
 from artifusion.errors import SlideError
 from artifusion.geometry import Box, Size
 from artifusion.slide import reader as reader_module
+from artifusion.slide.levels import missing_tiles
 from artifusion.slide.pages import left_out
 from artifusion.slide.reader import open_slide
 
@@ -70,11 +72,40 @@ def test_sixteen_bit_images_are_refused(tmp_path):
             open_slide(tmp_path / name)
 
 
-def test_images_of_many_channels_are_refused(tmp_path):
-    tifffile.imwrite(tmp_path / "five.tif", np.zeros((8, 9, 5), np.uint8), photometric="minisblack",
-                     planarconfig="contig")
-    with pytest.raises(SlideError, match="5 channels"):
-        open_slide(tmp_path / "five.tif")
+@pytest.mark.parametrize("cut", [{"tile": (128, 128)}, {"rowsperstrip": 16}])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize(("photometric", "channels", "kinds"), [
+    ("minisblack", 2, [0]), ("minisblack", 3, [0, 0]), ("minisblack", 3, [2, 0]), ("minisblack", 5, [0] * 4),
+    ("rgb", 4, [0]), ("rgb", 5, [0, 0]), ("rgb", 5, [2, 0]), ("separated", 5, [0])])
+def test_images_of_further_channels_than_colours_and_opacity_are_refused(photometric, channels, kinds, planar, cut,
+                                                                         tmp_path):
+    pixels = np.dstack([tissue(300, 200), tissue(300, 200, 1)])[..., :channels]
+    pixels = pixels.copy() if planar == "contig" else np.moveaxis(pixels, -1, 0).copy()
+    tifffile.imwrite(tmp_path / "in.tif", pixels, photometric=photometric, planarconfig=planar, extrasamples=kinds,
+                     metadata=None, **cut)
+    with pytest.raises(SlideError, match=f"has {channels} channels, of which . (is|are) shown; .* convert it to RGB"):
+        open_slide(tmp_path / "in.tif")
+
+
+def test_a_volume_in_one_page_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "in.tif", np.zeros((3, 64, 80), np.uint8), volumetric=True, photometric="minisblack",
+                     metadata=None)
+    with pytest.raises(SlideError, match="holds a volume of 3 planes"):
+        open_slide(tmp_path / "in.tif")
+
+
+@pytest.mark.parametrize("cut", [{"tile": (128, 128)}, {"rowsperstrip": 16}])
+@pytest.mark.parametrize("photometric", ["minisblack", "rgb"])
+def test_opacity_is_no_further_channel(photometric, cut, tmp_path):
+    colours = tissue(300, 200)[..., : 1 if photometric == "minisblack" else 3]
+    opaque = np.zeros((200, 300, 1), np.uint8)
+    opaque[:, :150] = 255
+    tifffile.imwrite(tmp_path / "in.tif", np.dstack([colours, opaque]), photometric=photometric, planarconfig="contig",
+                     extrasamples=[2], metadata=None, **cut)
+    with open_slide(tmp_path / "in.tif") as slide:
+        pixels = slide.read(Box(0, 0, 300, 200))
+    assert np.array_equal(pixels[:, :150], np.broadcast_to(colours[:, :150], (200, 150, 3)))
+    assert (pixels[:, 150:] == 255).all()
 
 
 def test_a_photograph_is_read_upright_as_viewers_show_it(tmp_path):
@@ -164,7 +195,7 @@ def test_a_tiff_image_is_upright_as_viewers_show_it_and_masks_are_drawn(tmp_path
         expected = np.asarray(image.convert("RGB"))
     with open_slide(tmp_path / "image.tif") as slide:
         assert slide.size == expected.shape[1::-1] and np.array_equal(slide.read(Box(0, 0, *slide.size)), expected)
-        assert slide.mpp_xy == ((0.5, 1.0) if orientation < 5 else (1.0, 0.5)) and not left_out(slide, ".tif")
+        assert slide.mpp_xy == ((0.5, 1.0) if orientation < 5 else (1.0, 0.5)) and "page" not in left_out(slide, ".tif")
 
 
 @pytest.mark.parametrize("channels", [2, 4])
@@ -178,15 +209,93 @@ def test_colours_of_a_tiff_that_are_multiplied_by_their_opacity_are_not_multipli
         assert np.array_equal(slide.read(Box(0, 0, 90, 60)), np.broadcast_to(colours + (255 - opaque), (60, 90, 3)))
 
 
+PLACES = [(1 + 256 * column, 1 + 256 * row) for row in range(3) for column in range(5)]
+
+
+def as_sparse(data):
+    kind = b"\x20\x00\x11\x93CS"
+    return data.replace(kind + b"\x0a\0TILED_FULL", kind + b"\x0c\0TILED_SPARSE")
+
+
+def placed(data, places):
+    """A DICOM file in which each frame tells its place, or has a group that tells none."""
+    def item(content):
+        return struct.pack("<HHI", 0xFFFE, 0xE000, len(content)) + content
+
+    def sequence(group, element, content):
+        return struct.pack("<HH2sHI", group, element, b"SQ", 0, len(content)) + content
+
+    def group(place):
+        position = b"".join(struct.pack("<HH2sHi", 0x48, 0x21E + n, b"SL", 4, at) for n, at in enumerate(place))
+        return sequence(0x48, 0x21A, item(position))
+
+    groups = b"".join(item(group(place) if place else b"") for place in places)
+    pixels = data.index(b"\xe0\x7f\x10\x00OB")
+    return data[:pixels] + sequence(0x5200, 0x9230, groups) + data[pixels:]
+
+
+def with_frames(data, numbers):
+    """A DICOM file with some of its 15 frames, and without the table of where they lie."""
+    start = data.index(b"\xe0\x7f\x10\x00OB") + 12
+    items, at = [], start
+    while data[at : at + 4] == b"\xfe\xff\x00\xe0":
+        items.append(data[at : at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")])
+        at += len(items[-1])
+    table, *frames = items
+    pixels = table[:4] + bytes(4) + b"".join(frames[number] for number in numbers) + data[at:]
+    return data[:start].replace(b"\x28\0\x08\0IS\x02\x0015", b"\x28\0\x08\0IS\x02\0%2d" % len(numbers)) + pixels
+
+
+def test_where_a_sparse_dicom_slide_has_no_tile_it_is_missing(wsi, tmp_path):
+    data = as_sparse((wsi / "camelyon-jpeg.dcm").read_bytes())
+    (tmp_path / "slide.dcm").write_bytes(placed(with_frames(data, range(7)), PLACES[:7]))
+    with open_slide(tmp_path / "slide.dcm") as slide:
+        missing = missing_tiles(slide, [Box(0, 0, *slide.size)])
+        assert sum(box.area for box in missing) == 1152 * 700 - (5 * 256 + 2 * 256) * 256 + 128 * 256
+        assert slide.is_missing(Box(512, 256, 300, 100)) and not slide.is_missing(Box(511, 256, 300, 100))
+
+
+@pytest.mark.parametrize(("places", "told"), [
+    (PLACES, ""), (PLACES[::-1], ""), ([None] * 15, "does not tell where"), ([], "does not tell where"),
+    (PLACES[:7], "does not tell where"), ([*PLACES[:14], None], "does not tell where"),
+    ([*PLACES[:14], PLACES[0]], "holds several tiles for one place"),
+    ([*PLACES[:14], (1281, 1)], "outside of the slide"), ([*PLACES[:14], (1, 769)], "outside of the slide"),
+    ([(-255, 1), *PLACES[1:]], "outside of the slide")])
+@pytest.mark.parametrize("sparse", [True, False])
+def test_tiles_of_dicom_that_openslide_would_lose_or_hide_are_refused(places, told, sparse, wsi, tmp_path):
+    data = (wsi / "camelyon-jpeg.dcm").read_bytes()
+    (tmp_path / "full.dcm").write_bytes(data)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/slide.dcm").write_bytes(placed(as_sparse(data) if sparse else data, places))
+    if not sparse:                                           # whose tiles need no places
+        told = "other places of its tiles than their order" if places == PLACES[::-1] else told if any(places) else ""
+    if told:
+        with pytest.raises(SlideError, match=f"in/slide.dcm: .*{told}"):
+            open_slide(tmp_path / "in/slide.dcm")
+        return
+    with open_slide(tmp_path / "in/slide.dcm") as slide, open_slide(tmp_path / "full.dcm") as full:
+        if places == PLACES[::-1]:                           # the first tile lies in the last place
+            assert np.array_equal(slide.read(Box(1024, 512, 128, 188)), full.read(Box(0, 0, 128, 188)))
+        else:
+            assert np.array_equal(slide.read(Box(0, 0, *slide.size)), full.read(Box(0, 0, *slide.size)))
+
+
+def test_planes_of_dicom_that_are_left_out_are_told(wsi, tmp_path):
+    data = (wsi / "camelyon-jpeg.dcm").read_bytes()
+    (tmp_path / "slide.dcm").write_bytes(with_frames(data, [*range(15), *range(15)]))
+    for path, said in ((wsi / "camelyon-jpeg.dcm", ""), (tmp_path / "slide.dcm", "2 pages of 1152 x 700 px: only the")):
+        with open_slide(path) as slide:
+            assert left_out(slide, ".tif").startswith(said) and "dicom's metadata left out" in left_out(slide, ".tif")
+            assert ("pages" in left_out(slide, ".tif")) == bool(said)
+
+
 @pytest.mark.parametrize("beside", [False, True])
 def test_sparse_tiles_of_dicom_without_places_are_refused_where_openslide_would_end_the_process(wsi, tmp_path, beside):
     """In the file itself, and in that of another level of its series."""
-    kind, data = b"\x20\x00\x11\x93CS", (wsi / "camelyon-jpeg.dcm").read_bytes()
-    sparse = data.replace(kind + b"\x0a\0TILED_FULL", kind + b"\x0c\0TILED_SPARSE")
+    data = (wsi / "camelyon-jpeg.dcm").read_bytes()
+    sparse = as_sparse(data)
     other = re.sub(rb"(\x20\x00\x0e\x00UI.\x00)[0-9]", rb"\g<1>9", sparse, flags=re.DOTALL)
-    pixels = sparse.index(b"\xe0\x7f\x10\x00OB")
-    placed = sparse[:pixels] + b"\x00\x52\x30\x92SQ\0\0" + bytes(4) + sparse[pixels:]
-    (tmp_path / "slide.dcm").write_bytes(data if beside else placed)
+    (tmp_path / "slide.dcm").write_bytes(data if beside else placed(sparse, PLACES))
     (tmp_path / "other series.dcm").write_bytes(other)
     with open_slide(tmp_path / "slide.dcm") as slide:
         assert slide.vendor == "dicom"
