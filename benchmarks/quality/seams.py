@@ -1,7 +1,7 @@
 """How well painted and grafted holes pass for tissue: end of the walk, match of the fine bands, grafting, on one set.
 
     python -m benchmarks.quality.seams DATA [DATA ...] [--tiles 72] [--methods telea,paint,graft] [--end 3.0,1.5]
-        [--match on,off] [--validation] [--json FILE]
+        [--match on,off] [--weights WEIGHTS] [--validation] [--json FILE]
 
 Tiles of 256 px get holes of 4 to 30 %: ellipses up to 112 px wide and bands up to 48 px. Grafts come from the rest of
 each image. Per tile up to six crops of 64 px, at least 40 % hole, are compared with the truth's: AUC of a linear probe
@@ -67,7 +67,7 @@ def piece(rng: np.random.Generator) -> np.ndarray:
 
 
 def cases(
-    trials: list[Trial], methods: list[str], ends: list[float], matches: list[str], device: str
+    trials: list[Trial], methods: list[str], ends: list[float], matches: list[str], weights: str, device: str
 ) -> Iterator[tuple[str, Fill]]:
     """What is compared, by name."""
     yield "real", lambda trial: partner(trials, trial).truth
@@ -78,7 +78,7 @@ def cases(
         for end, match in product(ends, matches):
             config = RestoreConfig(end_half_log_snr=end, match_bands=match == "on",
                                    graft="auto" if method == "graft" else "off")
-            restorer = Restorer(load_weights("he-small"), device, config)
+            restorer = Restorer(load_weights(weights), device, config)
             yield f"{method}, end {end:g}, match {match}", partial(restore, restorer, 0)
 
 
@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--methods", default="telea,paint,graft")
     parser.add_argument("--end", default=str(RestoreConfig().end_half_log_snr), help="half-log-SNRs")
     parser.add_argument("--match", default="on", help="on, off or both with a comma")
+    parser.add_argument("--weights", default="he-small", help="name or folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--validation", action="store_true", help="only images that he-small was not trained on")
     parser.add_argument("--device", default="cpu")
@@ -110,7 +111,7 @@ def main() -> None:
     methods, matches, ends = given.methods.split(","), given.match.split(","), [*map(float, given.end.split(","))]
     print(f"{len(trials)} tiles, {sum(len(hole_crops(trial.hole, CROPS)) for trial in trials)} crops\n\n"
           "| method | AUC | KID | AUC, JPEG | KID, JPEG | s per tile |\n|---|---|---|---|---|---|", flush=True)
-    for name, fill in cases(trials, methods, ends, matches, given.device):
+    for name, fill in cases(trials, methods, ends, matches, given.weights, given.device):
         begin = time.perf_counter()
         painted = [fill(trial) for trial in tqdm(trials, name, leave=False, disable=None)]
         seconds = (time.perf_counter() - begin) / len(trials)
