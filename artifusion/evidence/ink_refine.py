@@ -20,11 +20,11 @@ FILM, MOST_FILMS = 0.25, 5.5                # thickness of one; thicker ink is a
 BARE = 100.0                                # pull to nothing of cells beside the mask
 OUTLINE_CELLS = 5                           # wide is that outline; as much again leads over
 ROUNDS, ALONE = 8, 3        # in the first each pixel stands alone, until the thickness is about right
-LIKE_UM, LIKE = 0.5, 0.8    # blur under which a pixel is like its neighbours, and how much that counts beside its place
+LIKE_STEPS, LIKE = 1.0, 0.8 # blur under which a pixel is like its neighbours, and how much that counts beside its place
 
 
 def refine(fit: Fit, thickness: np.ndarray, tint: np.ndarray, sample: Sample, colours: Colours, places: Places,
-           mask: np.ndarray, cells: Cells, mpp: float) -> tuple[np.ndarray, Places]:
+           mask: np.ndarray, cells: Cells) -> tuple[np.ndarray, Places]:
     """The thickness of each of some small cells (count,), and the shares of the Gaussians around each pixel.
 
     Expectation and maximisation (Dempster et al. 1977): with each pixel's shares of the Gaussians held, the thickness
@@ -38,7 +38,7 @@ def refine(fit: Fit, thickness: np.ndarray, tint: np.ndarray, sample: Sample, co
     found = np.where(bare, 0, cells.mean(thickness))
     at, difference = cells.interpolation(sample.rows, sample.columns), cells.differences()
     weight = roughness(found, mask, cells, difference) * step_weight(difference, np.asarray(at.sum(axis=0)).ravel())
-    near = places
+    local = places
     for n in range(ROUNDS):
         here = np.maximum(at @ found, 0).astype(np.float32)
         parts = [likelihood_of_more(fit, here[part], tint[:, part], sample.some(part), colours)
@@ -51,24 +51,24 @@ def refine(fit: Fit, thickness: np.ndarray, tint: np.ndarray, sample: Sample, co
                       M=sparse.diags(1 / system.diagonal()))
         found = np.clip(found, 0, THICKEST)
         if n >= ALONE:
-            near = like_neighbours(places, np.concatenate([shares for _, shares in parts], axis=1), sample, mpp)
-            sample = replace(sample, log_shares=near.log_shares[:, sample.rows // near.step,
-                                                                sample.columns // near.step])
-    return found, near
+            local = like_neighbours(places, np.concatenate([shares for _, shares in parts], axis=1), sample)
+            sample = replace(sample, log_shares=local.log_shares[:, sample.rows // local.step,
+                                                                 sample.columns // local.step])
+    return found, local
 
 
-def like_neighbours(places: Places, shares: np.ndarray, sample: Sample, mpp: float) -> Places:
+def like_neighbours(places: Places, shares: np.ndarray, sample: Sample) -> Places:
     """Places where a sample's pixels have these shares of the Gaussians (K, P), blurred."""
-    sigma, at = LIKE_UM / (places.step * mpp), (sample.rows // places.step, sample.columns // places.step)
+    at = sample.rows // places.step, sample.columns // places.step
     found = np.exp(places.log_shares)
     blurred = np.zeros(found.shape[1:], np.float32)
     blurred[at] = 1
-    weight = cv2.GaussianBlur(blurred, (0, 0), sigma)
+    weight = cv2.GaussianBlur(blurred, (0, 0), LIKE_STEPS)
     for each, own in zip(found, shares, strict=True):
         blurred[:] = 0
         blurred[at] = own
         each *= (1 - LIKE) * weight + 1e-3
-        each += LIKE * cv2.GaussianBlur(blurred, (0, 0), sigma)
+        each += LIKE * cv2.GaussianBlur(blurred, (0, 0), LIKE_STEPS)
     return Places(places.step, np.log(found / found.sum(axis=0), out=found))
 
 

@@ -127,10 +127,10 @@ def recover_tile(image: np.ndarray, mask: np.ndarray, colours: Colours, places: 
     rows, columns = np.nonzero(masked)
     smooth = [fit.cells.part(each, wide, masked.shape) for each in (fit.thickness, *fit.tint)]
     cells = Cells.over(masked.shape, max(ink_refine.CELL_PX, round(ink_refine.CELL_UM / mpp)))
-    near = places.part(wide, masked.shape, max(1, cells.px // 2))
-    sample = Sample.of(pixels, masked, near, near.step)
+    local = places.part(wide, masked.shape, max(1, cells.px // 2))
+    sample = Sample.of(pixels, masked, local, local.step)
     tint = np.stack([each[sample.rows, sample.columns] for each in smooth[1:]])
-    found, near = ink_refine.refine(fit, np.maximum(smooth[0], 0), tint, sample, colours, near, masked, cells, mpp)
+    found, local = ink_refine.refine(fit, np.maximum(smooth[0], 0), tint, sample, colours, local, masked, cells)
     thickness = np.maximum(cells.full_size(found, masked.shape), 0)
     steps = np.hypot(*(cv2.Sobel(thickness, cv2.CV_32F, x, 1 - x, scale=cells.px / 8) for x in (0, 1)))
     recovered, variance = pixels.copy(), np.zeros(masked.shape, np.float32)
@@ -141,7 +141,7 @@ def recover_tile(image: np.ndarray, mask: np.ndarray, colours: Colours, places: 
         density = np.maximum(fit.ink.density(here) + np.stack([each[at] for each in smooth[1:]]), 0)
         light = np.ascontiguousarray(pixels[at].T)
         noise = fit.noise.variance(light.astype(np.float32), here, density)
-        mean, left = posterior(colours.natural, optical_density(light) - density, noise, near.at(*at)[:-1])
+        mean, left = posterior(colours.natural, optical_density(light) - density, noise, local.at(*at)[:-1])
         unsure = (CORRELATED * density) ** 2 + (MISPLACED * steps[at] * fit.ink.slope(here)) ** 2
         left, grey = left + (left / noise) ** 2 * unsure, transmitted_light(mean)
         inked = np.minimum(1, density.max(axis=0) / LEAST_INK)

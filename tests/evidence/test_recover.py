@@ -158,8 +158,8 @@ def test_a_pixel_in_doubt_is_of_its_neighbours_kind_and_places_beside_the_ink_st
     nothing = np.zeros((3, len(rows)), np.float32)
     in_doubt = (rows == 8) & (columns == 8)
     shares = np.where(in_doubt, 0.5, [[0.95], [0.05]]).astype(np.float32)
-    near = like_neighbours(places, shares, Sample(rows, columns, nothing, nothing, shares), 0.25)
-    found = np.exp(near.log_shares)
+    local = like_neighbours(places, shares, Sample(rows, columns, nothing, nothing, shares))
+    found = np.exp(local.log_shares)
     assert found.sum(axis=0) == pytest.approx(np.ones((32, 32)), abs=1e-5)
     assert found[0, 8, 8] > 0.8
     assert found[:, :, 26:] == pytest.approx(np.full((2, 32, 6), 0.5), abs=1e-2)
