@@ -115,25 +115,30 @@ def posterior(colours: Colours, density: np.ndarray, noise: np.ndarray, log_shar
     return mean, variance
 
 
+@dataclass(frozen=True, eq=False)
 class Places:
-    """The log shares of the Gaussians around every place, by the known pixels there and by the slide's own.
+    """The log shares of the Gaussians around every place, float32 (K, h, w), one for each square of `step` pixels."""
 
-    pixels: uint8 (H, W, 3); known: bool (H, W). Memory: 36 bytes for each square of `step` pixels a side.
-    """
+    step: int
+    log_shares: np.ndarray
 
-    def __init__(self, colours: Colours, pixels: np.ndarray, known: np.ndarray, step: int, mpp: float) -> None:
-        self.step = step
+    @classmethod
+    def of(cls, colours: Colours, pixels: np.ndarray, known: np.ndarray, step: int, mpp: float) -> Places:
+        """Those by the known pixels around, and by the slide's own. Memory: 36 bytes for each square.
+
+        pixels: uint8 (H, W, 3); known: bool (H, W).
+        """
         seen = known[::step, ::step]
         found = colours.shares_of(pixels[::step, ::step][seen])
         found[-1] = 0                                       # what no tissue looks like tells nothing of a place
         sigma = PLACE_UM / (step * mpp)
         weight = cv2.GaussianBlur(seen.astype(np.float32), (0, 0), sigma)
         base = SLIDE_SHARE * np.maximum(weight, 0.02)
-        self.log_shares = np.zeros((len(colours.shares), *seen.shape), np.float32)
-        for share, own, each in zip(self.log_shares, colours.shares, found, strict=True):
+        log_shares = np.zeros((len(colours.shares), *seen.shape), np.float32)
+        for share, own, each in zip(log_shares, colours.shares, found, strict=True):
             share[seen] = each
             share[:] = (cv2.GaussianBlur(share, (0, 0), sigma) + base * own) / (weight + base) + 1e-4
-        np.log(self.log_shares / self.log_shares.sum(axis=0), out=self.log_shares)
+        return cls(step, np.log(log_shares / log_shares.sum(axis=0), out=log_shares))
 
     def at(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """The log shares at pixels (P,): (K, P)."""
@@ -144,3 +149,9 @@ class Places:
             for own, share in zip(found, self.log_shares, strict=True):
                 own[part] = cv2.remap(share, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
         return found
+
+    def part(self, at: tuple[slice, slice], shape: tuple[int, int], step: int) -> Places:
+        """Those of a part of the pixels, of that shape, that begins at `at`, at another step."""
+        rows, columns = (side.start + np.arange(0, length, step) for side, length in zip(at, shape, strict=True))
+        found = self.at(np.repeat(rows, len(columns)), np.tile(columns, len(rows)))
+        return Places(step, found.reshape(-1, len(rows), len(columns)))

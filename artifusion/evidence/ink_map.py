@@ -79,13 +79,11 @@ class Sample:
     log_shares: np.ndarray
 
     @classmethod
-    def of(cls, image: np.ndarray, mask: np.ndarray, places: Places, step: int, origin: tuple[int, int] = (0, 0)
-           ) -> Sample:
-        """Every so many masked pixels each way of an image, whose first pixel is `origin` (row, column) of places."""
+    def of(cls, image: np.ndarray, mask: np.ndarray, places: Places, step: int) -> Sample:
+        """Every so many masked pixels each way of an image."""
         rows, columns = (axis * step for axis in np.nonzero(mask[::step, ::step]))
         light = np.ascontiguousarray(image[rows, columns].T)
-        shares = places.at(rows + origin[0], columns + origin[1])
-        return cls(rows, columns, light.astype(np.float32), optical_density(light), shares)
+        return cls(rows, columns, light.astype(np.float32), optical_density(light), places.at(rows, columns))
 
     def some(self, part: slice | np.ndarray) -> Sample:
         return Sample(self.rows[part], self.columns[part], self.light[:, part], self.density[:, part],

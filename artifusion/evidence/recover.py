@@ -87,7 +87,7 @@ def recover(image: np.ndarray, mask: np.ndarray, reference: np.ndarray | None = 
     if not mask.any() or (clean.min(axis=1) < GLASS).sum() < LEAST_CLEAN_PX:
         return unrecovered(image, mask, "too little clean tissue around it")
     colours = Colours.of(clean)
-    places = Places(colours, image, known, max(PLACE_PX, round(1 / mpp)), mpp)
+    places = Places.of(colours, image, known, max(PLACE_PX, round(1 / mpp)), mpp)
     sample = Sample.of(image, mask, places, max(1, int((mask.sum() / SAMPLE) ** 0.5)))
     fit = fit_ink(image, mask, sample, colours, patch, mpp)
     if fit.odd > MOST_ODD:
@@ -129,9 +129,10 @@ def recover_tile(image: np.ndarray, mask: np.ndarray, hidden: np.ndarray, colour
     rows, columns = np.nonzero(masked)
     smooth = [fit.cells.part(each, wide, masked.shape) for each in (fit.thickness, *fit.tint)]
     cells = Cells.over(masked.shape, max(ink_refine.CELL_PX, round(ink_refine.CELL_UM / mpp)))
-    sample = Sample.of(pixels, masked, places, max(1, cells.px // 2), (wide[0].start, wide[1].start))
+    local = places.part(wide, masked.shape, max(1, cells.px // 2))
+    sample = Sample.of(pixels, masked, local, local.step)
     tint = np.stack([each[sample.rows, sample.columns] for each in smooth[1:]])
-    found = ink_refine.refine(fit, np.maximum(smooth[0], 0), tint, sample, colours, masked, cells)
+    found, local = ink_refine.refine(fit, np.maximum(smooth[0], 0), tint, sample, colours, local, masked, cells)
     thickness = np.maximum(cells.full_size(found, masked.shape), 0)
     steps = np.hypot(*(cv2.Sobel(thickness, cv2.CV_32F, x, 1 - x, scale=cells.px / 8) for x in (0, 1)))
     recovered, variance = pixels.copy(), np.zeros(masked.shape, np.float32)
@@ -142,8 +143,7 @@ def recover_tile(image: np.ndarray, mask: np.ndarray, hidden: np.ndarray, colour
         density = np.maximum(fit.ink.density(here) + np.stack([each[at] for each in smooth[1:]]), 0)
         light = np.ascontiguousarray(pixels[at].T)
         noise = fit.noise.variance(light.astype(np.float32), here, density)
-        shares = places.at(at[0] + wide[0].start, at[1] + wide[1].start)
-        mean, left = posterior(colours.natural, optical_density(light) - density, noise, shares[:-1])
+        mean, left = posterior(colours.natural, optical_density(light) - density, noise, local.at(*at)[:-1])
         unsure = (CORRELATED * density) ** 2 + (MISPLACED * steps[at] * fit.ink.slope(here)) ** 2
         left, grey = left + (left / noise) ** 2 * unsure, transmitted_light(mean)
         inked = np.minimum(1, density.max(axis=0) / LEAST_INK)

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +37,7 @@ from artifusion.evaluation.measures import as_stored, psnr
 from artifusion.evaluation.nuclei import count_matches, find_nuclei, nuclear_threshold, stains
 from artifusion.evidence.recover import FAINT_ID, PAINTED_ID, RECOVERED_ID, Recovery, recover
 from artifusion.slide.tissue import optical_density
+from benchmarks.memory import peak_mb
 
 SIDE_PX, STROKE_PX, MPP = 512, 700, 0.25
 INKS = [f"{colour}-{peak}{streaky}" for streaky in ("", "-streaky") for peak in (1.5, 4)
@@ -208,21 +208,22 @@ def large(mpx: float) -> dict[str, float]:
     """Time and memory of a stroke of so many million pixels over repeated tissue, drawn from noise."""
     side = int((1.5e6 * mpx) ** 0.5)
     rng = np.random.default_rng(0)
-    cells = cv2.GaussianBlur(rng.standard_normal((side, side), np.float32), (0, 0), 6) * 20
+    cells = cv2.GaussianBlur(rng.standard_normal((SIDE_PX, SIDE_PX), np.float32), (0, 0), 6) * 20
     tissue = np.clip(np.stack([200 - 40 * cells, 130 - 40 * cells, 180 - 20 * cells], axis=2), 20, 250)
-    tissue = np.rint(tissue + rng.normal(0, 3, tissue.shape).astype(np.float32)).astype(np.uint8)
-    mask = np.zeros((side, side), bool)
+    tissue = np.rint(tissue + rng.normal(0, 3, tissue.shape)).astype(np.uint8)
+    repeats = -(-side // SIDE_PX)
+    image, mask = np.tile(tissue, (repeats, repeats, 1))[:side, :side].copy(), np.zeros((side, side), bool)
     mask[:, side // 6 : side // 6 + int(mpx * 1e6 / side)] = True
-    thickness = np.where(mask, np.float32(0.8), 0)
-    added = PenInk("blue", 0.65).added(thickness)
-    image = np.where(mask[..., None], np.clip(256 * 10.0 ** -(optical_density(tissue) + added) - 1, 0, 255), tissue)
-    image = image.astype(np.uint8)
-    del added, tissue, cells, thickness
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ink, x = PenInk("blue", 0.65), np.arange(side) / SIDE_PX
+    for y, line in enumerate(image):
+        thickness = (0.8 + 0.2 * np.sin(x + y / SIDE_PX)).astype(np.float32)
+        inked = 256 * 10.0 ** -(optical_density(line) + ink.added(thickness)) - 1
+        line[mask[y]] = np.clip(np.rint(inked[mask[y]]), 0, 255)
+    before = peak_mb()
     begin, cpu = time.perf_counter(), time.process_time()
-    recover(image, mask, mpp=MPP)
-    return {"mpx": mpx, "seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu,
-            "mb_before": before / 1024, "mb_most": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    recovery = recover(image, mask, mpp=MPP)
+    return {"mpx": mask.sum() / 1e6, "seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu,
+            "mb_before": before, "mb_most": peak_mb(), **recovery.ink["shares"]}
 
 
 def say(name: str, rows: list[dict[str, float]]) -> None:

@@ -12,6 +12,7 @@ from artifusion.evidence.colours import Colours, Places, posterior
 from artifusion.evidence.ink import KNOTS, Ink, Noise, layers
 from artifusion.evidence.ink_fit import RIM_UM, Objective, fit_ink, spectrum
 from artifusion.evidence.ink_map import Cells, Sample
+from artifusion.evidence.ink_refine import like_neighbours
 from artifusion.evidence.recover import FAINT, FAINT_ID, KEPT_ID, PAINTED, PAINTED_ID, RECOVERED_ID, level_of, recover
 
 SIDE = 256
@@ -140,7 +141,7 @@ def test_the_gradient_of_the_fit_is_that_of_its_objective():
     clean, mask = tissue(64), np.ones((64, 64), bool)
     image = under(PenInk("blue", 0.65), clean, mask)
     colours = Colours.of(clean.reshape(-1, 3))
-    sample = Sample.of(image, mask, Places(colours, image, ~mask, 4, 0.5), 3)
+    sample = Sample.of(image, mask, Places.of(colours, image, ~mask, 4, 0.5), 3)
     cells = Cells.over(mask.shape, 16)
     aim = Objective(colours, sample, cells, Noise(clean, Ink.even(np.array([1, 0.5, 0.2]))), np.array([1, 0.5, 0.2]))
     rng = np.random.default_rng(0)
@@ -164,11 +165,24 @@ def test_the_fit_does_not_see_the_rim_of_a_mask_where_ink_ends():
     clean, mask = tissue(), band()
     image = under(PenInk("blue", 0.65), clean, mask)
     colours = Colours.of(clean[~mask])
-    sample = Sample.of(image, mask, Places(colours, image, ~mask, 4, 0.5), 3)
+    sample = Sample.of(image, mask, Places.of(colours, image, ~mask, 4, 0.5), 3)
     inner = binary_erosion(mask, iterations=round(RIM_UM / 0.5) - 1, border_value=1)
     spoilt = replace(sample, density=sample.density + np.where(inner[sample.rows, sample.columns], 0, np.float32(0.3)))
     fits = [fit_ink(image, mask, each, colours, clean[:, :64], 0.5) for each in (sample, spoilt)]
     assert (fits[0].ink.slopes == fits[1].ink.slopes).all() and (fits[0].thickness == fits[1].thickness).all()
+
+
+def test_a_pixel_in_doubt_is_of_its_neighbours_kind_and_places_beside_the_ink_stay():
+    places = Places(1, np.log(np.full((2, 32, 32), 0.5, np.float32)))
+    rows, columns = np.nonzero(np.ones((32, 16)))
+    nothing = np.zeros((3, len(rows)), np.float32)
+    in_doubt = (rows == 8) & (columns == 8)
+    shares = np.where(in_doubt, 0.5, [[0.95], [0.05]]).astype(np.float32)
+    local = like_neighbours(places, shares, Sample(rows, columns, nothing, nothing, shares))
+    found = np.exp(local.log_shares)
+    assert found.sum(axis=0) == pytest.approx(np.ones((32, 32)), abs=1e-5)
+    assert found[0, 8, 8] > 0.8
+    assert found[:, :, 26:] == pytest.approx(np.full((2, 32, 6), 0.5), abs=1e-2)
 
 
 def test_layers_add_up_to_the_thickness():
