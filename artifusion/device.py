@@ -106,7 +106,7 @@ def autocast(device: torch.device) -> AbstractContextManager:
 
 
 def keep_freed_memory() -> None:
-    """Keep what tensors on the CPU free for the next ones, until `return_freed_memory`, where the C library is glibc.
+    """Keep what tensors on the CPU free for the next ones, where the C library is glibc: KEPT_BYTES at the heap's end.
 
     By default glibc returns tensors above 32 MB to the kernel at once, which clears their pages when they are needed
     again: a fifth of the time of a canvas of 1,024 px.

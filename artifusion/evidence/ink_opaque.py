@@ -11,7 +11,7 @@ from artifusion.slide.tissue import optical_density
 
 STEP_UM = 1.0               # per pixel at which texture is looked at
 FINE_UM, WIDE_UM = 1.5, 10.0            # sizes between which it lies: above noise, nuclei and fibres
-DENSE = 0.25                # optical density of the ink's clearest channel, below which light comes through
+DENSE = 0.2                 # optical density of the ink's clearest channel, below which light comes through
 LEAST_TISSUE = 0.06         # optical density; less is glass
 FLAT, RARE = 0.5, 0.05      # no tissue shows below half of the texture that 5 % of clean places stay below
 FEWEST = 1_000              # places of clean tissue by which that is known
@@ -29,25 +29,32 @@ def opaque(image: np.ndarray, mask: np.ndarray, known: np.ndarray, reference: np
     step = max(1, round(STEP_UM / mpp))
     um = step * mpp
     masked, free = (reduced(where.astype(np.float32), step) > 0.999 for where in (mask, known))
-    if not masked.any():
+    inked = fit.thickness > 0
+    if not masked.any() or not inked.any():
         return np.zeros_like(mask)
-    thickness, *tint = (reduced(fit.cells.full_size(each, mask.shape), step) for each in (fit.thickness, *fit.tint))
-    inks = fit.ink.density(np.maximum(thickness, 0).ravel()).reshape(3, *masked.shape) + np.stack(tint)
-    clearest = int(np.argmin([np.median(each[masked]) for each in inks]))
-    ink, seen = inks[clearest], optical_density(reduced(image, step)[..., clearest])
-    tissue = free & (blurred(seen, free, WIDE_UM / um) > LEAST_TISSUE)
+    inks = fit.ink.density(np.maximum(fit.thickness, 0)) + fit.tint                        # (3, count), of the cells
+    clearest = int(np.median(inks[:, inked], axis=1).argmin())
+    ink = reduced(fit.cells.full_size(inks[clearest], mask.shape), step)
+    seen = optical_density(reduced(image, step)[..., clearest])
+    tissue = tissue_in(seen, free, um)
     usual = texture(seen, free, um)[tissue]
     if reference is not None:
-        squares = optical_density(reduced(reference, step)[..., clearest])
-        usual = np.append(usual, texture(squares, np.ones(squares.shape, bool), um))
+        other = optical_density(reduced(reference, step)[..., clearest])
+        everywhere = np.ones(other.shape, bool)
+        usual = np.append(usual, texture(other, everywhere, um)[tissue_in(other, everywhere, um)])
     if len(usual) < FEWEST:
         return np.zeros_like(mask)
     near_tissue = carried(np.repeat(tissue[..., None], 3, axis=2), free)[..., 0] > 0.5
     flat = texture(seen - ink, masked, um) < FLAT * np.quantile(usual, RARE)
     flat &= masked & near_tissue & (ink > DENSE)
-    side = 4 * round(WIDE_UM / um) + 1                      # near its border a flat place is not seen to be one
+    side = 4 * round(WIDE_UM / um) + 1                      # within so much of a stroke's edge all has texture
     flat = cv2.dilate(flat.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
     return mask & (cv2.resize(flat, mask.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0)
+
+
+def tissue_in(density: np.ndarray, where: np.ndarray, um: float) -> np.ndarray:
+    """Which of the pixels `where`, bool (H, W), lie in tissue, not in glass, by a density, float32 (H, W)."""
+    return where & (blurred(density, where, WIDE_UM / um) > LEAST_TISSUE)
 
 
 def texture(density: np.ndarray, where: np.ndarray, um: float) -> np.ndarray:

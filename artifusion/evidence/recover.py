@@ -79,7 +79,7 @@ def recover(image: np.ndarray, mask: np.ndarray, reference: np.ndarray | None = 
     Raises:
         ValueError: an argument has a wrong shape, dtype or value.
     """
-    check_arguments(image, mask, reference, mpp)
+    check_arguments(image, mask, reference, mpp, known)
     known = ~mask if known is None else known & ~mask
     clean, patch = image[known], clean_patch(image, known)
     if reference is not None:
@@ -102,12 +102,16 @@ def recover(image: np.ndarray, mask: np.ndarray, reference: np.ndarray | None = 
     return recovery_of(image, recovered, mask, level, np.concatenate(thickness), fit)
 
 
-def check_arguments(image: np.ndarray, mask: np.ndarray, reference: np.ndarray | None, mpp: float) -> None:
+def check_arguments(image: np.ndarray, mask: np.ndarray, reference: np.ndarray | None, mpp: float,
+                    known: np.ndarray | None) -> None:
     for name, pixels in (("an image", image), ("a reference", reference)):
         if pixels is not None and (pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3):
             raise ValueError(f"{name} must be uint8 (H, W, 3) RGB, got {pixels.dtype} {pixels.shape}")
-    if mask.dtype != np.bool_ or mask.shape != image.shape[:2]:
-        raise ValueError(f"a mask must be bool {image.shape[:2]} like its image, got {mask.dtype} {mask.shape}")
+        if pixels is not None and not pixels.size:
+            raise ValueError(f"{name} needs a pixel, got {pixels.shape}")
+    for name, where in (("a mask", mask), ("what is known", known)):
+        if where is not None and (where.dtype != np.bool_ or where.shape != image.shape[:2]):
+            raise ValueError(f"{name} must be bool {image.shape[:2]} like its image, got {where.dtype} {where.shape}")
     if not 0.01 <= mpp <= 100:
         raise ValueError(f"mpp must lie in 0.01 to 100 um per pixel, got {mpp}")
 

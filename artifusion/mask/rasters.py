@@ -21,6 +21,7 @@ from artifusion.mask.classes import CLASSES_KEY
 from artifusion.slide.whole import quiet_libraries, tifffile_messages
 
 ASPECT_TOLERANCE = 0.003             # beside one mask pixel of rounding per side; more would misplace edges unnoticed
+MOST_PROBABLE = 1.001                # floats below are probabilities, which resampling can lift over 1
 MOST_CLASS_IDS = 7                   # the largest class id of any tool, ours included
 MOST_LABELS = 15                     # a lossless image with values up to this holds labels: nonzero = restore
 GRAY_SHARE = 0.05                    # more pixels than this neither black nor white: no mask
@@ -239,6 +240,8 @@ def _whole_numbers(path: Path, values: np.ndarray) -> np.ndarray:
     """An image (H, W) of any numbers as bool, uint8 or uint16. Floats up to 1 become 0 to 255, others as they are."""
     if values.dtype in (np.bool_, np.uint8, np.uint16):
         return values
+    if values.dtype.kind == "f" and 1 < values.max() < MOST_PROBABLE:
+        values = np.minimum(values, 1)
     low, high = float(values.min()), float(values.max())
     two = not low and not ((values != 0) & (values != high)).any()
     if low < 0 or not math.isfinite(low + high) or (high > 65535 and not two):

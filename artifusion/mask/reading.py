@@ -98,7 +98,7 @@ def scanned(mask: Mask, slide: Slide) -> Mask:
     """
     whole = Box(0, 0, *slide.size)
     around = [pixel_box(polygon) for polygon, area in zip(mask.polygons, mask.areas_px, strict=True) if area]
-    boxes = [box for box in missing_tiles(slide, around) if mask.read(box.intersection(whole)).any()]
+    boxes = missing_tiles(slide, around, lambda box: bool(mask.read(box.intersection(whole)).any()))
     if not boxes:
         return mask
     missing = shapely.union_all([shapely.box(box.x, box.y, box.right, box.bottom) for box in boxes])

@@ -67,8 +67,8 @@ def _misplaced(path: Path) -> str:
         frames, *sides = (found and found[1] for found in (part.search(data, 0, end) for part in (FRAMES, *SIDES)))
     if not sparse and not len(columns) and not len(rows):
         return ""
-    if not len(columns) == len(rows) == int(frames or 1):
-        return "does not tell where its sparse tiles lie, the file is damaged; get a whole copy of it"
+    if not 0 < len(columns) == len(rows) == int(frames or 1):
+        return "does not tell where its tiles lie, the file is damaged; get a whole copy of it"
     width, height = (int.from_bytes(side or b"", "little") for side in sides)
     if columns.min() < 1 or rows.min() < 1 or columns.max() > width or rows.max() > height:
         return "tells places of tiles outside of the slide, the file is damaged; get a whole copy of it"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from artifusion.geometry import Box, Size
 from artifusion.slide import tiff
 from artifusion.slide.reader import TIFF_VENDORS, Slide
 
-SQUARE_PX = 128
+SQUARE_PX = 128             # smaller than the tiles of any scanner
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ def level_pages(source: tiff.Tiff, slide: Slide) -> list[int] | None:
     return ordered if [sizes[number] for number in ordered] == list(slide.level_sizes) else None
 
 
-def missing_tiles(slide: Slide, l0_boxes: Iterable[Box]) -> list[Box]:
-    """Return the boxes of the tiles of level 0 that some boxes meet and the file does not hold, in the file's order.
+def missing_tiles(slide: Slide, l0_boxes: Iterable[Box], is_meant: Callable[[Box], bool]) -> list[Box]:
+    """Return the boxes of the tiles of level 0 that some boxes meet, that are meant, and that the file does not hold.
 
-    Where only OpenSlide knows the tiles, those are squares of SQUARE_PX.
+    In the file's order. Where only OpenSlide knows the tiles, those are squares of SQUARE_PX.
     """
     if slide.kind != "slide":
         return []
@@ -67,7 +67,7 @@ def missing_tiles(slide: Slide, l0_boxes: Iterable[Box]) -> list[Box]:
         grid, whole = Grid(slide.size, Size(SQUARE_PX, SQUARE_PX), True), Box(0, 0, *slide.size)
         reached = {index for box in l0_boxes for index in grid.over(box)}
         squares = [grid.box(index).intersection(whole) for index in sorted(reached)]
-        return [square for square in squares if slide.is_missing(square)]
+        return [square for square in squares if is_meant(square) and slide.is_missing(square)]
     source = tiff.read_tiff(slide.path)
     pages = level_pages(source, slide)
     if pages is None or source.pages[pages[0]].counts.all():
@@ -75,4 +75,5 @@ def missing_tiles(slide: Slide, l0_boxes: Iterable[Box]) -> list[Box]:
     page = source.pages[pages[0]]
     grid = Grid.of(page)
     reached = {index for box in l0_boxes for index in grid.over(box)}
-    return [grid.box(index) for index in sorted(reached) if not page.counts[index]]
+    absent = [grid.box(index) for index in sorted(reached) if not page.counts[index]]
+    return [box for box in absent if is_meant(box)]

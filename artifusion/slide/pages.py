@@ -115,8 +115,9 @@ def _unkept_tags(slide: Slide, pages: Sequence[tiff.Page], suffix: str) -> tuple
     kept = STORED | {tiff.DESCRIPTION, tiff.SOFTWARE} if suffix in TIFFS and lasting_page(slide).tags else STORED
     if slide.kind == "slide" and pages[0].number(tiff.ORIENTATION, 1) != 1:      # which OpenSlide shows as stored
         kept = kept - {tiff.ORIENTATION}
-    others = [code % tiff.REPEATED for code in pages[0].tags if code not in kept]
-    named = [name for code in others if code < PRIVATE_TAG and (name := tifffile.TIFF.TAGS.get(code, ""))]
+    others = [code for code in pages[0].tags if code not in kept]
+    named = [f"another {name}" if code >= tiff.REPEATED else name for code in others
+             if code % tiff.REPEATED < PRIVATE_TAG and (name := tifffile.TIFF.TAGS.get(code % tiff.REPEATED, ""))]
     nameless = len(others) - len(named)
     return (*named, *([f"{nameless} private tag{'s' if nameless > 1 else ''}"] if nameless else []))
 

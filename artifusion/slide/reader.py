@@ -216,7 +216,10 @@ class OpenSlideSlide(Slide):
         return on_white(self._handle.associated_images[name])
 
     def is_missing(self, l0_box: Box) -> bool:
-        return self._region(0, l0_box).getchannel("A").getextrema() == (0, 0)
+        try:
+            return self._region(0, l0_box).getchannel("A").getextrema() == (0, 0)
+        except SlideError:                                   # damaged, but scanned
+            return False
 
     def _pixels(self, level: int, lv_box: Box) -> np.ndarray:
         return on_white(self._region(level, lv_box))

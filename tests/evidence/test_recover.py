@@ -72,6 +72,11 @@ def test_what_an_opaque_stroke_hides_is_to_be_painted_though_it_could_be_evenly_
     noise = np.random.default_rng(0).normal(0, 2, clean.shape)
     found = recover(np.where(stroke[..., None], (grey + noise).clip(0, 255), clean).astype(np.uint8), mask, mpp=0.5)
     assert (found.classes[stroke] == PAINTED_ID).mean() > 0.9
+    reference = tissue(512, seed=1)
+    reference[:, :120] = 243                                    # glass in it tells nothing of how flat tissue is
+    found = recover(np.where(stroke[..., None], (grey + noise).clip(0, 255), clean).astype(np.uint8), mask, reference,
+                    mpp=0.5)
+    assert (found.classes[stroke] == PAINTED_ID).mean() > 0.9
     seen = recover(under(PenInk("black", 1.0), clean, stroke), mask, mpp=0.5)
     assert (seen.classes[mask] == PAINTED_ID).mean() < 0.1
 
@@ -113,6 +118,7 @@ def test_the_number_of_threads_changes_no_pixel(monkeypatch):
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"image": np.zeros((4, 4), np.uint8)}, "uint8"), ({"mask": np.zeros((3, 3), bool)}, "bool"),
+    ({"known": np.zeros((64, 64), np.uint8)}, "known"), ({"reference": np.zeros((0, 9, 3), np.uint8)}, "pixel"),
     ({"reference": np.zeros((9, 3), np.uint8)}, "reference"), ({"mpp": 0.0}, "mpp")])
 def test_wrong_arguments_are_named(change, words):
     given = {"image": tissue(64), "mask": np.zeros((64, 64), bool), "reference": None, "mpp": 0.5} | change

@@ -23,8 +23,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from artifusion.errors import MaskError
-from artifusion.geometry import Box
+from artifusion.geometry import Box, Size
 from artifusion.mask.classes import CLASSES, is_tissue
+from artifusion.mask.rasters import read_raster
 from artifusion.mask.reading import fingerprint, read_mask
 from artifusion.mask.selection import MaskSelection
 from artifusion.mask.writer import write_class_png
@@ -392,3 +393,11 @@ def test_a_mask_larger_than_pillow_likes_is_read_and_its_limit_stays(tmp_path, s
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert read_mask(save(tmp_path / "m.png", blob(255)), slide).area_px
     assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_probabilities_that_resampling_lifted_over_one_are_probabilities(tmp_path):
+    values = np.zeros((40, 60), np.float32)
+    values[10:30, 20:40] = 1
+    values[10, 20] = np.nextafter(np.float32(1), np.float32(2))
+    tifffile.imwrite(tmp_path / "mask.tif", values)
+    assert (read_raster(tmp_path / "mask.tif", Size(60, 40)).white() == (values > 0.5)).all()
