@@ -44,9 +44,9 @@ def opaque(image: np.ndarray, mask: np.ndarray, known: np.ndarray, reference: np
         usual = np.append(usual, texture(other, everywhere, um)[tissue_in(other, everywhere, um)])
     if len(usual) < FEWEST:
         return np.zeros_like(mask)
-    near_tissue = carried(np.repeat(tissue[..., None], 3, axis=2), free)[..., 0] > 0.5
+    beside_tissue = carried(np.repeat(tissue[..., None], 3, axis=2), free)[..., 0] > 0.5
     flat = texture(seen - ink, masked, um) < FLAT * np.quantile(usual, RARE)
-    flat &= masked & near_tissue & (ink > DENSE)
+    flat &= masked & beside_tissue & (ink > DENSE)
     side = 4 * round(WIDE_UM / um) + 1                      # within so much of a stroke's edge all has texture
     flat = cv2.dilate(flat.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
     return mask & (cv2.resize(flat, mask.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0)

@@ -29,7 +29,6 @@ FAINT, PAINTED = 0.4, 0.6   # levels from which a pixel is faint, and from which
 KEPT_ID, RECOVERED_ID, FAINT_ID, PAINTED_ID = 0, 1, 2, 3
 CORRELATED = 0.12           # of the ink's density: what may be wrong of it all over a place
 MISPLACED = 0.25            # of the thickness' step over a cell: how wrong it may be where it changes
-UNKNOWN = 1000.0            # variance under opaque ink, over that of tissue
 LEVEL_PX = 2.0              # blur of the levels
 TILE_PX, MARGIN_PX = 1024, 64
 GLASS = 223                 # grey level of the darkest channel of glass
@@ -93,12 +92,12 @@ def recover(image: np.ndarray, mask: np.ndarray, reference: np.ndarray | None = 
     if fit.odd > MOST_ODD:
         return unrecovered(image, mask, f"{fit.odd:.0%} of the colours below the ink are those of no clean tissue", fit)
     recovered, level, thickness = image.copy(), np.zeros(mask.shape, np.float32), []
-    hidden = opaque(image, mask, known, reference, fit, mpp)
-    work = partial(recover_tile, image, mask, hidden, colours, places, fit, tissue_scale(clean), mpp)
+    work = partial(recover_tile, image, mask, colours, places, fit, tissue_scale(clean), mpp)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "recover") as threads:
         for tile, pixels, levels, some in threads.map(work, tiles(mask)):
             recovered[tile], level[tile] = pixels, levels
             thickness.append(some)
+    level[opaque(image, mask, known, reference, fit, mpp)] = 1
     return recovery_of(image, recovered, mask, level, np.concatenate(thickness), fit)
 
 
@@ -124,8 +123,8 @@ def tiles(mask: np.ndarray) -> Iterator[tuple[slice, slice]]:
                 yield np.s_[y : min(y + TILE_PX, mask.shape[0]), x : min(x + TILE_PX, mask.shape[1])]
 
 
-def recover_tile(image: np.ndarray, mask: np.ndarray, hidden: np.ndarray, colours: Colours, places: Places, fit: Fit,
-                 scale: float, mpp: float, tile: tuple[slice, slice]
+def recover_tile(image: np.ndarray, mask: np.ndarray, colours: Colours, places: Places, fit: Fit, scale: float,
+                 mpp: float, tile: tuple[slice, slice]
                  ) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray, np.ndarray]:
     """The tile, its recovered pixels uint8 (h, w, 3), its levels float32 (h, w), and some of its ink's densities."""
     wide = around(tile[0]), around(tile[1])
@@ -156,7 +155,6 @@ def recover_tile(image: np.ndarray, mask: np.ndarray, hidden: np.ndarray, colour
         densities.append(density[:, ::64].max(axis=0))
     inner = tuple(slice(side.start - whole.start, side.stop - whole.start)
                   for side, whole in zip(tile, wide, strict=True))
-    variance[hidden[wide]] = UNKNOWN * scale**2
     level = level_of(variance / scale**2, masked)
     return tile, recovered[inner], level[inner], np.concatenate(densities)
 
