@@ -14,6 +14,7 @@ FINE_UM, WIDE_UM = 1.5, 10.0            # sizes between which it lies: above noi
 DENSE = 0.2                 # optical density of the ink's clearest channel, below which light comes through
 LEAST_TISSUE = 0.06         # optical density; less is glass
 FLAT, RARE = 0.5, 0.05      # no tissue shows below half of the texture that 5 % of clean places stay below
+EDGE_UM = 25.0              # so near to the edge of a stroke all has texture: places beside a flat one count as flat
 FEWEST = 1_000              # places of clean tissue by which that is known
 
 
@@ -47,7 +48,7 @@ def opaque(image: np.ndarray, mask: np.ndarray, known: np.ndarray, reference: np
     beside_tissue = carried(np.repeat(tissue[..., None], 3, axis=2), free)[..., 0] > 0.5
     flat = texture(seen - ink, masked, um) < FLAT * np.quantile(usual, RARE)
     flat &= masked & beside_tissue & (ink > DENSE)
-    side = 4 * round(WIDE_UM / um) + 1                      # within so much of a stroke's edge all has texture
+    side = 2 * round(EDGE_UM / um) + 1
     flat = cv2.dilate(flat.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
     return mask & (cv2.resize(flat, mask.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0)
 
