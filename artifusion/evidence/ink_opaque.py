@@ -33,7 +33,7 @@ def opaque(image: np.ndarray, mask: np.ndarray, known: np.ndarray, reference: np
     inked = fit.thickness > 0
     if not masked.any() or not inked.any():
         return np.zeros_like(mask)
-    inks = fit.ink.density(np.maximum(fit.thickness, 0)) + fit.tint                        # (3, count), of the cells
+    inks = fit.ink.density(fit.thickness) + fit.tint                                       # (3, count), of the cells
     clearest = int(np.median(inks[:, inked], axis=1).argmin())
     ink = reduced(fit.cells.full_size(inks[clearest], mask.shape), step)
     seen = optical_density(reduced(image, step)[..., clearest])
