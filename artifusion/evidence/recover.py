@@ -27,12 +27,11 @@ from artifusion.slide.tissue import optical_density, transmitted_light
 
 FAINT, PAINTED = 0.4, 0.6   # levels from which a pixel is faint, and from which it is as unknown as any hole's
 KEPT_ID, RECOVERED_ID, FAINT_ID, PAINTED_ID = 0, 1, 2, 3
-CORRELATED = 0.12           # of the ink's density: what may be wrong of it all over a place
-MISPLACED = 0.25            # of the thickness' step over a cell: how wrong it may be where it changes
-LEVEL_PX = 2.0              # blur of the levels
+LEVEL_PX = 2.0              # blur of the levels, and reach of contrast
+CONTRAST, MOVED = 0.075, 0.1            # powers of both in a squared error, fitted to ink painted over training images
+SPREAD = 45.0               # grey levels, of tissue: where as much goes wrong, nothing is known; its mean errs no more
 TILE_PX, MARGIN_PX = 1024, 64
 GLASS = 223                 # grey level of the darkest channel of glass
-LEAST_SCALE = 25.5          # grey levels: spread of tissue below which levels are not relative to it
 LEAST_CLEAN_PX = 2_000      # without so much clean tissue nothing is recovered
 LEAST_INK = 0.02            # optical density of a place that counts as inked; below it more and more of the scan stays
 MOST_ODD = 0.3              # share of colours that no clean tissue has, above which the fit failed
@@ -92,7 +91,7 @@ def recover(image: np.ndarray, mask: np.ndarray, reference: np.ndarray | None = 
     if fit.odd > MOST_ODD:
         return unrecovered(image, mask, f"{fit.odd:.0%} of the colours below the ink are those of no clean tissue", fit)
     recovered, level, thickness = image.copy(), np.zeros(mask.shape, np.float32), []
-    work = partial(recover_tile, image, mask, colours, places, fit, tissue_scale(clean), mpp)
+    work = partial(recover_tile, image, mask, colours, places, fit, mpp)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "recover") as threads:
         for tile, pixels, levels, some in threads.map(work, tiles(mask)):
             recovered[tile], level[tile] = pixels, levels
@@ -123,9 +122,8 @@ def tiles(mask: np.ndarray) -> Iterator[tuple[slice, slice]]:
                 yield np.s_[y : min(y + TILE_PX, mask.shape[0]), x : min(x + TILE_PX, mask.shape[1])]
 
 
-def recover_tile(image: np.ndarray, mask: np.ndarray, colours: Colours, places: Places, fit: Fit, scale: float,
-                 mpp: float, tile: tuple[slice, slice]
-                 ) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray, np.ndarray]:
+def recover_tile(image: np.ndarray, mask: np.ndarray, colours: Colours, places: Places, fit: Fit, mpp: float,
+                 tile: tuple[slice, slice]) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray, np.ndarray]:
     """The tile, its recovered pixels uint8 (h, w, 3), its levels float32 (h, w), and some of its ink's densities."""
     wide = around(tile[0]), around(tile[1])
     pixels, masked = image[wide], mask[wide]
@@ -137,8 +135,8 @@ def recover_tile(image: np.ndarray, mask: np.ndarray, colours: Colours, places: 
     tint = np.stack([each[sample.rows, sample.columns] for each in smooth[1:]])
     found, local = ink_refine.refine(fit, np.maximum(smooth[0], 0), tint, sample, colours, local, masked, cells)
     thickness = np.maximum(cells.full_size(found, masked.shape), 0)
-    steps = np.hypot(*(cv2.Sobel(thickness, cv2.CV_32F, x, 1 - x, scale=cells.px / 8) for x in (0, 1)))
-    recovered, variance = pixels.copy(), np.zeros(masked.shape, np.float32)
+    recovered, inked = pixels.copy(), np.zeros(masked.shape, np.float32)
+    variance, moved = np.zeros_like(inked), np.zeros_like(inked)
     densities = []
     for n in range(0, len(rows), AT_ONCE):
         at = rows[n : n + AT_ONCE], columns[n : n + AT_ONCE]
@@ -147,15 +145,16 @@ def recover_tile(image: np.ndarray, mask: np.ndarray, colours: Colours, places: 
         light = np.ascontiguousarray(pixels[at].T)
         noise = fit.noise.variance(light.astype(np.float32), here, density)
         mean, left = posterior(colours.natural, optical_density(light) - density, noise, local.at(*at)[:-1])
-        unsure = (CORRELATED * density) ** 2 + (MISPLACED * steps[at] * fit.ink.slope(here)) ** 2
-        left, grey = left + (left / noise) ** 2 * unsure, transmitted_light(mean)
-        inked = np.minimum(1, density.max(axis=0) / LEAST_INK)
-        recovered[at] = np.clip(np.rint(light + inked * (grey - light)), 0, 255).T
-        variance[at] = inked * grey_variance(left, grey)
+        grey = transmitted_light(mean)
+        inked[at] = np.minimum(1, density.max(axis=0) / LEAST_INK)
+        recovered[at] = np.clip(np.rint(light + inked[at] * (grey - light)), 0, 255).T
+        variance[at] = grey_variance(left, grey)
+        change = fit.ink.slope(here) * (here - np.maximum(smooth[0][at], 0))
+        moved[at] = grey_variance((left / noise * change) ** 2, grey)
         densities.append(density[:, ::64].max(axis=0))
     inner = tuple(slice(side.start - whole.start, side.stop - whole.start)
                   for side, whole in zip(tile, wide, strict=True))
-    level = level_of(variance / scale**2, masked)
+    level = level_of(inked * squared_error(variance, moved, recovered, masked) / SPREAD**2, masked)
     return tile, recovered[inner], level[inner], np.concatenate(densities)
 
 
@@ -169,15 +168,32 @@ def around(side: slice) -> slice:
     return slice(max(0, side.start - MARGIN_PX), side.stop + MARGIN_PX)
 
 
+def squared_error(variance: np.ndarray, moved: np.ndarray, recovered: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The squared error of grey levels that is to be expected of each recovered pixel: float32 (H, W).
+
+    variance: of the pixel's posterior, were the ink's thickness known. That is less sure where what was recovered,
+    uint8 (H, W, 3), has contrast, and where it differs from the smooth thickness: `moved` (H, W) is the squared change
+    of grey levels by that. On images that fitted nothing, errors of 11 to 41 grey levels came out as expected.
+    """
+    grey = recovered.astype(np.float32)
+    mean = cv2.GaussianBlur(grey, (0, 0), LEVEL_PX)
+    contrast = (cv2.GaussianBlur(grey**2, (0, 0), LEVEL_PX) - mean**2).mean(axis=2)
+    return variance * (np.maximum(contrast, 0) + 0.1) ** CONTRAST * (within(moved, mask) + 0.1) ** MOVED
+
+
+def within(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Values (H, W) blurred by LEVEL_PX, those outside the mask left out."""
+    weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), LEVEL_PX)
+    return cv2.GaussianBlur(np.where(mask, values, np.float32(0)), (0, 0), LEVEL_PX) / np.maximum(weight, 1e-3)
+
+
 def level_of(variance: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The noise level at which a pixel of that posterior variance, relative to that of tissue, enters: float32.
+    """The noise level at which a pixel enters of whose variance that share (H, W) is not known: float32.
 
     At level l a walk's noise has variance sin^2(pi l / 2) beside cos^2 of the picture's (Nichol & Dhariwal 2021).
     """
-    weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), LEVEL_PX)
-    smooth = cv2.GaussianBlur(variance, (0, 0), LEVEL_PX) / np.maximum(weight, 1e-3)
-    smooth = np.clip(smooth, 0, 0.999)
-    return np.where(mask, 2 / np.pi * np.arctan(np.sqrt(smooth / (1 - smooth))), 0).astype(np.float32)
+    share = np.clip(within(variance, mask), 0, 1)
+    return np.where(mask, 2 / np.pi * np.arcsin(np.sqrt(share)), 0).astype(np.float32)
 
 
 def with_natural(pixels: np.ndarray, clean: np.ndarray) -> np.ndarray:
@@ -198,13 +214,6 @@ def clean_patch(image: np.ndarray, known: np.ndarray) -> np.ndarray:
     if seen.any():
         patch[~seen] = np.resize(patch[seen], (int((~seen).sum()), 3))
     return patch
-
-
-def tissue_scale(clean: np.ndarray) -> float:
-    """The spread of the grey levels of clean tissue (N, 3); glass counts only where there is nothing else."""
-    tissue = clean[clean.min(axis=1) < GLASS]
-    tissue = tissue if len(tissue) >= 0.05 * len(clean) else clean
-    return max(LEAST_SCALE, float(np.sqrt(tissue.astype(np.float32).var(axis=0).mean())))
 
 
 def unrecovered(image: np.ndarray, mask: np.ndarray, why: str, fit: Fit | None = None) -> Recovery:

@@ -13,7 +13,17 @@ from artifusion.evidence.ink import KNOTS, Ink, Noise, layers
 from artifusion.evidence.ink_fit import RIM_UM, Objective, fit_ink, spectrum
 from artifusion.evidence.ink_map import Cells, Sample
 from artifusion.evidence.ink_refine import like_neighbours
-from artifusion.evidence.recover import FAINT, FAINT_ID, KEPT_ID, PAINTED, PAINTED_ID, RECOVERED_ID, level_of, recover
+from artifusion.evidence.recover import (
+    FAINT,
+    FAINT_ID,
+    KEPT_ID,
+    PAINTED,
+    PAINTED_ID,
+    RECOVERED_ID,
+    SPREAD,
+    level_of,
+    recover,
+)
 
 SIDE = 256
 
@@ -202,3 +212,19 @@ def test_a_level_is_that_at_which_noise_has_the_variance():
     for level in (0.2, 0.5):
         variance = np.full((8, 8), np.sin(np.pi * level / 2) ** 2, np.float32)
         assert level_of(variance, mask) == pytest.approx(level, abs=1e-3)
+
+
+def test_a_level_is_the_error_to_expect():
+    clean, mask = tissue(), band()
+    expected, errors = [], []
+    for colour, density in (("blue", 0.65), ("red", 1.3), ("black", 0.65), ("black", 1.3)):
+        noise = np.random.default_rng(0).normal(0, 2, clean.shape)
+        inked = under(PenInk(colour, density), clean, mask) + np.where(mask[..., None], noise, 0)
+        found = recover(np.clip(np.rint(inked), 0, 255).astype(np.uint8), mask, mpp=0.5)
+        seen = mask & (found.level < PAINTED)
+        expected.append(SPREAD * np.sin(np.pi / 2 * found.level[seen]))
+        errors.append(np.sqrt(np.square(found.image[seen].astype(float) - clean[seen]).mean(axis=1)))
+    expected, errors = np.concatenate(expected), np.concatenate(errors)
+    thirds = np.array([[np.square(values[part]).mean() ** 0.5 for values in (expected, errors)]
+                       for part in np.array_split(expected.argsort(), 3)])
+    assert (np.diff(thirds[:, 1]) > 0).all() and (abs(np.log2(thirds[:, 0] / thirds[:, 1])) < 1).all()
