@@ -25,7 +25,8 @@ def match_fine_bands(pixels: Tensor, painted: Tensor) -> Tensor:
     for sigma in SIGMAS_PX:
         coarse = blurred(pixels, sigma)
         band = fine - coarse
-        gain = (energy(band, ring) / energy(band, painted).clamp(min=1e-12)).sqrt().clamp(*GAINS)
+        usual, found = (mean_over(band.square(), where) for where in (ring, painted))
+        gain = (usual / found.clamp(min=1e-12)).sqrt().clamp(*GAINS)
         result = result + torch.where(enough, gain - 1, 0.0) * band * painted
         fine = coarse
     return result
@@ -35,7 +36,8 @@ def match_steps(pixels: Tensor, painted: Tensor) -> Tensor:
     """Images (B, C, H, W) that step from known to painted pixels, (B, 1, H, W) 1, as much as elsewhere around.
 
     A walk does not quite go on from the pixels beside it, which shows as an outline. The pixels there are moved towards
-    their known neighbours, by one share per image. Known pixels stay.
+    their known neighbours, by one share per image: that of mean sizes, since squares, in tissue, come from few large
+    steps. Known pixels stay.
     """
     ring, enough = ring_around(painted)
     height, width = pixels.shape[2:]
@@ -43,8 +45,9 @@ def match_steps(pixels: Tensor, painted: Tensor) -> Tensor:
     beside = torch.stack([whole[..., y : y + height, x : x + width] for x, y in ((0, 1), (2, 1), (1, 0), (1, 2))], 2)
     steps, known = beside[:, :-1] - pixels[:, :, None], beside[:, -1:]                # (B, C or 1, 4, H, W)
     outline = known * painted[:, :, None]
-    usual, found = (energy(steps.flatten(2, 3), where.flatten(2, 3)) for where in (known * ring[:, :, None], outline))
-    share = torch.where(enough, 1 - (usual / found.clamp(min=1e-12)).sqrt(), 0.0).clamp(min=0)
+    usual, found = (mean_over(steps.abs().flatten(2, 3), where.flatten(2, 3))
+                    for where in (known * ring[:, :, None], outline))
+    share = torch.where(enough, 1 - usual / found.clamp(min=1e-6), 0.0).clamp(min=0)
     return pixels + share * (steps * outline).sum(2) / outline.sum(2).clamp(min=1)
 
 
@@ -56,9 +59,9 @@ def ring_around(painted: Tensor) -> tuple[Tensor, Tensor]:
     return ring, total(ring) >= LEAST_RING
 
 
-def energy(band: Tensor, where: Tensor) -> Tensor:
-    """Mean square of a band over some of its pixels: (B, 1, 1, 1)."""
-    return total(band.square().mean(1, keepdim=True) * where) / total(where).clamp(min=1)
+def mean_over(values: Tensor, where: Tensor) -> Tensor:
+    """Mean of values (B, C, H, W) over some of the pixels, (B, 1, H, W) 1: (B, 1, 1, 1)."""
+    return total(values.mean(1, keepdim=True) * where) / total(where).clamp(min=1)
 
 
 def blurred(pixels: Tensor, sigma: float) -> Tensor:

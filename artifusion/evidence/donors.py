@@ -14,7 +14,7 @@ from artifusion.slide.placed import Tone, placed
 
 
 class DonorFit(NamedTuple):
-    """How ill a donor fits; 0 is a perfect fit. Squared grey levels, but for the first two and the last three.
+    """How ill a donor fits; 0 is a perfect fit. Squared grey levels, but for the first two and the last four.
 
     ring: its surroundings against the hole's, at about 1 um per pixel, over the variance of the hole's: else, where
         tissue has much contrast, nothing but the smoothest would fit.
@@ -23,6 +23,8 @@ class DonorFit(NamedTuple):
     tone: the mean colour of its surroundings against that of the hole's.
     texture: how much stronger or weaker edges are inside it than around the hole.
     grain: the strength and direction of the fibres around it against those around the hole.
+    focus: by how much more than places of a sharp scan its middle is sharper or less sharp than what lies around the
+        hole, at full scale; squared.
     rarity: by how many nats its colours are rarer on the slide than those around the hole.
     spoiled: by which share more of it shows ink or black rims than what lies around the hole.
     distance: mm from the hole; 1 for another image.
@@ -34,6 +36,7 @@ class DonorFit(NamedTuple):
     grain: float
     tone: float
     texture: float
+    focus: float
     rarity: float
     spoiled: float
     distance: float
@@ -49,6 +52,7 @@ class CostWeights:
     grain: float = 3.0
     tone: float = 3.0
     texture: float = 12.0
+    focus: float = 6000.0
     rarity: float = 100.0
     spoiled: float = 1000.0
     distance: float = 10.0

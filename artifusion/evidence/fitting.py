@@ -11,7 +11,7 @@ import numpy as np
 
 from artifusion.evidence.donors import CostWeights, Donor, Hole, Place
 from artifusion.evidence.index import DonorIndex
-from artifusion.evidence.likeness import best_shift, carried, features, opponent, reduced
+from artifusion.evidence.likeness import best_shift, carried, features, focus, opponent, reduced
 from artifusion.evidence.look import HoleLook, variance
 from artifusion.evidence.score import score_of
 from artifusion.geometry import Box, Point, Size
@@ -28,6 +28,10 @@ FITTED_STEP_UM = 1.0        # um per pixel at which donors are fitted
 FITTED_PX = 192             # at most, the longer side of what is fitted
 JUDGED_STEP = 2             # times as coarse they are judged before
 EDGE_PIXELS = 3000          # that the last fit looks at
+CLEAR_PX = 9                # side of the square that is known around a pixel whose focus is measured
+MIDDLE_PX = 128             # side of the middle of a donor whose focus is measured
+USUAL_FOCUS = 0.15          # by which places of a sharp scan differ; a blur of 0.7 px makes some 0.65
+MOST_FOCUS = 0.7            # no more counts
 FORBIDDEN = 1e4             # what masked pixels are taken for: nothing fits them
 FAR_MM = 3.0                # no distance counts more
 
@@ -110,7 +114,7 @@ class Sought:
             return []
         l0_box = moved(box, row * step - slack, column * step - slack, place.orientation)
         fit = look.fit(rgb[row : row + height, column : column + width], index)
-        fit = fit._replace(distance=self._distance(l0_box, index))
+        fit = fit._replace(focus=self._focus(l0_box, index), distance=self._distance(l0_box, index))
         return [Donor(self.hole.l0_box, l0_box, place.orientation, place.source, self.weights.cost(fit), fit)]
 
     def finished(self, donor: Donor, index: DonorIndex) -> Donor | None:
@@ -141,7 +145,8 @@ class Sought:
             return None
         l0_box = moved(donor.l0_box, at[0] - judged[0], at[1] - judged[1], donor.orientation)
         fit = look.fit(reduced(rgb[part(at)], step), index)
-        fit = fit._replace(edge=edge, spoiled=self._spoiled(rgb[part(at)]), distance=self._distance(l0_box, index))
+        fit = fit._replace(edge=edge, focus=donor.fit.focus, spoiled=self._spoiled(rgb[part(at)]),
+                           distance=self._distance(l0_box, index))
         score = score_of(fit) if self.hole.known.any() else 0.0
         return replace(donor, l0_box=l0_box, fit=fit, cost=self.weights.cost(fit), score=score)
 
@@ -191,6 +196,18 @@ class Sought:
     def _edge_variance(self) -> float:
         rows, columns, weight = self._edge
         return variance(opponent(self.guess[rows, columns]), weight)
+
+    def _focus(self, l0_box: Box, index: DonorIndex) -> float:
+        """How much a donor's middle differs in `focus` from what is known around the hole, squared."""
+        if "focus" not in self._kept:
+            weight = self._ring(RING_UM) * cv2.erode(self.hole.known.astype(np.uint8), np.ones((CLEAR_PX,) * 2))
+            self._kept["focus"] = focus(self.guess, weight)
+        middle = Box(l0_box.x + l0_box.width // 2, l0_box.y + l0_box.height // 2, 0, 0).expanded(MIDDLE_PX // 2)
+        rgb, allowed = index.read(middle.intersection(l0_box))
+        if not self._kept["focus"] or not allowed.any():
+            return 0.0
+        off = abs(focus(rgb, allowed) - self._kept["focus"])
+        return min(max(0.0, off - USUAL_FOCUS), MOST_FOCUS) ** 2
 
     def _spoiled(self, rgb: np.ndarray) -> float:
         """By which share more of a donor's inside shows ink or black rims than what is known around the hole."""

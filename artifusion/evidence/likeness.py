@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -15,6 +16,8 @@ MIRRORED = ((0, 0), (1, 0), (1, 1), (0, 1), (0, 1), (1, 1), (1, 0), (0, 0))     
 FEATURE_UM = 4.0            # blur of what a search compares
 EDGES = 2.0                 # how much the strength of edges counts in it, in grey levels of colour
 COLOUR = 3.0                # a squared difference of colour counts so often against one of brightness
+FINE_PX = 0.6, 1.2          # blurs between which the two finest bands lie
+LEAST_ENERGY = 0.05         # of a band, in squared grey levels: what rounding has
 LEAST_SHARE = 1e-3          # of known pixels under a blur, below which nothing is known there
 
 
@@ -103,6 +106,16 @@ def strength(light: np.ndarray, known: np.ndarray, sigma_px: float) -> np.ndarra
     across, down = slopes(light)
     trace = blurred(across**2 + down**2, shrunk(known), sigma_px)
     return trace / np.sqrt(trace + 1.0)
+
+
+def focus(rgb: np.ndarray, weight: np.ndarray) -> float:
+    """How sharp pixels, uint8 (H, W, 3), are: the natural logarithm of the energy of the finest band of brightness over
+    that of the next, under a weight (H, W); 0 where it has none."""
+    light = rgb.astype(np.float32) @ np.full(3, 1 / 3, np.float32)
+    bands = [light, *(cv2.GaussianBlur(light, (0, 0), sigma) for sigma in FINE_PX)]
+    least = LEAST_ENERGY * max(1e-9, float(weight.sum()))
+    finest, coarser = (float((np.square(fine - coarse) * weight).sum()) + least for fine, coarse in pairwise(bands))
+    return float(np.log(finest / coarser))
 
 
 def shrunk(known: np.ndarray) -> np.ndarray:

@@ -50,7 +50,8 @@ class HoleLook:
         return reduced(self.hole.hole / self.hole.hole.sum(), self.step) * self.step**2
 
     def fit(self, rgb: np.ndarray, index: DonorIndex) -> DonorFit:
-        """How ill a donor's pixels, reduced, uint8 (h, w, 3), fit; its edge, what spoils it and its distance are 0."""
+        """How ill a donor's pixels, reduced, uint8 (h, w, 3), fit; its edge, its focus, what spoils it and its distance
+        are 0."""
         donor = opponent(rgb)
         tone = self.around.ravel() @ (donor - self.template).reshape(-1, 3) / max(float(self.around.sum()), 1e-9)
         edges = self._strength(donor, np.ones(donor.shape[:2], bool), self.inside)
@@ -58,7 +59,7 @@ class HoleLook:
                         inside=mean(np.square(self._low(donor) - self._template_low), self.inside),
                         grain=mean(np.square(self._grain(donor) - self._template_grain), self.around),
                         tone=float(np.square(tone).sum()), texture=(edges - self._template_strength) ** 2,
-                        rarity=self._rarity(rgb, index), spoiled=0.0, distance=0.0)
+                        focus=0.0, rarity=self._rarity(rgb, index), spoiled=0.0, distance=0.0)
 
     @cached_property
     def _seen(self) -> np.ndarray:

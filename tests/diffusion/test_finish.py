@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from artifusion.diffusion.finish import SIGMAS_PX, blurred, energy, match_fine_bands, match_steps
+from artifusion.diffusion.finish import SIGMAS_PX, blurred, match_fine_bands, match_steps, mean_over, ring_around
 
 
 def textured(seed, size=128):
@@ -23,7 +23,8 @@ def ratios(image, truth, painted):
     found, fine, fine_truth = [], image, truth
     for sigma in SIGMAS_PX:
         coarse, coarse_truth = blurred(image, sigma), blurred(truth, sigma)
-        found.append(float(energy(fine - coarse, painted) / energy(fine_truth - coarse_truth, painted)))
+        found.append(float(mean_over((fine - coarse).square(), painted)
+                           / mean_over((fine_truth - coarse_truth).square(), painted)))
         fine, fine_truth = coarse, coarse_truth
     return found
 
@@ -51,9 +52,9 @@ def test_known_pixels_stay_and_what_fits_is_left_alone():
 
 
 def steps(image, painted):
-    """Mean square of the steps between known and painted neighbours in a row."""
+    """Mean size of the steps between known and painted neighbours in a row."""
     crossing = painted[..., 1:] != painted[..., :-1]
-    return float(((image[..., 1:] - image[..., :-1]).square() * crossing).sum() / crossing.sum())
+    return float(((image[..., 1:] - image[..., :-1]).abs() * crossing).sum() / crossing.sum())
 
 
 def test_an_outline_gets_the_steps_of_the_surroundings_and_one_without_is_left_alone():
@@ -68,3 +69,15 @@ def test_an_outline_gets_the_steps_of_the_surroundings_and_one_without_is_left_a
     assert torch.equal(matched * inside, outlined * inside)                  # a single pixel deep
     assert (match_steps(truth, painted) - truth).abs().max() < 0.3 * truth.std()
     assert torch.equal(match_steps(torch.zeros_like(truth), painted), torch.zeros_like(truth))
+
+
+def test_few_large_steps_around_do_not_let_every_step_of_the_outline_be_large():
+    """Surroundings with some nuclei, none of which touches the outline."""
+    texture, painted = textured(2, 256), hole(256)
+    other = textured(3, 256)[:, :1]
+    nuclei = (other > 2.2 * other.std()) & (torch.nn.functional.max_pool2d(painted, 3, stride=1, padding=1) == 0)
+    tissue = texture + 6 * texture.std() * nuclei
+    ring = ring_around(painted)[0]
+    usual = float(mean_over((tissue[..., 1:] - tissue[..., :-1]).abs(), ring[..., 1:] * ring[..., :-1]))
+    outlined = tissue + 1.5 * texture.std() * painted
+    assert steps(outlined, painted) / 3 > 2 * usual > 2 / 1.15 * steps(match_steps(outlined, painted), painted) / 3

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import shapely
-from made_slides import tissue
+from made_slides import he_like, tissue
+from scipy.ndimage import gaussian_filter
 
 from artifusion.evidence import index as index_module
 from artifusion.evidence.donors import Donor, DonorFit, Hole, donor_pixels
@@ -56,8 +58,8 @@ def test_an_exact_copy_of_the_hole_is_found_however_it_lies(image, orientation):
 def test_how_well_surroundings_fit_does_not_depend_on_their_contrast(image):
     """A copy of the surroundings under noise, and all of it at half the contrast."""
     image, box = copied(image, 0)
-    noise = np.random.default_rng(0).normal(0, 20, (box.height, box.width, 3))
-    image[box.slices()] = (image[box.slices()] + noise).clip(0, 255)
+    noise = gaussian_filter(np.random.default_rng(0).normal(0, 20, (box.height, box.width, 3)), (2, 2, 0))
+    image[box.slices()] = (image[box.slices()] + noise / noise.std() * 8).clip(0, 255)
     fits = []
     for pixels in (image, 128 + (image.astype(int) - 128) // 2):
         hole, mask = with_hole(pixels.astype(np.uint8))
@@ -120,7 +122,7 @@ def test_what_is_hidden_around_a_donor_says_nothing_of_its_tone(hidden, monkeypa
     if hidden == "masked":
         plain[:, 380:] = 0
         mask = Mask.of([*mask.polygons, shapely.box(380, 0, 420, 300)], mask.l0_size)
-    donor = Donor(hole.l0_box, Box(244, 60, 156, 156), 0, 0, 0.0, DonorFit(*[0.0] * 9))
+    donor = Donor(hole.l0_box, Box(244, 60, 156, 156), 0, 0, 0.0, DonorFit(*[0.0] * 10))
     monkeypatch.setattr("artifusion.evidence.graft.find_donors", lambda *_, **__: [donor])
     filled = graft(hole, [DonorIndex.of(in_memory(plain), 0.5, [mask])])
     assert (filled.pixels[hole.hole] == plain[0, 0]).all()
@@ -214,3 +216,14 @@ def test_holes_that_do_not_fit_together_are_refused(image):
         with pytest.raises(ValueError, match="a hole"):
             Hole(**{**vars(hole), **broken})
     assert isinstance(find_donors(hole, [DonorIndex.of(in_memory(image), 0.5)])[0], Donor)
+
+
+def test_a_donor_as_sharp_as_its_surroundings_comes_before_a_blurred_one():
+    """Two copies of the hole's place: one out of focus, one sharp and a little lighter."""
+    image, sharp = copied(he_like(900, 700), 0, 100, 400)
+    image[sharp.slices()] += 12
+    blurred = sharp._replace(x=700)
+    image[blurred.slices()] = cv2.GaussianBlur(image[BOX.slices()], (0, 0), 1)
+    hole, mask = with_hole(image)
+    best = find_donors(hole, [DonorIndex.of(in_memory(image), 0.5, [mask])])[0]
+    assert best.l0_box.overlaps(sharp) and best.fit.focus == 0
