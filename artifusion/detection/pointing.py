@@ -1,7 +1,8 @@
 """Find the artifact that a person points at: prompts on a slide in, its mask at full detail out.
 
 An artifact is looked for in windows of growing size around its prompts until it lies within one, then again in finer
-and finer windows around it alone, each of which starts from the answer of the one before.
+and finer windows around it alone, each of which starts from the answer of the one before. A further point starts
+from the answer to the former ones.
 """
 
 from __future__ import annotations
@@ -49,11 +50,12 @@ MARGIN_UM = 2.5                     # by which it is widened: rims are soft
 
 @dataclass(frozen=True)
 class Found:
-    """An artifact: its prompts, its raster bool (H, W) over a box of level 0, and its score from 0 to 1."""
+    """An artifact: its prompts, its raster bool and probability (H, W) over a box of level 0, its score from 0 to 1."""
 
     prompts: Prompts
     l0_box: Box
     covered: np.ndarray
+    likely: np.ndarray
     score: float
 
     @property
@@ -126,13 +128,17 @@ def artifacts_at(slide: Slide, mpp: float, asked: Sequence[Prompts]) -> list[Fou
                 found.append(artifact_at(slide, mpp, Prompts((point,), (), not_points, one.kind)))
             else:
                 before = found[same].prompts
-                found[same] = artifact_at(slide, mpp, replace(before, points=(*before.points, point)))
+                found[same] = artifact_at(slide, mpp, replace(before, points=(*before.points, point)),
+                                          found[same])
     return found
 
 
-def artifact_at(slide: Slide, mpp: float, prompts: Prompts) -> Found:
-    """The artifact that prompts point at. Raises MaskError where nothing is found."""
-    window, likely = first_look(slide, mpp, prompts)
+def artifact_at(slide: Slide, mpp: float, prompts: Prompts, former: Found | None = None) -> Found:
+    """The artifact that prompts point at; a former answer to fewer points is gone on from.
+
+    Raises MaskError where nothing is found.
+    """
+    window, likely = further_look(slide, prompts, former) if former else first_look(slide, mpp, prompts)
     for px in FINE_PX:
         box = squared(covered_box(meant(likely, window, prompts), window).union(prompts.around), CLOSE)
         box = box.intersection(Box(0, 0, *slide.size))
@@ -154,7 +160,7 @@ def artifact_at(slide: Slide, mpp: float, prompts: Prompts) -> Found:
     if not covered.any() or not wide.any():
         x, y = prompts.points[0] if prompts.points else prompts.boxes[0][:2]
         raise MaskError(f"{slide.path}: no artifact is seen at {x},{y}; draw a box around it, or give more points")
-    return Found(prompts, window, wide, float(likely[covered].mean()))
+    return Found(prompts, window, wide, likely, float(likely[covered].mean()))
 
 
 def first_look(slide: Slide, mpp: float, prompts: Prompts) -> tuple[Box, np.ndarray]:
@@ -177,6 +183,15 @@ def first_look(slide: Slide, mpp: float, prompts: Prompts) -> tuple[Box, np.ndar
         if standing < best:
             break
         best, window, likely = standing, closer, looked
+    return window, likely
+
+
+def further_look(slide: Slide, prompts: Prompts, former: Found) -> tuple[Box, np.ndarray]:
+    """As `first_look`, but around a former answer and the prompts alone: other scales lose what was found."""
+    size, window, likely = Size(WINDOW_PX, WINDOW_PX), former.l0_box, former.likely
+    for _ in range(1 + CENTRED):
+        around = squared(covered_box(meant(likely, window, prompts), window).union(prompts.around), ROOM)
+        window, likely = around, look(slide, around, size, prompts, resampled(likely, window, around, size))
     return window, likely
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 import artifusion
 from artifusion.cli.app import main
 from artifusion.damage.spots import paint
+from artifusion.detection import pointing
 from artifusion.detection.pointing import detect_at
 from artifusion.detection.prompts import Prompts, read_prompts
 from artifusion.errors import MaskError
@@ -99,6 +100,22 @@ def test_a_not_point_is_not_covered(spots):
     assert found[edge[1], edge[0]]
     again = found_at(spots[0], points=[HERE], not_points=[edge])
     assert again[HERE[1], HERE[0]] and not again[edge[1], edge[0]]
+
+
+def test_a_further_point_is_looked_for_around_what_was_found_alone(spots, tmp_path, monkeypatch):
+    path = tmp_path / "slide.png"
+    Image.fromarray(spots[0]).save(path)
+    beside = Point(HERE[0] + 40, HERE[1])
+    with open_slide(path, MPP) as slide:
+        former = pointing.artifact_at(slide, MPP, Prompts((Point(*HERE),)))
+        windows, look = [], pointing.look
+        monkeypatch.setattr(pointing, "look", lambda slide, window, *rest: windows.append(window) or
+                            look(slide, window, *rest))
+        (found,) = pointing.artifacts_at(slide, MPP, [Prompts((Point(*HERE), beside))])
+    wide = max(former.around.width, former.around.height)
+    first = next(n for n, window in enumerate(windows) if window == former.l0_box)
+    assert found.prompts.points == (HERE, beside) and windows[first + 1 :]
+    assert all(window.width <= 1.5 * wide for window in windows[first + 1 :])
 
 
 def test_the_same_call_finds_the_same(spots):
