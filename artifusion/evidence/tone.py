@@ -8,9 +8,9 @@ import numpy as np
 from artifusion.evidence.likeness import blurred, carried, reduced
 from artifusion.slide.placed import UNIT, Tone
 
-TONE_UM = 4.0               # blur under which colours are compared
+TONE_UM = 12.0              # blur under which colours are compared
 STEP_UM = 2.0               # um per pixel at which this is done
-CELL_UM = 4.0               # side of the cells of the field that comes of it
+CELL_UM = 12.0              # side of the cells of the field that comes of it
 MOST = 24.0                 # grey levels by which a colour is moved at most
 MOST_GLASS = 3.0            # ... glass: what differs more is no glass on one side
 FEWEST_PX = 50              # of glass, by which glass is moved
