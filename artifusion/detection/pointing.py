@@ -127,9 +127,10 @@ def artifacts_at(slide: Slide, mpp: float, asked: Sequence[Prompts]) -> list[Fou
             if same is None:
                 found.append(artifact_at(slide, mpp, Prompts((point,), (), not_points, one.kind)))
             else:
-                before = found[same].prompts
-                found[same] = artifact_at(slide, mpp, replace(before, points=(*before.points, point)),
-                                          found[same])
+                former = found[same]
+                if point not in former.prompts.points:
+                    prompts = replace(former.prompts, points=(*former.prompts.points, point))
+                    found[same] = artifact_at(slide, mpp, prompts, former)
     return found
 
 
@@ -187,7 +188,7 @@ def first_look(slide: Slide, mpp: float, prompts: Prompts) -> tuple[Box, np.ndar
 
 
 def further_look(slide: Slide, prompts: Prompts, former: Found) -> tuple[Box, np.ndarray]:
-    """As `first_look`, but around a former answer and the prompts alone: other scales lose what was found."""
+    """As `first_look`, but around a former answer and the prompts alone: at another scale that could be lost."""
     size, window, likely = Size(WINDOW_PX, WINDOW_PX), former.l0_box, former.likely
     for _ in range(1 + CENTRED):
         around = squared(covered_box(meant(likely, window, prompts), window).union(prompts.around), ROOM)

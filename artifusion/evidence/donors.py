@@ -23,8 +23,8 @@ class DonorFit(NamedTuple):
     tone: the mean colour of its surroundings against that of the hole's.
     texture: how much stronger or weaker edges are inside it than around the hole.
     grain: the strength and direction of the fibres around it against those around the hole.
-    focus: by how much more than places of a sharp scan its middle is sharper or less sharp than what lies around the
-        hole, at full scale; squared.
+    focus: the difference in sharpness between its middle and what lies around the hole, at full scale, less that by
+        which places of a sharp scan differ; squared.
     rarity: by how many nats its colours are rarer on the slide than those around the hole.
     spoiled: by which share more of it shows ink or black rims than what lies around the hole.
     distance: mm from the hole; 1 for another image.
@@ -44,7 +44,8 @@ class DonorFit(NamedTuple):
 
 @dataclass(frozen=True)
 class CostWeights:
-    """What counts how much in a donor's cost: benchmarks/quality/donors.py chose it, restored tiles the edge's."""
+    """What counts how much in a donor's cost: benchmarks/quality/donors.py chose it, restored tiles the edge's, images
+    blurred in strips the focus'."""
 
     ring: float = 200.0
     edge: float = 1000.0

@@ -201,10 +201,10 @@ class Sought:
         """How much a donor's middle differs in `focus` from what is known around the hole, squared."""
         if "focus" not in self._kept:
             weight = self._ring(RING_UM) * cv2.erode(self.hole.known.astype(np.uint8), np.ones((CLEAR_PX,) * 2))
-            self._kept["focus"] = focus(self.guess, weight)
+            self._kept["focus"] = focus(self.guess, weight) if weight.any() else None
         middle = Box(l0_box.x + l0_box.width // 2, l0_box.y + l0_box.height // 2, 0, 0).expanded(MIDDLE_PX // 2)
         rgb, allowed = index.read(middle.intersection(l0_box))
-        if not self._kept["focus"] or not allowed.any():
+        if self._kept["focus"] is None or not allowed.any():
             return 0.0
         off = abs(focus(rgb, allowed) - self._kept["focus"])
         return min(max(0.0, off - USUAL_FOCUS), MOST_FOCUS) ** 2

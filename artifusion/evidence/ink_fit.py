@@ -116,6 +116,7 @@ def fit_ink(image: np.ndarray, mask: np.ndarray, sample: Sample, colours: Colour
     """
     cells = Cells.over(mask.shape, max(CELL_PX, round(CELL_UM / mpp)))
     depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)[sample.rows, sample.columns]
+    depth = np.minimum(depth, max(mask.shape))              # without an outline it is beyond all bounds
     sample = sample.some(depth >= min(RIM_UM / mpp, np.median(depth)))
     first, thickness = first_guess(sample, first_spectra(image, mask, colours), colours, clean, cells)
     aim = Objective(colours, sample, cells, Noise(clean, Ink.even(first)), first)

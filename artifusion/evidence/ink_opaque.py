@@ -45,7 +45,7 @@ def opaque(image: np.ndarray, mask: np.ndarray, known: np.ndarray, reference: np
         usual = np.append(usual, texture(other, everywhere, um)[tissue_in(other, everywhere, um)])
     if len(usual) < FEWEST:
         return np.zeros_like(mask)
-    beside_tissue = carried(np.repeat(tissue[..., None], 3, axis=2), free)[..., 0] > 0.5
+    beside_tissue = not free.any() or carried(np.repeat(tissue[..., None], 3, axis=2), free)[..., 0] > 0.5
     flat = texture(seen - ink, masked, um) < FLAT * np.quantile(usual, RARE)
     flat &= masked & beside_tissue & (ink > DENSE)
     side = 2 * round(EDGE_UM / um) + 1

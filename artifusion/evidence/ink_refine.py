@@ -36,6 +36,8 @@ def refine(fit: Fit, thickness: np.ndarray, tint: np.ndarray, sample: Sample, co
     """
     bare = cells.mean(mask.astype(np.float32)) == 0
     found = np.where(bare, 0, cells.mean(thickness))
+    if not len(sample):                     # a speck between its pixels
+        return found, places
     at, difference = cells.interpolation(sample.rows, sample.columns), cells.differences()
     weight = roughness(found, mask, cells, difference) * step_weight(difference, np.asarray(at.sum(axis=0)).ravel())
     local = places

@@ -110,7 +110,7 @@ def strength(light: np.ndarray, known: np.ndarray, sigma_px: float) -> np.ndarra
 
 def focus(rgb: np.ndarray, weight: np.ndarray) -> float:
     """How sharp pixels, uint8 (H, W, 3), are: the natural logarithm of the energy of the finest band of brightness over
-    that of the next, under a weight (H, W); 0 where it has none."""
+    that of the next, under a weight (H, W)."""
     light = rgb.astype(np.float32) @ np.full(3, 1 / 3, np.float32)
     bands = [light, *(cv2.GaussianBlur(light, (0, 0), sigma) for sigma in FINE_PX)]
     least = LEAST_ENERGY * max(1e-9, float(weight.sum()))

@@ -1,8 +1,9 @@
 """What is still there under ink: its colours, and how little is known of each.
 
 Ink absorbs, so in optical density it adds (Beer-Lambert). From clean tissue come the colours that are natural; under
-the ink's likeliest spectrum and thickness, each pixel's clean colour is the posterior mean, and its posterior variance
-says what is left to know. No torch, no slides: pixels in, pixels out.
+the ink's likeliest spectrum and thickness, each pixel's clean colour is the posterior mean. Its level is the error to
+expect, by the posterior variance, contrast, and how far detail moved the thickness. No torch, no slides: pixels in,
+pixels out.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from artifusion.slide.tissue import optical_density, transmitted_light
 
 FAINT, PAINTED = 0.4, 0.6   # levels from which a pixel is faint, and from which it is as unknown as any hole's
 KEPT_ID, RECOVERED_ID, FAINT_ID, PAINTED_ID = 0, 1, 2, 3
-LEVEL_PX = 2.0              # blur of the levels, and reach of contrast
+LEVEL_PX = 2.0              # blur of the levels, of contrast and of what moved
 CONTRAST, MOVED = 0.075, 0.1            # powers of both in a squared error, fitted to ink painted over training images
-SPREAD = 45.0               # grey levels, of tissue: where as much goes wrong, nothing is known; its mean errs no more
+SPREAD = 45.0               # of the grey levels of tissue: what errs by as much tells no more than their mean
 TILE_PX, MARGIN_PX = 1024, 64
 GLASS = 223                 # grey level of the darkest channel of glass
 LEAST_CLEAN_PX = 2_000      # without so much clean tissue nothing is recovered
@@ -173,7 +174,8 @@ def squared_error(variance: np.ndarray, moved: np.ndarray, recovered: np.ndarray
 
     variance: of the pixel's posterior, were the ink's thickness known. That is less sure where what was recovered,
     uint8 (H, W, 3), has contrast, and where it differs from the smooth thickness: `moved` (H, W) is the squared change
-    of grey levels by that. On images that fitted nothing, errors of 11 to 41 grey levels came out as expected.
+    of grey levels by that. On images that had no part in fitting the powers, errors of 11 to 41 grey levels came out
+    as expected. Holds for translucent ink.
     """
     grey = recovered.astype(np.float32)
     mean = cv2.GaussianBlur(grey, (0, 0), LEVEL_PX)
@@ -187,13 +189,13 @@ def within(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(np.where(mask, values, np.float32(0)), (0, 0), LEVEL_PX) / np.maximum(weight, 1e-3)
 
 
-def level_of(variance: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The noise level at which a pixel enters of whose variance that share (H, W) is not known: float32.
+def level_of(share: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The noise level at which a pixel enters, by the share of its variance that is not known: float32 (H, W).
 
     At level l a walk's noise has variance sin^2(pi l / 2) beside cos^2 of the picture's (Nichol & Dhariwal 2021).
     """
-    share = np.clip(within(variance, mask), 0, 1)
-    return np.where(mask, 2 / np.pi * np.arcsin(np.sqrt(share)), 0).astype(np.float32)
+    unknown = np.clip(within(share, mask), 0, 1)
+    return np.where(mask, 2 / np.pi * np.arcsin(np.sqrt(unknown)), 0).astype(np.float32)
 
 
 def with_natural(pixels: np.ndarray, clean: np.ndarray) -> np.ndarray:

@@ -118,6 +118,11 @@ def test_a_further_point_is_looked_for_around_what_was_found_alone(spots, tmp_pa
     assert all(window.width <= 1.5 * wide for window in windows[first + 1 :])
 
 
+def test_a_repeated_click_changes_nothing(spots):
+    once, twice = (detect_at(spots[0], mpp=MPP, points=[HERE] * count) for count in (1, 2))
+    assert np.array_equal(once.ids, twice.ids)
+
+
 def test_the_same_call_finds_the_same(spots):
     one, other = (detect_at(spots[0], mpp=MPP, points=[HERE]) for _ in range(2))
     assert one.regions == other.regions and np.array_equal(one.ids, other.ids)

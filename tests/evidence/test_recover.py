@@ -210,8 +210,8 @@ def test_layers_add_up_to_the_thickness():
 def test_a_level_is_that_at_which_noise_has_the_variance():
     mask = np.ones((8, 8), bool)
     for level in (0.2, 0.5):
-        variance = np.full((8, 8), np.sin(np.pi * level / 2) ** 2, np.float32)
-        assert level_of(variance, mask) == pytest.approx(level, abs=1e-3)
+        share = np.full((8, 8), np.sin(np.pi * level / 2) ** 2, np.float32)
+        assert level_of(share, mask) == pytest.approx(level, abs=1e-3)
 
 
 def test_a_level_is_the_error_to_expect():
@@ -228,3 +228,17 @@ def test_a_level_is_the_error_to_expect():
     thirds = np.array([[np.square(values[part]).mean() ** 0.5 for values in (expected, errors)]
                        for part in np.array_split(expected.argsort(), 3)])
     assert (np.diff(thirds[:, 1]) > 0).all() and (abs(np.log2(thirds[:, 0] / thirds[:, 1])) < 1).all()
+
+
+@pytest.mark.parametrize("at", [(4, 4), (5, 5), (101, 60), (255, 255)])
+def test_a_single_pixel_anywhere_is_no_obstacle(at):
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[at] = True
+    found = recover(tissue(), mask, mpp=0.5)
+    assert (found.classes > 0).sum() == 1 and np.isfinite(found.level).all()
+
+
+def test_an_opaque_image_without_anything_clean_is_to_be_painted():
+    black = np.full((SIDE, SIDE, 3), 4, np.uint8)
+    found = recover(black, np.ones((SIDE, SIDE), bool), tissue(512, seed=1), mpp=0.5)
+    assert (found.classes == PAINTED_ID).all()
