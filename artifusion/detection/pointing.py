@@ -141,7 +141,7 @@ def artifact_at(slide: Slide, mpp: float, prompts: Prompts, former: Found | None
     """
     window, likely = further_look(slide, prompts, former) if former else first_look(slide, mpp, prompts)
     for px in FINE_PX:
-        box = squared(covered_box(meant(likely, window, prompts), window).union(prompts.around), CLOSE)
+        box = around_found(likely, window, prompts, CLOSE)
         box = box.intersection(Box(0, 0, *slide.size))
         ratio = min(1.0, px / max(box.width, box.height))
         size = Size(max(1, round(box.width * ratio)), max(1, round(box.height * ratio)))
@@ -178,7 +178,7 @@ def first_look(slide: Slide, mpp: float, prompts: Prompts) -> tuple[Box, np.ndar
         window = squared(window, GROW)
     best, window, likely = max(seen, key=lambda one: one[0])
     for _ in range(CENTRED):
-        closer = squared(covered_box(meant(likely, window, prompts), window).union(prompts.around), ROOM, least)
+        closer = around_found(likely, window, prompts, ROOM, least)
         looked = look(slide, closer, size, prompts)
         standing = standing_out(looked, meant(looked, closer, prompts))
         if standing < best:
@@ -191,7 +191,7 @@ def further_look(slide: Slide, prompts: Prompts, former: Found) -> tuple[Box, np
     """As `first_look`, but around a former answer and the prompts alone: at another scale that could be lost."""
     size, window, likely = Size(WINDOW_PX, WINDOW_PX), former.l0_box, former.likely
     for _ in range(1 + CENTRED):
-        around = squared(covered_box(meant(likely, window, prompts), window).union(prompts.around), ROOM)
+        around = around_found(likely, window, prompts, ROOM)
         window, likely = around, look(slide, around, size, prompts, resampled(likely, window, around, size))
     return window, likely
 
@@ -242,6 +242,11 @@ def meant(likely: np.ndarray, window: Box, prompts: Prompts) -> np.ndarray:
         wanted |= 2 * np.bincount(labels[inside], minlength=count + 1) > whole
     wanted[0] = False
     return wanted[labels]
+
+
+def around_found(likely: np.ndarray, window: Box, prompts: Prompts, room: float, least: int = 1) -> Box:
+    """The square around the prompts and what is likely in a window, with room."""
+    return squared(covered_box(meant(likely, window, prompts), window).union(prompts.around), room, least)
 
 
 def squared(box: Box, room: float, least: int = 1) -> Box:

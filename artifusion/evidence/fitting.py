@@ -197,16 +197,21 @@ class Sought:
         rows, columns, weight = self._edge
         return variance(opponent(self.guess[rows, columns]), weight)
 
+    @cached_property
+    def _own_focus(self) -> float | None:
+        """The `focus` of what is known around the hole; None where nothing is."""
+        weight = self._ring(RING_UM) * cv2.erode(self.hole.known.astype(np.uint8), np.ones((CLEAR_PX,) * 2))
+        return focus(self.guess, weight) if weight.any() else None
+
     def _focus(self, l0_box: Box, index: DonorIndex) -> float:
         """How much a donor's middle differs in `focus` from what is known around the hole, squared."""
-        if "focus" not in self._kept:
-            weight = self._ring(RING_UM) * cv2.erode(self.hole.known.astype(np.uint8), np.ones((CLEAR_PX,) * 2))
-            self._kept["focus"] = focus(self.guess, weight) if weight.any() else None
+        if self._own_focus is None:
+            return 0.0
         middle = Box(l0_box.x + l0_box.width // 2, l0_box.y + l0_box.height // 2, 0, 0).expanded(MIDDLE_PX // 2)
         rgb, allowed = index.read(middle.intersection(l0_box))
-        if self._kept["focus"] is None or not allowed.any():
+        if not allowed.any():
             return 0.0
-        off = abs(focus(rgb, allowed) - self._kept["focus"])
+        off = abs(focus(rgb, allowed) - self._own_focus)
         return min(max(0.0, off - USUAL_FOCUS), MOST_FOCUS) ** 2
 
     def _spoiled(self, rgb: np.ndarray) -> float:

@@ -24,6 +24,7 @@ from artifusion.evidence.ink import LN10
 from artifusion.evidence.ink_fit import SAMPLE, Fit, fit_ink
 from artifusion.evidence.ink_map import Cells, Sample
 from artifusion.evidence.ink_opaque import opaque
+from artifusion.evidence.likeness import blurred
 from artifusion.slide.tissue import optical_density, transmitted_light
 
 FAINT, PAINTED = 0.4, 0.6   # levels from which a pixel is faint, and from which it is as unknown as any hole's
@@ -180,13 +181,7 @@ def squared_error(variance: np.ndarray, moved: np.ndarray, recovered: np.ndarray
     grey = recovered.astype(np.float32)
     mean = cv2.GaussianBlur(grey, (0, 0), LEVEL_PX)
     contrast = (cv2.GaussianBlur(grey**2, (0, 0), LEVEL_PX) - mean**2).mean(axis=2)
-    return variance * (np.maximum(contrast, 0) + 0.1) ** CONTRAST * (within(moved, mask) + 0.1) ** MOVED
-
-
-def within(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Values (H, W) blurred by LEVEL_PX, those outside the mask left out."""
-    weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), LEVEL_PX)
-    return cv2.GaussianBlur(np.where(mask, values, np.float32(0)), (0, 0), LEVEL_PX) / np.maximum(weight, 1e-3)
+    return variance * (np.maximum(contrast, 0) + 0.1) ** CONTRAST * (blurred(moved, mask, LEVEL_PX) + 0.1) ** MOVED
 
 
 def level_of(share: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -194,7 +189,7 @@ def level_of(share: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     At level l a walk's noise has variance sin^2(pi l / 2) beside cos^2 of the picture's (Nichol & Dhariwal 2021).
     """
-    unknown = np.clip(within(share, mask), 0, 1)
+    unknown = np.clip(blurred(share, mask, LEVEL_PX), 0, 1)
     return np.where(mask, 2 / np.pi * np.arcsin(np.sqrt(unknown)), 0).astype(np.float32)
 
 
