@@ -25,8 +25,10 @@ BATCH = 32
 WIDTH, OWN = 2064, 1280     # numbers per image from the network: of all stages, of its last
 
 
-def hole_crops(hole: np.ndarray, most: int = MAX_CROPS) -> list[tuple[slice, slice]]:
-    """The crops of a tile that are judged: those with the largest share in the hole, from MIN_INSIDE on; maybe none."""
+def hole_crops(
+    hole: np.ndarray, most: int = MAX_CROPS, least: float = MIN_INSIDE
+) -> list[tuple[slice, slice]]:
+    """The crops of a tile that are judged: those with the largest share in the hole, from `least` on; maybe none."""
     whole = np.pad(hole.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     ys, xs = (np.arange(0, length - CROP_PX + 1, STRIDE_PX) for length in hole.shape)
     y, x = (places.ravel() for places in np.meshgrid(ys, xs, indexing="ij"))
@@ -34,7 +36,7 @@ def hole_crops(hole: np.ndarray, most: int = MAX_CROPS) -> list[tuple[slice, sli
     inside = (whole[bottom, right] - whole[y, right] - whole[bottom, x] + whole[y, x]) / CROP_PX**2
     taken: list[tuple[int, int]] = []
     for n in np.argsort(-inside, kind="stable"):
-        if inside[n] < MIN_INSIDE or len(taken) == most:
+        if inside[n] < least or len(taken) == most:
             break
         shared = [max(0, CROP_PX - abs(y[n] - other_y)) * max(0, CROP_PX - abs(x[n] - other_x)) / CROP_PX**2
                   for other_y, other_x in taken]

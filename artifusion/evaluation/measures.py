@@ -79,10 +79,10 @@ def measure_left_out(trial: Trial) -> dict[str, float]:
         "matched": count_matches(kept, true, trial.spacing_um), "detected": len(kept), "true_detected": len(true)}
 
 
-def as_stored(image: np.ndarray) -> np.ndarray:
-    """The image after a slide's JPEG, as a user sees it: quality JPEG_QUALITY, 4:2:0; uint8 (H, W, 3)."""
+def as_stored(image: np.ndarray, quality: int = JPEG_QUALITY) -> np.ndarray:
+    """The image after a slide's JPEG, as a user sees it: 4:2:0; uint8 (H, W, 3)."""
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:0")
+    Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling="4:2:0")
     return np.asarray(Image.open(file).convert("RGB"))
 
 

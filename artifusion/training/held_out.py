@@ -11,9 +11,11 @@ from PIL import Image
 from artifusion.checkpoint import Weights
 from artifusion.config import TrainConfig
 from artifusion.device import autocast
+from artifusion.diffusion.denoiser import SwinDenoiser
+from artifusion.diffusion.schedule import Schedule
 from artifusion.restorer import Restorer
 from artifusion.training.corpus import Corpus, cut_crop
-from artifusion.training.state import Trainer
+from artifusion.training.state import Trainer, entered
 from artifusion.training.tiles import Tile
 
 HELD_OUT = 48               # crops
@@ -36,29 +38,30 @@ def held_out_crops(tiles: Sequence[Tile], config: TrainConfig) -> HeldOut | None
 
 
 @torch.inference_mode()
-def level_errors(trainer: Trainer, held_out: HeldOut) -> dict[float, float]:
-    """Per noise level, the averaged denoiser's squared x0 error in held-out holes over the mean fill's.
+def level_errors(denoiser: SwinDenoiser, schedule: Schedule, held_out: HeldOut) -> dict[float, float]:
+    """Per noise level, a denoiser's squared x0 error in held-out holes over the mean fill's.
 
     Below 1 the denoiser knows more than the mean colour of the surroundings. The hole is the inner half.
     """
     pixels, spacing_um = held_out
+    device = next(denoiser.parameters()).device
     errors: dict[float, list[float]] = {level: [] for level in PROBE_LEVELS}
     fills: list[float] = []
     generator = torch.Generator().manual_seed(0)
     side = pixels.shape[1]
-    hole = torch.zeros(1, 1, side, side, device=trainer.device)
+    hole = torch.zeros(1, 1, side, side, device=device)
     hole[..., side // 7 : -(side // 7), side // 7 : -(side // 7)] = 1
     for start in range(0, len(pixels), PROBE_BATCH):
-        spacing = torch.from_numpy(spacing_um[start : start + PROBE_BATCH]).to(trainer.device)
+        spacing = torch.from_numpy(spacing_um[start : start + PROBE_BATCH]).to(device)
         inside = hole.expand(len(spacing), -1, -1, -1)
-        x0 = trainer.enter(pixels[start : start + PROBE_BATCH], inside)
+        x0 = entered(pixels[start : start + PROBE_BATCH], inside)
         fills.append((x0.square() * inside).mean().item())      # the frame's origin is the mean of the known
         for level in PROBE_LEVELS:
             levels = inside * level
-            noise = torch.randn(x0.shape, generator=generator).to(trainer.device)
-            x = trainer.schedule.add_noise(x0, levels, noise)
-            with autocast(trainer.device):
-                predicted = trainer.schedule.x0(x, levels, trainer.ema(x, levels, inside, spacing))
+            noise = torch.randn(x0.shape, generator=generator).to(device)
+            x = schedule.add_noise(x0, levels, noise)
+            with autocast(device):
+                predicted = schedule.x0(x, levels, denoiser(x, levels, inside, spacing))
             errors[level].append(((predicted - x0).square() * inside).mean().item())
     return {level: float(np.mean(values) / np.mean(fills)) for level, values in errors.items()}
 

@@ -210,7 +210,8 @@ def checkpoint(trainer: Trainer, progress: Progress, held_out: HeldOut | None) -
     try:
         trainer.save_weights()
         if held_out is not None:
-            row |= {f"error_{level}": round(error, 4) for level, error in level_errors(trainer, held_out).items()}
+            errors = level_errors(trainer.ema, trainer.schedule, held_out)
+            row |= {f"error_{level}": round(error, 4) for level, error in errors.items()}
             with whole_file(run_dir / PREVIEW) as part:
                 preview(trainer, held_out).save(part, "PNG")
         add_line(run_dir / LOG, row)

@@ -121,7 +121,7 @@ class Trainer:
         level, noise, spacing_um = (x.to(self.device) for x in (batch.level, batch.noise, batch.spacing_um))
         if self.teacher:
             level = self.teacher.student_level(level)
-        x0 = self.enter(batch.pixels, level)
+        x0 = entered(batch.pixels, level)
         x = self.schedule.add_noise(x0, level, noise)
         if self.teacher:
             x0, noise = self.teacher.answer(x0, level, noise, spacing_um)
@@ -133,7 +133,7 @@ class Trainer:
         """Those of the adversarial finish, after the discriminator has learned from the same batch."""
         assert self.adversary is not None
         hole = (batch.level > 0).float().to(self.device)
-        crops = Crops(self.enter(batch.pixels, hole), hole, batch.noise.to(self.device),
+        crops = Crops(entered(batch.pixels, hole), hole, batch.noise.to(self.device),
                       batch.spacing_um.to(self.device))
         warming = self.record.crops < self.config.warmup_crops
         return self.adversary.losses(self.denoiser, crops, self.record.crops, 1.0 if warming else rate)
@@ -168,13 +168,6 @@ class Trainer:
         halflife_crops = self.config.ema_halflife * self.record.total()["crops"]
         keep = 0.5 ** (crops / halflife_crops)
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.denoiser.parameters()), 1 - keep)
-
-    def enter(self, pixels: np.ndarray, level: Tensor) -> Tensor:
-        """Crops relative to their known pixels, or to all of them where little is known."""
-        x = tensor_from_images(pixels).to(self.device)
-        known = (level == 0).float()
-        too_few = known.mean((1, 2, 3), keepdim=True) < MIN_KNOWN_SHARE
-        return Frame.of_known(x, torch.where(too_few, 1.0, known)).enter(x)
 
     def save(self) -> None:
         """Write the weights and the whole state, each file whole or not at all."""
@@ -238,6 +231,15 @@ class Trainer:
             optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
         if self.adversary:
             self.adversary.remember(below("remembered.", tensors))
+
+
+def entered(pixels: np.ndarray, level: Tensor) -> Tensor:
+    """Crops, uint8 (B, H, W, 3), relative to their known pixels, or to all of them where little is known: (B, 3, H, W)
+    on the device of `level` (B, 1, H, W), which is 0 where they are known."""
+    x = tensor_from_images(pixels).to(level.device)
+    known = (level == 0).float()
+    too_few = known.mean((1, 2, 3), keepdim=True) < MIN_KNOWN_SHARE
+    return Frame.of_known(x, torch.where(too_few, 1.0, known)).enter(x)
 
 
 def own_name(name: str, init: dict[str, Any] | None) -> str:

@@ -137,7 +137,7 @@ def run(name: str, seed: int, minutes: float, corpus: Corpus, held_out: HeldOut)
         "parameters": sum(p.numel() for p in trainer.ema.parameters()),
         "gflop": gflop_per_evaluation(restorer, 256),
         "crops": trainer.record.crops, "crops_per_second": trainer.record.crops / seconds,
-        "errors": {str(level): error for level, error in level_errors(trainer, held_out).items()},
+        "errors": {str(level): error for level, error in level_errors(trainer.ema, trainer.schedule, held_out).items()},
         **painted(paint, held_out),
     }
 
