@@ -3,11 +3,12 @@
     python -m benchmarks.quality.readers IMAGE... --folder FOLDER [--holes 12] [--mpp UM]
     python -m benchmarks.quality.readers --folder FOLDER --score ANSWERS.json...
 
-Of every image or slide, uneven ellipses of 60 to 250 um on tissue are restored, each in the image as it was. The folder
-gets two sheets, first/ and second/, each with one picture of every place at full scale, in an order of its own: half of
-them the truth, half the restoration, and where one sheet shows the truth the other shows the restoration. Ticks at the
-edges frame the place. A reader sees one sheet alone, never the same place twice, and writes {"00": "real",
-"01": "restored", ...}; --score compares the answers of one or more readers with key.json, which no reader sees.
+Of every image or slide, uneven ellipses of 60 to 250 um on tissue are restored, each in the image as it was; their
+pictures do not overlap, so that no reader sees a place from two sides. The folder gets two sheets, first/ and second/,
+each with one picture of every place at full scale, in an order of its own: half of them the truth, half the
+restoration, and where one sheet shows the truth the other shows the restoration. Ticks at the edges frame the place. A
+reader sees one sheet alone, never the same place twice, and writes {"00": "real", "01": "restored", ...}; --score
+compares the answers of one or more readers with key.json, which no reader sees.
 """
 
 from __future__ import annotations
@@ -29,16 +30,19 @@ from artifusion.training.holes import ellipse, square
 
 ACROSS_UM, SURROUNDINGS_UM = (60, 250), 60
 MIN_TISSUE = 0.85                   # of a hole
+TRIES = 2000                        # of an image, after which no more places fit
 TICK_PX = 12
 ANSWERS = ("real", "restored")
 
 
 def places(image: np.ndarray, spacing_um: float, count: int, rng: np.random.Generator
            ) -> list[tuple[int, int, np.ndarray]]:
-    """Left, top and hole, bool (S, S), of `count` places on tissue."""
-    tissue = tissue_mask(image)
+    """Left, top and hole, bool (S, S), of places on tissue whose pictures do not overlap: `count`, or what fits."""
+    tissue, shown = tissue_mask(image), np.zeros(image.shape[:2], bool)
     around, found = round(SURROUNDINGS_UM / spacing_um), []
-    while len(found) < count:
+    for _ in range(TRIES):
+        if len(found) == count:
+            break
         side = round(math.exp(rng.uniform(*np.log(ACROSS_UM))) / spacing_um)
         hole = ellipse(*square(2 * side), rng, radius=(0.2, 0.25), stretch=2.0) > 0
         rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
@@ -51,7 +55,8 @@ def places(image: np.ndarray, spacing_um: float, count: int, rng: np.random.Gene
         top = int(rng.integers(image.shape[0] - height + 1))
         left = int(rng.integers(image.shape[1] - width + 1))
         part = np.s_[top : top + height, left : left + width]
-        if tissue[part][hole].mean() > MIN_TISSUE:
+        if tissue[part][hole].mean() > MIN_TISSUE and not shown[part].any():
+            shown[part] = True
             found.append((left, top, hole))
     return found
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from artifusion.evidence.graft import band_px, seams
-from artifusion.evidence.tone import blended
+from artifusion.evidence.tone import blended, faded
 
 MPP = 0.25
 
@@ -57,3 +57,13 @@ def test_the_step_at_the_outline_becomes_smaller_at_every_scale(mpp):
     steps = [np.abs(np.diff(np.where(kept[..., None], pixels, inside).astype(int), axis=0)[29, 30:90]).mean()
              for inside in (donor, joined(donor, pixels, kept, mpp))]
     assert steps[1] < 0.6 * steps[0]
+
+
+def test_a_tint_at_the_outline_fades_inwards_and_a_cut_nucleus_hardly_counts():
+    seen = ~np.pad(np.ones((40, 40), bool), 20)                     # 1 um per pixel
+    tint, nucleus = (np.zeros((80, 80, 3), np.float32) for _ in range(2))
+    tint[:, 15:20] = 10
+    nucleus[38:42, 16:20] = 90
+    fading = faded(tint, seen, 1.0)[40, 20:30, 0]
+    assert fading[0] > 6 and (np.diff(fading) <= 0).all() and fading[6] == 0
+    assert faded(nucleus, seen, 1.0)[40, 20, 0] < 0.25 * 90
