@@ -8,17 +8,17 @@ from torch.nn import functional as F
 
 from artifusion.diffusion.frame import total
 
-SIGMAS_PX = (0.6, 1.2)      # of the blurs between which the fine bands of the spectrum lie
+SIGMAS_PX = (0.6, 1.2, 2.4, 4.8)    # of the blurs between which the fine bands of the spectrum lie
 RING_PX = 24                # around what is painted: known pixels that tell how strong each band is
-GAINS = (0.4, 1.3)          # by which a band is weakened or strengthened at most
+GAINS = (0.4, 2.0)          # by which a band is weakened or strengthened at most
 LEAST_RING = 256            # known pixels; fewer tell nothing
 
 
 def match_fine_bands(pixels: Tensor, painted: Tensor) -> Tensor:
     """Images (B, C, H, W) whose painted pixels, (B, 1, H, W) 1, have the energy of their surroundings in fine bands.
 
-    A walk that ends leaves fine noise where the scan is smooth, or is smooth where the scan is noisy. Each band is
-    scaled by one number per image. Known pixels stay.
+    A short walk leaves too little detail, and noise where the scan is smooth. Each band is scaled by one number per
+    image. Known pixels stay.
     """
     ring, enough = ring_around(painted)
     fine, result = pixels, pixels
