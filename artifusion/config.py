@@ -132,7 +132,6 @@ class WalkConfig(Frozen):
 
     sampler: Sampler = "dpm++"
     steps: int = Field(4, ge=1, le=1000)                # from noise to clean; everything else refers to this default
-    reuse: bool = False                                 # every second step recalls the lower levels of the one before
     end_half_log_snr: float = Field(1.5, ge=0, le=5)    # log(alpha / sigma) of the last level before clean
 
 
@@ -176,11 +175,11 @@ class TrainConfig(Frozen):
     @property
     def walk(self) -> WalkConfig:
         """The walk along which the weights of this run are to paint: that of a student is the one that it learned."""
-        learned = {"reuse": False, "end_half_log_snr": 3.0}      # the end of `log_snr_levels` unless told otherwise
+        end = 3.0                                           # of `log_snr_levels` unless told otherwise
         if self.adversarial:
-            return WalkConfig(sampler="ancestral", steps=self.adversarial.steps, **learned)
+            return WalkConfig(sampler="ancestral", steps=self.adversarial.steps, end_half_log_snr=end)
         if self.distill:
-            return WalkConfig(sampler="ddim", steps=self.distill.steps, **learned)
+            return WalkConfig(sampler="ddim", steps=self.distill.steps, end_half_log_snr=end)
         return WalkConfig()
 
     def crops_of(self, side_px: int) -> int:

@@ -25,7 +25,6 @@ from artifusion.diffusion.finish import match_fine_bands, match_steps
 from artifusion.diffusion.frame import Frame, colour_range
 from artifusion.diffusion.inpainting import Evidence, NoisedKnown
 from artifusion.diffusion.masked_images import MaskedImage, gaussian, masked_images, padded
-from artifusion.diffusion.reuse import EverySecondStep
 from artifusion.diffusion.sampling import (
     STEPS,
     Condition,
@@ -305,19 +304,12 @@ class Restorer:
 
     def _denoise(self, spacing_um: Tensor, darkest: Tensor, lightest: Tensor) -> Denoise:
         """The denoiser for canvases of any size, its predictions within the colours that may be painted."""
-        recall = EverySecondStep()
 
         def predict(x: Tensor, level: Tensor) -> Tensor:
             at_once = max(1, CACHED_PX // level[0].numel()) if self.device.type == "cpu" else len(x)
             parts = (whole.split(at_once) for whole in (x, level, (level > 0).float(), spacing_um))
             with autocast(self.device):
-                predicted = torch.cat([self.denoiser(*part, recall) for part in zip(*parts, strict=True)])
+                predicted = torch.cat([self.denoiser(*part) for part in zip(*parts, strict=True)])
             return self.schedule.x0(x, level, predicted).clamp(darkest, lightest)
 
-        predict_in_views = in_views(predict, VIEW_PX, OVERLAP_PX, self.multiple)
-
-        def denoise(x: Tensor, level: Tensor) -> Tensor:
-            recall.begin_step(self.config.reuse)
-            return predict_in_views(x, level)
-
-        return denoise
+        return in_views(predict, VIEW_PX, OVERLAP_PX, self.multiple)

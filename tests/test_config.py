@@ -89,9 +89,9 @@ def test_evaluations_are_those_of_the_walk(steps, jump_length, jump_samples):
 
 def test_the_walk_is_the_weights_own_where_it_is_not_given():
     student = load_config(TrainConfig, "train", "finish").walk
-    assert student == WalkConfig(sampler="ancestral", steps=3, reuse=False, end_half_log_snr=3.0)
-    assert load_config(TrainConfig, "train", "distill").walk == WalkConfig(sampler="ddim", steps=4, reuse=False,
-                                                                           end_half_log_snr=3.0)
+    assert student == WalkConfig(sampler="ancestral", steps=3, end_half_log_snr=3.0)
+    distilled = load_config(TrainConfig, "train", "distill").walk
+    assert distilled == WalkConfig(sampler="ddim", steps=4, end_half_log_snr=3.0)
     assert student.model_dump().items() <= RestoreConfig().along(student).model_dump().items()
     assert RestoreConfig(steps=5).along(student).steps == 5
     paper = load_config(RestoreConfig, "restore", "paper")

@@ -256,17 +256,6 @@ def test_a_cpu_evaluates_as_many_canvases_at_once_as_its_caches_hold(restorer, f
         assert np.abs(one.astype(int) - other.astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize(("reuse", "evaluated"), [(True, 3), (False, 5)])
-def test_every_second_step_recalls_the_lower_levels(restorer, reuse, evaluated):
-    image, mask = example()
-    own = Restorer(restorer.weights, "cpu", RestoreConfig(steps=5, reuse=reuse, graft="off"))
-    bottoms = []
-    hook = own.denoiser.bottom.register_forward_hook(lambda *_: bottoms.append(1))
-    own.restore(image, mask)
-    hook.remove()
-    assert len(bottoms) == evaluated
-
-
 def test_out_of_memory_halves_the_batch_and_goes_on(restorer, fp32, monkeypatch):
     examples = [example(seed) for seed in range(5)]
     images, masks = [i for i, _ in examples], [m for _, m in examples]

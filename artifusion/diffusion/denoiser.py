@@ -11,7 +11,6 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from artifusion.config import DenoiserConfig
-from artifusion.diffusion.reuse import Recall, compute
 from artifusion.diffusion.swin import SwinBlock, window
 
 
@@ -140,9 +139,7 @@ class SwinDenoiser(nn.Module):
             self.head_join = nn.Conv2d(2 * pixel, pixel, 1)
             self.head = nn.Sequential(PixelBlock(pixel), ChannelNorm(pixel), nn.SiLU(), last, nn.PixelShuffle(2))
 
-    def forward(
-        self, x: Tensor, noise_level: Tensor, hole: Tensor, spacing_um: Tensor, recall: Recall = compute
-    ) -> Tensor:
+    def forward(self, x: Tensor, noise_level: Tensor, hole: Tensor, spacing_um: Tensor) -> Tensor:
         """A prediction of what `Schedule.target` defines.
 
         Args:
@@ -150,7 +147,6 @@ class SwinDenoiser(nn.Module):
             noise_level: (B,) one level in [0, 1] for the hole of each canvas, or a map (B, 1, H, W).
             hole: (B, 1, H, W) 1 where a pixel is noisy, 0 where it is known.
             spacing_um: (B,) um per pixel.
-            recall: may return the result that the levels below the first had for the same canvases one step earlier.
 
         Returns:
             (B, 3, H, W) float32; meaningful where `hole` is 1.
@@ -164,7 +160,7 @@ class SwinDenoiser(nn.Module):
         if self.config.pixel_dim:
             pixels = self.stem(pixels)                                                # (B, pixel_dim, H / 2, W / 2)
         y = self.embed(pixels)                                                        # (B, C, H / 4, W / 4)
-        y = self._from_level(0, channels_last(y), levels, recall)
+        y = self._from_level(0, channels_last(y), levels)
         side = 2 if self.config.pixel_dim else 4
         y = rearrange(self.unembed(y), "b h w (i j c) -> b (h i) (w j) c", i=side, j=side)
         if not self.config.pixel_dim:
@@ -173,18 +169,15 @@ class SwinDenoiser(nn.Module):
         y = F.linear(y, join.weight.flatten(1), join.bias)      # a 1x1 convolution; conv2d is slow at it on one core
         return self.head(channels_first(y)).float()
 
-    def _from_level(self, n: int, y: Tensor, levels: list[PatchLevels], recall: Recall = compute) -> Tensor:
+    def _from_level(self, n: int, y: Tensor, levels: list[PatchLevels]) -> Tensor:
         """Level n of the U and the levels below it: (B, H, W, C) -> (B, H, W, C)."""
         if n == len(self.downs):
             return self.bottom(y, levels[n])
         skip = self.down_stages[n](y, levels[n])
-
-        def below() -> Tensor:
-            y = channels_last(self.downs[n](channels_first(skip)))
-            y = self.ups[n](self._from_level(n + 1, y, levels))
-            return rearrange(y, "b h w (i j c) -> b (h i) (w j) c", i=2, j=2)
-
-        y = self.joins[n](torch.cat([recall(below), skip], dim=-1))
+        y = channels_last(self.downs[n](channels_first(skip)))
+        y = self.ups[n](self._from_level(n + 1, y, levels))
+        y = rearrange(y, "b h w (i j c) -> b (h i) (w j) c", i=2, j=2)
+        y = self.joins[n](torch.cat([y, skip], dim=-1))
         return self.up_stages[n](y, levels[n])
 
     def _patch_levels(self, level: Tensor, hole: Tensor, spacing_um: Tensor) -> list[PatchLevels]:

@@ -158,8 +158,8 @@ def count_evaluations(restorer: Restorer | None) -> Iterator[list[int]]:
 
 @torch.no_grad()
 def gflop_per_evaluation(restorer: Restorer, side_px: int) -> float:
-    """Matrix products and convolutions of one evaluation of a square canvas, nothing recalled, in GFLOP as torch counts
-    them; it does not count fused attention on the CPU."""
+    """Matrix products and convolutions of one evaluation of a square canvas in GFLOP as torch counts them; it
+    does not count fused attention on the CPU."""
     x = torch.zeros(1, 3, side_px, side_px, device=restorer.device)
     level = torch.full((1,), 0.5, device=restorer.device)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

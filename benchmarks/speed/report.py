@@ -137,7 +137,7 @@ One tile of {found["side_px"]} x {found["side_px"]} px with a hole of {found["ho
 (`configs/train/paper.toml`, untrained: for its cost alone). {found["sampled_evaluations"]} evaluations of the published
 walk are timed, re-noising and known pixels included, and counted up to all; ours is timed whole. The number format is
 forced, whatever the default here is. FLOP as torch counts them, of all that is evaluated (published: 16.2 GFLOP per
-evaluation); ours are a mean, as every second step recalls a part of the one before.
+evaluation).
 
 """ + table(("", "ours", "published", "published / ours"), rows)
 

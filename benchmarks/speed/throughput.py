@@ -87,7 +87,7 @@ def counted() -> Iterator[FlopCounterMode]:
 
 
 def flop_of(denoiser: torch.nn.Module, side: int, device: torch.device) -> int:
-    """FLOP of one evaluation that recalls nothing."""
+    """FLOP of one evaluation."""
     with counted() as counter:
         denoiser(*inputs(side, 1, device))
     return counter.get_total_flops()

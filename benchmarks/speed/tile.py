@@ -45,7 +45,7 @@ def timed(restorer: Restorer, tile: np.ndarray, mask: np.ndarray, dtype: torch.d
 
 
 def flop_of_restoring(restorer: Restorer, tile: np.ndarray, mask: np.ndarray) -> int:
-    """FLOP of restoring the tile: some evaluations recall a part of the one before, so they differ."""
+    """FLOP of restoring the tile."""
     with counted() as counter:
         restorer.restore(tile, mask)
     return counter.get_total_flops()
