@@ -110,9 +110,11 @@ class DistillConfig(Frozen):
 
 class AdversarialConfig(Frozen):
     """The finish of a run: a student of few ancestral steps, and a discriminator that compares what it paints with the
-    tissue that was there. The defaults are those of the one trial that stayed alive."""
+    tissue that was there. The defaults are those of the one trial that stayed alive, and of he-small."""
 
-    steps: int = Field(3, ge=2, le=10)                  # of the walk, from noise to clean
+    steps: int = Field(3, ge=2, le=10)                  # of the walk that it learns, from noise to clean
+    # Of the student in the weights: 1 is the student itself; below, a mean with what it began from, whose walk is kept.
+    share: float = Field(0.5, gt=0, le=1)
     # Noise on what the discriminator sees of each step's prediction but the first's, relative to the tissue's contrast.
     noise_sd: tuple[NonNegativeFloat, ...] = (0.5, 0.12)
     discriminator_rate: PositiveFloat = 4e-4            # its learning rate; the student's is `learning_rate`
@@ -176,7 +178,7 @@ class TrainConfig(Frozen):
     def walk(self) -> WalkConfig:
         """The walk along which the weights of this run are to paint: that of a student is the one that it learned."""
         end = 3.0                                           # of `log_snr_levels` unless told otherwise
-        if self.adversarial:
+        if self.adversarial and self.adversarial.share == 1:
             return WalkConfig(sampler="ancestral", steps=self.adversarial.steps, end_half_log_snr=end)
         if self.distill:
             return WalkConfig(sampler="ddim", steps=self.distill.steps, end_half_log_snr=end)

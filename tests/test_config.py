@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from artifusion.config import RestoreConfig, TrainConfig, WalkConfig, load_config
+from artifusion.config import AdversarialConfig, RestoreConfig, TrainConfig, WalkConfig, load_config
 from artifusion.errors import ConfigError
 
 
@@ -88,7 +88,9 @@ def test_evaluations_are_those_of_the_walk(steps, jump_length, jump_samples):
 
 
 def test_the_walk_is_the_weights_own_where_it_is_not_given():
-    student = load_config(TrainConfig, "train", "finish").walk
+    finish = load_config(TrainConfig, "train", "finish")
+    assert finish.walk == WalkConfig()
+    student = finish.model_copy(update={"adversarial": AdversarialConfig(share=1)}).walk
     assert student == WalkConfig(sampler="ancestral", steps=3, end_half_log_snr=3.0)
     distilled = load_config(TrainConfig, "train", "distill").walk
     assert distilled == WalkConfig(sampler="ddim", steps=4, end_half_log_snr=3.0)

@@ -67,12 +67,12 @@ def level_errors(denoiser: SwinDenoiser, schedule: Schedule, held_out: HeldOut) 
 
 
 def preview(trainer: Trainer, held_out: HeldOut) -> Image.Image:
-    """Rows of held-out crops: clean, hole, restored by the averaged denoiser."""
+    """Rows of held-out crops: clean, hole, restored by what the run has come to."""
     pixels, spacing_um = held_out
     side = pixels.shape[1]
     rows, columns = np.mgrid[:side, :side] / side - 0.5
     mask = np.hypot(rows, columns) < 0.33
-    averaged = Weights(trainer.ema, trainer.config.name, "", {}, walk=trainer.config.walk)
+    averaged = Weights(trainer.outcome(), trainer.config.name, "", {}, walk=trainer.config.walk)
     restorer = Restorer(averaged, str(trainer.device))
     strips = []
     for image, spacing in list(zip(pixels, spacing_um, strict=True))[:PREVIEWS]:

@@ -210,7 +210,7 @@ def checkpoint(trainer: Trainer, progress: Progress, held_out: HeldOut | None) -
     try:
         trainer.save_weights()
         if held_out is not None:
-            errors = level_errors(trainer.ema, trainer.schedule, held_out)
+            errors = level_errors(trainer.outcome(), trainer.schedule, held_out)
             row |= {f"error_{level}": round(error, 4) for level, error in errors.items()}
             with whole_file(run_dir / PREVIEW) as part:
                 preview(trainer, held_out).save(part, "PNG")

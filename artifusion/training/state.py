@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -44,7 +45,7 @@ class Record:
     data: str = ""                      # digest of the tiles it learns from
     init: dict[str, Any] | None = None  # name, sha256 and record of the weights it began from
     distilled: dict[str, Any] | None = None     # the teacher's name and sha256, and in how many steps it paints
-    adversarial: dict[str, Any] | None = None   # in how many steps it paints since its adversarial finish
+    adversarial: dict[str, Any] | None = None   # the steps of its adversarial finish, and its share of the weights
 
     @property
     def parent(self) -> dict[str, str] | None:
@@ -80,6 +81,7 @@ class Trainer:
         self.optimizers = optimizers(self.denoiser, config)
         self.teacher = self._teacher(init) if config.distill else None
         self.adversary = self._adversary() if config.adversarial else None
+        self.begun = {key: value.to(self.device) for key, value in init.denoiser.state_dict().items()} if init else {}
         if (run_dir / STATE).is_file():
             self._load()
         self.record.name = own_name(name or self.record.name or run_dir.resolve().name, self.record.init)
@@ -145,7 +147,7 @@ class Trainer:
                               "--init")
         if self.group.size > 1:
             raise ConfigError(f"{self.config.name}: an adversarial finish is learned by one process")
-        self.record.adversarial = {"steps": self.config.adversarial.steps}
+        self.record.adversarial = {"steps": self.config.adversarial.steps, "share": self.config.adversarial.share}
         return Adversary(self.config.adversarial, self.schedule, self.device)
 
     def _teacher(self, init: Weights | None) -> Teacher:
@@ -169,16 +171,28 @@ class Trainer:
         keep = 0.5 ** (crops / halflife_crops)
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.denoiser.parameters()), 1 - keep)
 
+    @torch.no_grad()
+    def outcome(self) -> SwinDenoiser:
+        """What the run has come to: the moving average; of a finish its mean with what it began from (Wortsman et al.
+        2022), which paints sharper than the one and is told from tissue less than the other."""
+        share = self.config.adversarial.share if self.config.adversarial else 1.0
+        if share == 1:
+            return self.ema
+        mean = copy.deepcopy(self.ema)
+        for key, value in mean.state_dict().items():
+            value.lerp_(self.begun[key], 1 - share)
+        return mean
+
     def save(self) -> None:
         """Write the weights and the whole state, each file whole or not at all."""
         self.save_weights()
         self.save_state()
 
     def save_weights(self) -> None:
-        """Write the configuration and the averaged weights."""
+        """Write the configuration and the weights."""
         write_text(self.run_dir / CONFIG, self.config.model_dump_json(indent=2))      # it comes first: the run is ours
         save_weights(
-            self.run_dir / "weights", self.ema.state_dict(), self.config.denoiser, self.record.name,
+            self.run_dir / "weights", self.outcome().state_dict(), self.config.denoiser, self.record.name,
             {"recipe": self.config.name, **self.record.total()}, self.record.parent, self.config.walk
         )
 

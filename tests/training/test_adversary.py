@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from tiny_training import TINY, tiny_config
 
 from artifusion.checkpoint import load_weights
-from artifusion.config import AdversarialConfig, DataConfig, TargetConfig
+from artifusion.config import AdversarialConfig, DataConfig, TargetConfig, WalkConfig
 from artifusion.diffusion.sampling import ancestral_step, log_snr_levels, sample
 from artifusion.diffusion.schedule import Schedule
 from artifusion.errors import ConfigError
@@ -49,12 +49,22 @@ def test_a_finish_is_resumed_bit_for_bit_with_its_discriminator_and_what_it_reme
     assert any(key.startswith("discriminator.") for key in straight) and len(straight["remembered.0"]) > 8
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
     finished = load_weights(tmp_path / "resumed/weights")
-    assert finished.training["adversarial"] == {"steps": 3}
-    restorer, adversary = Restorer(finished, "cpu"), Adversary(config.adversarial, Schedule(), CPU)
-    assert restorer.config.evaluations == 3, "weights paint along the walk that they learned"
-    assert restorer._times(restorer.config.steps) == adversary.levels
+    assert finished.training["adversarial"] == {"steps": 3, "share": 0.5}
+    assert finished.walk == WalkConfig(), "half a finish paints along the walk of what it began from"
+    begun = load_weights(trained).denoiser.state_dict()
+    for key, value in finished.denoiser.state_dict().items():
+        assert torch.allclose(value, (begun[key] + straight[f"ema.{key}"]) / 2, atol=2e-3), key
     header = (tmp_path / "resumed/log.csv").read_text().splitlines()[0]
     assert all(f"loss_{part}" in header for part in ("reconstruction", "colour", "discriminator", "adversarial"))
+
+
+def test_the_student_itself_paints_along_the_walk_that_it_learned(tissue, trained, tmp_path):
+    whole = AdversarialConfig(share=1)
+    list(train(tiny_config(**FINISH | {"adversarial": whole}), [tissue], tmp_path / "run", init=trained, device="cpu",
+               quiet=True))
+    restorer = Restorer(load_weights(tmp_path / "run/weights"), "cpu")
+    assert restorer.config.evaluations == 3
+    assert restorer._times(3) == Adversary(whole, Schedule(), CPU).levels
 
 
 def test_the_student_rests_while_the_discriminator_begins(tissue, trained, tmp_path):
