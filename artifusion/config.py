@@ -72,8 +72,8 @@ class TargetConfig(Frozen):
     kinds: dict[HoleKind, PositiveFloat] = Field(
         {"band": 0.30, "stroke": 0.15, "blobs": 0.10, "map": 0.20, "large": 0.25}, min_length=1)
     grafted: float = Field(0.6, ge=0, le=1)             # share of the bands that surround tissue of another place
-    # Cap on the weight of the x0 error (Hang et al. 2023, min-SNR). At 20 every level above 0.14 counts fully, as
-    # all levels of a walk are.
+    # Cap on the weight of the x0 error (Hang et al. 2023, min-SNR). At 20 every level above 0.14 counts fully; no
+    # walk stops lower by default.
     max_snr_weight: PositiveFloat = 20.0
 
 
@@ -134,7 +134,7 @@ class WalkConfig(Frozen):
 
     sampler: Sampler = "dpm++"
     steps: int = Field(4, ge=1, le=1000)                # from noise to clean; everything else refers to this default
-    end_half_log_snr: float = Field(1.5, ge=0, le=5)    # log(alpha / sigma) of the last level before clean
+    end_half_log_snr: float = Field(1.5, ge=0, le=5)    # log(alpha / sigma) towards which the levels go
 
 
 class TrainConfig(Frozen):

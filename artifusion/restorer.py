@@ -198,8 +198,8 @@ class Restorer:
             surroundings: known pixels, uint8 (N, 3), to whose colours each image is relative (default: its own);
                 images that are parts of one region share theirs, so that they agree.
             levels: float (H, W) in 0 to 1 per image, how little is known of each masked pixel. At 1, the default, the
-                image's own pixel is never seen; below, it is an estimate, to which noise of that level is added and
-                which is painted from there (Meng et al. 2022, SDEdit); at 0 it is known.
+                image's own pixel is never seen; below, it is an estimate, to which noise of the walk's nearest level
+                is added and which is painted from there (Meng et al. 2022, SDEdit); at 0 it is known.
 
         Raises:
             ValueError: an argument has a wrong shape, dtype, length or value, or an image has no known pixel.

@@ -25,9 +25,7 @@ BATCH = 32
 WIDTH, OWN = 2064, 1280     # numbers per image from the network: of all stages, of its last
 
 
-def hole_crops(
-    hole: np.ndarray, most: int = MAX_CROPS, least: float = MIN_INSIDE
-) -> list[tuple[slice, slice]]:
+def hole_crops(hole: np.ndarray, most: int = MAX_CROPS, least: float = MIN_INSIDE) -> list[tuple[slice, slice]]:
     """The crops of a tile that are judged: those with the largest share in the hole, from `least` on; maybe none."""
     whole = np.pad(hole.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     ys, xs = (np.arange(0, length - CROP_PX + 1, STRIDE_PX) for length in hole.shape)

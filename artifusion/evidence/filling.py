@@ -19,8 +19,7 @@ from artifusion.mask.mask import Mask
 from artifusion.mask.regions import Region
 from artifusion.slide.reader import Slide
 
-OUTER, INNER = 0.5, 0.3     # noise levels at which a donor's pixels enter at the hole's outline and where the band ends
-JOINT = 0.5                 # ... and where two pieces meet
+SEAM = 0.5                  # noise level at which a donor's pixels enter along the hole's outline and between pieces
 THIN = 2.0                  # bands: a hole that is nowhere deeper is painted whole
 
 
@@ -67,12 +66,11 @@ def fill(hole: Hole, indices: Sequence[DonorIndex], imagine: Imagine | None = No
         return Filling(hole.pixels, levels, (), 0.0, "unrestorable")
     found = graft(Hole(hole.l0_box, hole.pixels, deep, hole.known), indices, imagine=imagine, seed=seed)
     seams = (depth <= band) | joints(found.pieces, band)
-    entering = np.where(depth <= band, OUTER + (INNER - OUTER) * depth / band, JOINT).astype(np.float32)
     pieces = []
     for number, (donor, score) in enumerate(zip(found.donors, found.scores, strict=True), 1):
         if donor is not None:
             piece = found.pieces == number
-            levels[piece] = np.where(seams, entering, np.float32(0))[piece]
+            levels[piece] = np.where(seams, np.float32(SEAM), np.float32(0))[piece]
             pieces.append(Piece(donor, score, piece & ~seams))
     return Filling(found.pixels, levels, tuple(pieces), found.score, found.verdict)
 

@@ -14,18 +14,19 @@ CELL_UM = 2.0               # side of the cells of the field that comes of it
 MOST = 24.0                 # grey levels by which a colour is moved at most
 MOST_GLASS = 3.0            # ... glass: what differs more is no glass on one side
 FEWEST_PX = 50              # of glass, by which glass is moved
-FADE_UM = 6.0               # from the outline, within which what else its tint is off by fades
-TINT_UM = 1.5               # blur under which that is seen ...
-BESIDE_UM = 4.0             # ... on so much of what is known beside the outline
-STRUCTURE = 15.0            # grey levels: what is off by more is a nucleus on one side, and counts less
-ROUNDS = 3                  # of finding what is off by more
+FADE_UM = 6.0               # how far inside the outline the rest of the difference fades ...
+FADE_PX = 24                # ... at most
+TINT_UM = 1.5               # blur under which the rest is a tint ...
+BESIDE_UM = 4.0             # ... of what is known so near to the outline
+STRUCTURE = 15.0            # grey levels: what differs by more is a nucleus on one side, and counts less
+ROUNDS = 3                  # of weighing that
 BESIDE = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32) / 4       # the mean of the pixels beside one
 
 
 def tone_of(donor: np.ndarray, pixels: np.ndarray, known: np.ndarray, mpp: float, lightest: int) -> Tone | None:
     """The tone that carries the low-frequency difference of the surroundings into a donor; None where none are known.
 
-    What the tint at the outline is off by beyond that fades inwards. Glass is moved by the mean difference of what is
+    The rest of the difference at the outline fades inwards. Glass is moved by the mean difference of what is
     glass on both sides: a tint that tissue asks for would show there.
 
     donor, pixels: uint8 (H, W, 3), the donor and what is there; known: bool (H, W), where both may be looked at.
@@ -53,21 +54,21 @@ def tone_of(donor: np.ndarray, pixels: np.ndarray, known: np.ndarray, mpp: float
 
 
 def faded(differs: np.ndarray, seen: np.ndarray, mpp: float) -> np.ndarray:
-    """Differences of tint at the outline of what is seen, bool (H, W), and how they fade from there: float32 (H, W, 3).
+    """The tint of differences, float32 (H, W, 3), at the outline of what is seen, bool (H, W), fading from there: the
+    same shape.
 
     A tint is a mean under a narrow blur, in which differences that are far from it count less and less.
     """
     depth_px = [cv2.distanceTransform(where.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
                 for where in (seen, ~seen)]
-    beside = (seen & (depth_px[0] * mpp <= BESIDE_UM)).astype(np.float32)
-    sigma_px, weight, tint = max(0.5, TINT_UM / mpp), beside, differs
-    for number in range(ROUNDS + 1):
-        if number:
-            weight = beside / (1 + np.square((differs - tint) / STRUCTURE).sum(axis=2))
+    beside = (seen & (depth_px[0] <= max(1, BESIDE_UM / mpp))).astype(np.float32)
+    sigma_px, weight = max(0.5, TINT_UM / mpp), beside
+    for _ in range(ROUNDS + 1):
         total, summed = (cv2.GaussianBlur(values, (0, 0), sigma_px, borderType=cv2.BORDER_CONSTANT)
                          for values in (weight, differs * weight[..., None]))
         tint = summed / np.maximum(total, 1e-3)[..., None]
-    reach_px = max(1, round(FADE_UM / mpp))
+        weight = beside / (1 + np.square((differs - tint) / STRUCTURE).sum(axis=2))
+    reach_px = min(FADE_PX, max(1, round(FADE_UM / mpp)))
     return diffused(np.where(seen[..., None], tint, np.float32(0)), seen | (depth_px[1] > reach_px), reach_px)
 
 
@@ -82,7 +83,7 @@ def blended(donor: np.ndarray, pixels: np.ndarray, known: np.ndarray, band: np.n
 
 
 def diffused(values: np.ndarray, still: np.ndarray, reach_px: int) -> np.ndarray:
-    """Values, float32 (H, W, 3), that lie `still`, bool (H, W), spread over the other pixels, up to so many away."""
+    """Values, float32 (H, W, 3), spread from the pixels that are `still`, bool (H, W), up to so many pixels."""
     found, fixed = values, still.astype(np.uint8)
     for _ in range(2 * reach_px**2):
         found = cv2.copyTo(values, fixed, cv2.filter2D(found, -1, BESIDE, borderType=cv2.BORDER_REPLICATE))

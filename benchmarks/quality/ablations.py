@@ -68,7 +68,7 @@ from benchmarks.quality.ablation_page import Run, page
 from benchmarks.quality.gradients import gradient_energy
 
 JUDGED_PX = 128
-HOLES, EVALUATIONS = 2, 10           # of a held-out crop; of a canvas
+HOLES, EVALUATIONS = 2, 10           # of a held-out crop; of a canvas, as for the runs that are there
 BATCH_PX = 16 * 64**2               # pixels of a batch, about, whatever the crop
 WARMUP_STEPS = 32
 SEED_OF_HOLES = 11

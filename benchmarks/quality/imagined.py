@@ -30,7 +30,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     config, weights = load_config(TrainConfig, "train", "he-small"), load_weights(given.weights)
-    if given.mpp:
+    if given.mpp is not None:
+        if not 0.01 <= given.mpp <= 100:
+            parser.error("--mpp must lie in 0.01 to 100 um per pixel")
         config = config.model_copy(update={"data": config.data.model_copy(update={"spacing_um": {"*": given.mpp}})})
     images = {path: name for path, name in find_images(given.data).items()
               if not given.validation or is_validation(name, config.data)}

@@ -39,7 +39,7 @@ def places(image: np.ndarray, spacing_um: float, count: int, rng: np.random.Gene
            ) -> list[tuple[int, int, np.ndarray]]:
     """Left, top and hole, bool (S, S), of places on tissue whose pictures do not overlap: `count`, or what fits."""
     tissue, shown = tissue_mask(image), np.zeros(image.shape[:2], bool)
-    around, found = round(SURROUNDINGS_UM / spacing_um), []
+    around, found = round(SURROUNDINGS_UM / spacing_um), list[tuple[int, int, np.ndarray]]()
     for _ in range(TRIES):
         if len(found) == count:
             break
@@ -78,7 +78,10 @@ def draw(images: list[Path], folder: Path, count: int, mpp: float | None, seed: 
     for path in images:
         with open_slide(path) as slide:
             image, spacing_um = slide.read(Box(0, 0, *slide.size)), slide.mpp or mpp or DEFAULT_SPACING_UM
-        for left, top, hole in places(image, spacing_um, count, rng):
+        found = places(image, spacing_um, count, rng)
+        if len(found) < count:
+            print(f"{path.name}: {len(found)} of {count} places fit")
+        for left, top, hole in found:
             mask, part = np.zeros(image.shape[:2], bool), np.s_[top : top + hole.shape[0], left : left + hole.shape[1]]
             mask[part] = hole
             place = {"image": path.name, "left": left, "top": top, "um": round(math.sqrt(hole.sum()) * spacing_um)}
@@ -118,6 +121,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.score:
         print(json.dumps(score(given.folder, given.score)))
+    elif not given.images or given.folder.exists():
+        parser.error(f"{given.folder}: is there already" if given.images else "give images, or answers to --score")
     else:
         draw(given.images, given.folder, given.holes, given.mpp, given.seed)
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, product
@@ -42,7 +42,6 @@ SHARE = 0.04, 0.30          # of a tile that is hole
 LEAST_SHARE = 0.2           # up to which a tile's hole grows
 OUTLINE_PX = 5, 8
 CROPS = 6
-JPEG_QUALITY, BLUR_PX = 50, 1.0
 BANDS = "2 px", "4 px", "8 px"
 MEASURES = "auc", "kid", "auc_jpeg", "kid_jpeg", *BANDS
 
@@ -58,6 +57,7 @@ class Holes:
     crop_share: float = MIN_INSIDE
 
     def crops(self, hole: np.ndarray) -> list[tuple[slice, slice]]:
+        """The crops of a tile that are judged."""
         return hole_crops(hole, CROPS, self.crop_share)
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
@@ -86,6 +86,7 @@ class Outlines(Holes):
     """The outlines of ellipses."""
 
     def piece(self, rng: np.random.Generator) -> np.ndarray:
+        """One outline: bool (SIDE_PX, SIDE_PX)."""
         y, x = np.mgrid[:SIDE_PX, :SIDE_PX] - rng.uniform(0.2, 0.8, (2, 1, 1)) * SIDE_PX
         width, height = rng.uniform(*self.ellipse_px, 2)
         outside_px = distance_transform_edt(np.hypot(x / width, y / height) >= 0.5)
@@ -99,18 +100,29 @@ HOLES = {
 }
 
 
-def scanned(pixels: np.ndarray, scan: str) -> np.ndarray:
-    """A tile as another scan would show it."""
-    if scan == "blur":
-        return np.rint(gaussian_filter(pixels.astype(float), (BLUR_PX, BLUR_PX, 0))).astype(np.uint8)
-    return as_stored(pixels, JPEG_QUALITY) if scan == "jpeg" else pixels
+def out_of_focus(pixels: np.ndarray) -> np.ndarray:
+    """A tile, blurred by 1 px."""
+    return np.rint(gaussian_filter(pixels.astype(float), (1, 1, 0))).astype(np.uint8)
+
+
+SCANS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "png": lambda pixels: pixels, "jpeg": partial(as_stored, quality=50), "blur": out_of_focus}
+
+
+def several(choices: Collection[str]) -> Callable[[str], list[str]]:
+    """Reads some of the choices, with commas between them."""
+    def read(text: str) -> list[str]:
+        if wrong := [name for name in text.split(",") if name not in choices]:
+            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(choices)}")
+        return text.split(",")
+    return read
 
 
 def plan(tiles: Sequence[CleanTile], holes: Holes, seed: int, scan: str) -> list[Trial]:
     """Tiles with holes; a function of the pixels and the seed."""
     trials = []
     for number, tile in enumerate(tiles):
-        hole, truth = holes.draw(np.random.default_rng([seed, 4, number])), scanned(tile.pixels, scan)
+        hole, truth = holes.draw(np.random.default_rng([seed, 4, number])), SCANS[scan](tile.pixels)
         damaged = np.where(hole[..., None], np.uint8(0), truth)
         trials.append(Trial(number, min(number // 2, len(tiles) // 2 - 1), tile.image, tile.spacing_um, truth, damaged,
                             hole, "", "", "", tile))
@@ -153,11 +165,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="+")
     parser.add_argument("--tiles", type=int, default=72)
-    parser.add_argument("--methods", default="telea,paint,graft")
+    parser.add_argument("--methods", type=several([*PLAIN, "paint", "graft"]), default="telea,paint,graft")
     parser.add_argument("--holes", choices=HOLES, default="wide")
-    parser.add_argument("--scan", default="png", help="png, jpeg, blur or several with commas")
+    parser.add_argument("--scan", type=several(SCANS), default="png", help="png, jpeg, blur or several with commas")
     parser.add_argument("--end", help="half-log-SNRs (default: the weights' own)")
-    parser.add_argument("--match", default="on", help="on, off or both with a comma")
+    parser.add_argument("--match", type=several(("on", "off")), default="on", help="on, off or both with a comma")
     parser.add_argument("--weights", default="he-small", help="name or folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--validation", action="store_true", help="only images that he-small was not trained on")
@@ -165,16 +177,17 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    if given.tiles < 4:
+        parser.error("--tiles must be at least 4: a probe learns from some pairs and is asked about others")
     pairs = cut_pairs(given.data, -(-given.tiles // 2), given.seed, given.mpp, given.validation)
     tiles, holes, space, rows = [*chain(*pairs)][: given.tiles], HOLES[given.holes], NetworkSpace(), []
-    methods, matches = given.methods.split(","), given.match.split(",")
     ends: list[float | None] = [*map(float, given.end.split(","))] if given.end else [None]
-    for scan in given.scan.split(","):
+    for scan in given.scan:
         trials = plan(tiles, holes, given.seed, scan)
         print(f"{scan}: {len(trials)} tiles, {sum(len(holes.crops(trial.hole)) for trial in trials)} crops\n\n"
               f"| method | AUC | KID | AUC, JPEG | KID, JPEG | {' | '.join(BANDS)} | s per tile |\n|{'---|' * 9}",
               flush=True)
-        for name, fill in cases(trials, methods, ends, matches, given.weights, given.device):
+        for name, fill in cases(trials, given.methods, ends, given.match, given.weights, given.device):
             begin = time.perf_counter()
             painted = [fill(trial) for trial in tqdm(trials, name, leave=False, disable=None)]
             seconds = (time.perf_counter() - begin) / len(trials)

@@ -84,7 +84,7 @@ def test_a_dry_run_paints_nothing(aperio_slide, tmp_path):
     mask[100:150, 100:150] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     result = invoke("restore", aperio_slide, "--mask", tmp_path / "mask.png", "-o", tmp_path / "out.svs", "--dry-run")
-    assert result.exit_code == 0 and "1 canvases, 10 evaluations each" in result.output
+    assert result.exit_code == 0 and "1 canvases, 4 evaluations each" in result.output
     published = invoke("restore", aperio_slide, "--mask", tmp_path / "mask.png", "-o", tmp_path / "out.svs", "--config",
                        "paper", "--dry-run")
     assert published.exit_code == 0 and "1 canvases, 2,410 evaluations each" in published.output

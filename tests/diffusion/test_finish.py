@@ -39,7 +39,7 @@ def test_each_fine_band_comes_nearer_to_the_energy_of_the_surroundings(spoiled):
     before = ratios(image, truth, painted)
     after = ratios(match_fine_bands(image, painted), truth, painted)
     for one, other in zip(before, after, strict=True):
-        assert abs(other - 1) < 0.25
+        assert abs(other - 1) < 0.25 and abs(other - 1) < abs(one - 1) + 0.1
         assert abs(one - 1) < 0.3 or abs(other - 1) < abs(one - 1) / 2
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from artifusion.evidence.graft import band_px, seams
-from artifusion.evidence.tone import blended, faded
+from artifusion.evidence.tone import blended, faded, tone_of
 
 MPP = 0.25
 
@@ -67,3 +67,12 @@ def test_a_tint_at_the_outline_fades_inwards_and_a_cut_nucleus_hardly_counts():
     fading = faded(tint, seen, 1.0)[40, 20:30, 0]
     assert fading[0] > 6 and (np.diff(fading) <= 0).all() and fading[6] == 0
     assert faded(nucleus, seen, 1.0)[40, 20, 0] < 0.25 * 90
+
+
+def test_a_donor_in_its_tone_meets_a_tint_at_the_outline_and_keeps_its_own_deep_inside():
+    donor, kept = np.full((160, 160, 3), 150, np.uint8), known(160, 50)
+    pixels, mpp = donor.copy(), 0.5
+    pixels[40:120, 40:120] += 10                                    # 5 um around the hole
+    moved = tone_of(donor, pixels, kept, mpp, 240).applied(donor).astype(int)[80, :, 0] - 150
+    assert 8 <= moved[48] <= 11 and moved[51] >= 6
+    assert moved[50 + round(8 / mpp)] < 0.6 * moved[51]
