@@ -69,12 +69,18 @@ class Shown:
         for what, picture in (swapped | dict(self.wrong)).items():
             if self._distance(shown, picture()) < BETTER * distance:
                 return f"{self.name} shows {what}"
-        stays = self.before is not None and self._distance(right, self.before()) < max(NOISE, distance / 2)
-        if self.source and not stays and self._distance(shown, self.source()) < STALE * distance:
+        if self.source and self._distance(shown, self.source()) < STALE * distance and not self._stays(right, distance):
             return f"{self.name} shows what the source shows"
         detail = self._distance(right, gaussian_filter(right, (DETAIL_PX, DETAIL_PX, 0)))
         far = distance > self.furthest + detail              # encoders drop fine colours
         return f"{self.name} is {distance:.1f} grey levels off on average" if far else ""
+
+    def _stays(self, right: np.ndarray, distance: float) -> bool:
+        """Whether the place changed too little to be told from the source, which is off by its own encoding."""
+        if self.source is None or self.before is None:
+            return False
+        before = self.before()
+        return self._distance(right, before) < max(NOISE, distance / 2, self._distance(self.source(), before))
 
     def _distance(self, shown: np.ndarray, other: np.ndarray) -> float:
         return float(np.abs(shown[self.where].astype(np.int16) - other[self.where]).mean())
