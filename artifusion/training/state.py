@@ -81,7 +81,8 @@ class Trainer:
         self.optimizers = optimizers(self.denoiser, config)
         self.teacher = self._teacher(init) if config.distill else None
         self.adversary = self._adversary() if config.adversarial else None
-        self.begun = {key: value.to(self.device) for key, value in init.denoiser.state_dict().items()} if init else {}
+        self.begun = ({key: value.to(self.device) for key, value in init.denoiser.state_dict().items()}
+                      if init and config.adversarial else {})
         if (run_dir / STATE).is_file():
             self._load()
         self.record.name = own_name(name or self.record.name or run_dir.resolve().name, self.record.init)
