@@ -8,20 +8,22 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "artifusion"
 FLOOR = {"errors", "geometry", "config", "files", "ahead"}
-RESTORER = dict.fromkeys(("checkpoint", "pretrained", "pixels", "device"), "restorer")      # modules that are one room
+RESTORER = dict.fromkeys(("checkpoint", "pretrained", "pixels"), "restorer")      # modules that are one room
 MAY = {                                                 # room -> the rooms it may import; everyone may use the floor
     "slide": set(),
     "mask": {"slide"},
     "output": {"slide", "mask"},
     "evidence": {"slide", "mask"},
     "diffusion": set(),
-    "restorer": {"slide", "mask", "evidence", "diffusion"},
+    "device": set(),
+    "restorer": {"slide", "mask", "evidence", "diffusion", "device"},
     "damage": {"slide", "mask", "output"},
-    "detection": {"slide", "mask", "output"},
-    "training": {"slide", "mask", "diffusion", "restorer"},
-    "restoration": {"slide", "mask", "output", "evidence", "restorer", "detection", "training"},
-    "evaluation": {"slide", "evidence", "restorer", "damage", "training"},
-    "cli": {"slide", "mask", "output", "restorer", "damage", "detection", "training", "restoration", "evaluation"},
+    "detection": {"slide", "mask", "output", "device"},
+    "training": {"slide", "mask", "diffusion", "restorer", "device"},
+    "restoration": {"slide", "mask", "output", "evidence", "restorer", "detection", "training", "device"},
+    "evaluation": {"slide", "evidence", "restorer", "damage", "training", "device"},
+    "cli": {"slide", "mask", "output", "restorer", "damage", "detection", "training", "restoration", "evaluation",
+            "device"},
     "__main__": {"cli"},
 }
 TORCHLESS = ("slide", "mask", "output", "evidence", "damage", "cli", "pretrained", "restoration/pipeline",

@@ -1,11 +1,11 @@
 """Turn what detection sees into probabilities.
 
-    python -m tools.calibrate_detector SLIDES DATA NET.safetensors OUT.json [--slides NAME ...] [--mined FOLDER]
+    python -m tools.calibrate_detector SLIDES DATA OUT.json --look NET.safetensors NAME ... [--look ...]
 
-Fits the weights of `artifusion.detection.sight.FEATURES` (logistic regression, Platt 1999) to the verdicts on what is
-found on the tuning slides, or on some of them, and on training images of DATA that `artifusion damage` damages; SLIDES
-holds slides as NAME.tiff. `--mined` keeps squares of what was found falsely on slides, for tools/train_detector.py to
-learn from.
+Fits the weights of `artifusion.detection.sight.FEATURES` (logistic regression, Platt 1999) to the verdicts on what
+networks see on the tuning slides that are named after them (for the first, which counts more, ones that it has not
+learned from), and what the first sees on training images of DATA that `artifusion damage` damages; SLIDES holds slides
+as NAME.tiff. `--mined FOLDER` keeps squares of what was found falsely, for tools/train_detector.py to learn from.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from artifusion.detection.sight import FEATURES, Sight, features, seen_findings
 from artifusion.detection.survey import Survey
 from artifusion.geometry import Box
 from artifusion.mask.mask import footprint
+from artifusion.output.tiff_pixels import read_fast
 from artifusion.slide.reader import in_memory, open_slide
 from artifusion.slide.tissue import tissue_mask
 from benchmarks.quality.judge_detect import HALF, MARGIN_UM
@@ -38,6 +39,7 @@ from benchmarks.quality.labelled import LabelledSlide, labelled_slides
 from tools.detector_samples import SIDE_PX, Sample, SlideSquares, raster, save
 
 SOFTNESS = 0.3              # C of the regression
+FIRST = 2.0
 PAINTED_KINDS = ("pen", "bubble", "fold", "dust", "dark")
 PAINTED = 20.0              # how many findings the true ones of each painted kind count as
 IMAGES = {"brecahad": (0.25, slice(0, 20, 7)), "osteosarcoma": (1.0, slice(1, 50, 25))}     # um per pixel, which
@@ -61,19 +63,21 @@ def judged(sight: Sight, labels: LabelledSlide) -> list[Judged]:
     for kind, margin in (("artifact", MARGIN_UM), ("unsure", 0), ("normal", 0)):
         outlines = [shapely.make_valid(o).buffer(margin / survey.mpp) for o in labels.outlines(kind, survey.slide.size)]
         shapes.append((outlines, shapely.STRtree(outlines)))
-    return [Judged(finding, values, verdict_on(finding, shapes, survey)) for finding, values in looked_at(sight)]
+    return [Judged(finding, values, verdict_on(finding, shapes, survey, labels.looked_over))
+            for finding, values in looked_at(sight)]
 
 
 def looked_at(sight: Sight) -> Iterator[tuple[Finding, np.ndarray]]:
     """What rules find and the network sees, but blur, with its FEATURES."""
     um = sight.survey.coarse_um
-    maps = sight.survey.maps(sight.survey.tiles(), sight.look, seen=sight.far)
+    maps = sight.survey.maps(sight.survey.tiles(), sight.look, seen=sight.at)
     for finding in (*find(maps, um), *seen_findings(maps, um)):
         if finding.kind != "blur":
-            yield finding, features(finding, maps, sight)
+            yield finding, features(finding, maps, um)
 
 
-def verdict_on(finding: Finding, shapes: list[tuple[list[shapely.Geometry], shapely.STRtree]], survey: Survey) -> str:
+def verdict_on(finding: Finding, shapes: list[tuple[list[shapely.Geometry], shapely.STRtree]], survey: Survey,
+               looked_over: bool) -> str:
     """The verdict of benchmarks/quality/judge_detect.py, on the pixels of a finding."""
     box = finding.box
     side = max(box.width, box.height)
@@ -88,12 +92,12 @@ def verdict_on(finding: Finding, shapes: list[tuple[list[shapely.Geometry], shap
         return "true"
     if on[0] + on[1] >= HALF:
         return "doubt"
-    return "unread" if finding.kind == "dust" and not on[2] else "false"
+    return "unread" if (finding.kind == "dust" or not looked_over) and not on[2] else "false"
 
 
 def mined(found: list[Judged], squares: SlideSquares, survey: Survey, rng: np.random.Generator) -> list[Sample]:
     """Squares of what was taken for an artifact and is none, the worst first."""
-    seen = {n: float(expit(max(j.features[0], j.features[3]))) for n, j in enumerate(found) if j.verdict == "false"}
+    seen = {n: float(expit(j.features[0])) for n, j in enumerate(found) if j.verdict == "false"}
     worst = sorted((n for n in seen if seen[n] > LEAST_SEEN), key=lambda n: -seen[n])[:MOST_MINED]
     samples = []
     for finding in (found[n].finding for n in worst):
@@ -130,12 +134,15 @@ def damaged(path: Path, mpp: float, kind: str | None, net: ArtifactNet, seed: in
     return judged
 
 
-def fitted(found: list[Judged], painted: list[Judged]) -> dict[str, object]:
-    """The calibration as weights/artifacts/calibration.json holds it; each kind of painted artifact counts alike."""
-    sure = [j for j in (*found, *painted) if j.verdict in ("true", "false")]
+def fitted(found: list[list[Judged]], painted: list[Judged]) -> dict[str, object]:
+    """The calibration as weights/artifacts/calibration.json holds it; each kind of painted artifact counts alike.
+
+    `found`: by each network; what the first found counts FIRST times.
+    """
     times = Counter(j.finding.kind for j in painted if j.verdict == "true")
-    share = [1.0] * sum(j.verdict in ("true", "false") for j in found)
-    share += [PAINTED / times[j.finding.kind] if j.verdict == "true" else 1.0 for j in sure[len(share):]]
+    weighed = [(j, 1.0 if n else FIRST) for n, of_net in enumerate(found) for j in of_net]
+    weighed += [(j, PAINTED / times[j.finding.kind] if j.verdict == "true" else 1.0) for j in painted]
+    sure, share = zip(*((j, weight) for j, weight in weighed if j.verdict in ("true", "false")), strict=True)
     values = np.stack([j.features for j in sure])
     spread = values.std(axis=0) + 1e-6
     line = LogisticRegression(C=SOFTNESS, max_iter=5000).fit(
@@ -148,31 +155,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slides", type=Path, metavar="SLIDES")
     parser.add_argument("data", type=Path, metavar="DATA")
-    parser.add_argument("net", type=Path, metavar="NET.safetensors")
     parser.add_argument("out", type=Path, metavar="OUT.json")
-    parser.add_argument("--slides", nargs="+", dest="names", help="their names  [all that tune]")
+    parser.add_argument("--look", nargs="+", action="append", required=True, metavar=("NET.safetensors", "NAME"))
     parser.add_argument("--mined", type=Path, help="a folder for NAME-mined.npz")
     given = parser.parse_args()
-    net = ArtifactNet()
-    net.load_state_dict(load_file(given.net))
-    net = for_use(net)
-    rng, found = np.random.default_rng(0), []
-    for labels in labelled_slides("tune"):
-        if given.names and labels.name not in given.names:
-            continue
-        with open_slide(given.slides / f"{labels.name}.tiff") as slide:
-            squares = SlideSquares(slide, labels)
-            sight = Sight(Survey.of(slide, squares.mpp), squares.look, net)
-            of_slide = judged(sight, labels)
-            if given.mined and (samples := mined(of_slide, squares, sight.survey, rng)):
-                save(samples, given.mined / f"{labels.name}-mined.npz")
-        print(labels.name, {v: sum(j.verdict == v for j in of_slide) for v in ("true", "false")}, flush=True)
-        found += of_slide
+    rng, nets = np.random.default_rng(0), [read_network(net) for net, *_ in given.look]
+    found: list[list[Judged]] = []
+    for net, (_, *names) in zip(nets, given.look, strict=True):
+        found.append([])
+        for labels in (labels for labels in labelled_slides("tune") if labels.name in names):
+            with open_slide(given.slides / f"{labels.name}.tiff") as opened, read_fast(opened) as slide:
+                squares = SlideSquares(slide, labels)
+                sight = Sight(Survey.of(slide, squares.mpp), squares.look, net)
+                of_slide = judged(sight, labels)
+                if given.mined and (samples := mined(of_slide, squares, sight.survey, rng)):
+                    save(samples, given.mined / f"{labels.name}-mined.npz")
+            print(labels.name, {v: sum(j.verdict == v for j in of_slide) for v in ("true", "false")}, flush=True)
+            found[-1] += of_slide
     images = [(path, mpp) for folder, (mpp, chosen) in IMAGES.items()
               for path in sorted((given.data / folder).iterdir())[chosen]]
     painted = [j for n, (path, mpp) in enumerate(images) for kind in (None, *PAINTED_KINDS)
-               for j in damaged(path, mpp, kind, net, n)]
+               for j in damaged(path, mpp, kind, nets[0], n)]
     given.out.write_text(json.dumps(fitted(found, painted), indent=2) + "\n")
+
+
+def read_network(path: str) -> ArtifactNet:
+    net = ArtifactNet()
+    net.load_state_dict(load_file(path))
+    return for_use(net)
 
 
 if __name__ == "__main__":

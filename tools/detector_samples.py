@@ -1,6 +1,6 @@
 """Samples for tools/train_detector.py: squares of tissue with artifacts laid on them, and labelled places of slides.
 
-    python -m tools.detector_samples DATA SLIDES OUT [--parts images slides --count 1500 --tissue 40]
+    python -m tools.detector_samples DATA SLIDES OUT [--parts images slides --count 5000 --tissue 60]
 
 DATA holds the training folders of configs/train/he-small.toml, SLIDES the tuning slides of benchmarks/labels as
 NAME.tiff. Images of the validation split, and of the cases of the slides that judge, are left out. OUT gets an .npz of
@@ -36,7 +36,7 @@ from tools.laid_artifacts import composite
 SIDE_PX = 192
 IGNORED = 255
 SCALES_UM = (1.0, 2.0, 4.0, 8.0)
-SHARES = (0.40, 0.40, 0.13, 0.07)       # of the squares
+SHARES = (0.50, 0.12, 0.30, 0.08)       # of the squares
 SOURCES = ("brecahad", "osteosarcoma", "tnbc", "her2st", "patolojiatlasi", "liverquant_gtex", "histolab_tcga")
 DRAWN = {"her2st": 30.0}
 UNSURE_UM = 4.0             # around the outline of a labelled artifact: not learned from
@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("slides", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--count", type=int, default=3000)
+    parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--tissue", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parts", nargs="+", default=["images", "slides"])

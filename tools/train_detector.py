@@ -1,9 +1,10 @@
 """Train the network of artifusion/detection/network.py on samples that tools/detector_samples.py made.
 
-    python -m tools.train_detector SAMPLES OUT.safetensors [--seconds 600 --init BEFORE.safetensors --without NAME ...]
+    python -m tools.train_detector SAMPLES ... OUT.safetensors [--seconds 600 --init BEFORE.safetensors --without NAME]
 
-Each batch is drawn anew: which kinds of samples how often, SHARES; turned, mirrored, at another scale, a little
-differently stained. `--without` leaves out slides, to calibrate on (tools/calibrate_detector.py).
+Each batch is drawn anew: which kinds of samples and which scales how often, SHARES and SCALES; turned, mirrored, at
+another scale, differently stained, softer, sharper or noisier. What is kept is the mean of the weights over some
+hundred batches. `--without` leaves out slides, to calibrate on (tools/calibrate_detector.py).
 """
 
 from __future__ import annotations
@@ -11,20 +12,25 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from artifusion.detection.network import KINDS, ArtifactNet
 from artifusion.slide.tissue import DENSITIES
 
-CROP_PX = 128
-BATCH = 32
+CROP_PX = 160
+BATCH = 24
 IGNORED = 255
 WEIGHTS = (1.0, 2.0, 1.5, 1.0, 1.0, 1.5, 3.0)      # of KINDS in the cross-entropy
+SCALES = {1.0: 1.0, 2.0: 0.4, 4.0: 0.5, 8.0: 0.2}  # um per pixel: odds
+ZOOM = (0.78, 1.2)
+MEAN = 0.998                                        # the share of the mean weights that a batch leaves
 
 
 class Samples:
@@ -44,35 +50,44 @@ class Samples:
                     _, inverse, counts = np.unique(self.slide[chosen], return_inverse=True, return_counts=True)
                     weight = 1 / np.sqrt(counts[inverse])
                 odds[chosen] = share * weight / weight.sum()
+        odds *= np.array([SCALES[float(um)] for um in self.um])
         self.odds = odds / odds.sum()
 
     def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """A batch: network input (B, 3, C, C), and class ids (B, C / 2, C / 2)."""
         chosen = rng.choice(len(self.odds), BATCH, p=self.odds)
         xs, truths = [], []
-        zoom = float(np.exp(rng.uniform(np.log(0.72), np.log(1.5))))
+        zoom = float(np.exp(rng.uniform(*np.log(ZOOM))))
         span = round(CROP_PX * zoom)
         for i in chosen:
             y, x = rng.integers(0, self.pixels.shape[1] - span + 1, 2)
             pixels, truth = (a[i, y : y + span, x : x + span] for a in (self.pixels, self.truth))
             turn, mirror = int(rng.integers(4)), rng.random() < 0.5
             pixels, truth = (np.rot90(a[:, ::-1] if mirror else a, turn) for a in (pixels, truth))
-            gain = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.07, 3)) / self.density[i]
-            table = (DENSITIES[:, None] - self.glass[i] + rng.normal(0, 0.006)) * gain
+            gain = np.exp(rng.normal(0, 0.2) + rng.normal(0, 0.09, 3)) / self.density[i]
+            table = (DENSITIES[:, None] - self.glass[i] + rng.normal(0, 0.008)) * gain
+            if rng.random() < 0.3:
+                table = np.sign(table) * abs(table) ** np.exp(rng.normal(0, 0.12))
             xs.append(np.stack([table[:, c].astype(np.float32)[pixels[..., c]] for c in range(3)]))
             truths.append(truth)
         x = torch.from_numpy(np.stack(xs))
         x = F.interpolate(x, size=(CROP_PX, CROP_PX), mode="bilinear", antialias=True, align_corners=False)
-        if rng.random() < 0.3:
-            x = x + torch.randn_like(x) * float(rng.uniform(0, 0.06))
+        scan = rng.random()
+        if scan < 0.25:
+            x = x + torch.randn_like(x) * float(rng.uniform(0, 0.08))
+        elif scan < 0.45:
+            taps = torch.exp(-0.5 * (torch.arange(-2.0, 3.0) / float(rng.uniform(0.3, 1.0))) ** 2)
+            kernel = (torch.outer(taps, taps) / taps.sum() ** 2).expand(3, 1, 5, 5)
+            soft = F.conv2d(F.pad(x, (2, 2, 2, 2), "replicate"), kernel, groups=3)
+            x = soft if rng.random() < 0.6 else x + 0.5 * (x - soft)
         rows = ((np.arange(CROP_PX // 2) + 0.5) * 2 * span / CROP_PX).astype(int)
         truth = np.stack(truths)[:, rows][:, :, rows]
         return x.contiguous(memory_format=torch.channels_last), torch.from_numpy(truth.astype(np.int64))
 
 
-SHARES = {"laid": 0.36, "tissue": 0.18, "place normal": 0.16, "place fold": 0.20, "place bubble": 0.03,
+SHARES = {"laid": 0.30, "tissue": 0.20, "place normal": 0.20, "place fold": 0.20, "place bubble": 0.03,
           "place dust": 0.06, "place blur": 0.005, "place dark": 0.005, "place pen": 0.005, "place other": 0.01,
-          "mined": 0.22}
+          "mined": 0.30}
 
 
 def loss_of(logits: Tensor, truth: Tensor) -> Tensor:
@@ -87,7 +102,8 @@ def loss_of(logits: Tensor, truth: Tensor) -> Tensor:
 
 def fit(net: ArtifactNet, samples: Samples, seconds: float, rate: float, rng: np.random.Generator) -> ArtifactNet:
     net.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=2e-2)
+    kept = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(MEAN), use_buffers=True)
     start, step, mean = time.monotonic(), 0, 0.0
     while (spent := (time.monotonic() - start) / seconds) < 1:
         for group in optimizer.param_groups:
@@ -98,27 +114,29 @@ def fit(net: ArtifactNet, samples: Samples, seconds: float, rate: float, rng: np
         loss = loss_of(logits.float(), truth)
         optimizer.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 3.0)
         optimizer.step()
+        kept.update_parameters(net)
         step += 1
         mean += (loss.item() - mean) * max(0.01, 1 / step)
         if step % 100 == 0:
             print(f"{time.monotonic() - start:.0f} s, step {step}: {mean:.4f}", flush=True)
-    return net.eval()
+    return cast(ArtifactNet, kept.module.eval())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("samples", type=Path)
+    parser.add_argument("samples", type=Path, nargs="+")
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--init", type=Path)
     parser.add_argument("--without", nargs="*", default=[])
     given = parser.parse_args()
     torch.manual_seed(given.seed)
     rng = np.random.default_rng(given.seed)
-    samples = Samples(sorted(given.samples.glob("*.npz")), set(given.without))
+    samples = Samples([path for folder in given.samples for path in sorted(folder.glob("*.npz"))], set(given.without))
     print(len(samples.odds), "samples", flush=True)
     net = ArtifactNet()
     if given.init:

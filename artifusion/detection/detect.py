@@ -21,6 +21,7 @@ from artifusion.geometry import Box
 from artifusion.mask.classes import CLASSES
 from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import class_outlines
+from artifusion.output.tiff_pixels import read_fast
 from artifusion.slide.reader import Slide
 
 THRESHOLD = 0.5
@@ -53,18 +54,24 @@ def detect(
     if not isinstance(source, Slide):
         with opened(source, mpp) as slide:
             return detect(slide, threshold=threshold, any_stain=any_stain, quiet=quiet)
-    survey = Survey.of(source, mpp or source.mpp or DEFAULT_SPACING_UM)
+    with read_fast(source) as slide:
+        survey = Survey.of(slide, mpp or slide.mpp or DEFAULT_SPACING_UM)
+        return detection_on(survey, threshold, any_stain, quiet)
+
+
+def detection_on(survey: Survey, threshold: float, any_stain: bool, quiet: bool) -> Detection:
+    """What `detect` finds on an open slide."""
     tiles = survey.tiles()
     if not tiles:
         return empty_detection(survey)
     try:
         look = survey.look(tiles, any_stain)
     except SlideError as error:
-        raise SlideError(f"{source.path}: {error}") from None
+        raise SlideError(f"{survey.slide.path}: {error}") from None
     sight = Sight.of(survey, look)
     looking = tqdm(tiles, desc="looking", unit="tile", disable=quiet or None)
     fold_probability = None if sight or survey.coarse_um > COARSEST_UM else folds(look, survey.coarse_um)
-    maps = survey.maps(looking, look, fold_probability=fold_probability, seen=sight.far if sight else None)
+    maps = survey.maps(looking, look, fold_probability=fold_probability, seen=sight.at if sight else None)
     found = [finding for finding in all_findings(maps, survey.coarse_um, sight) if finding.score >= threshold]
     if sight:
         found = list(apart(found, survey.coarse[::-1]))
@@ -96,7 +103,7 @@ def all_findings(maps: Mapping[str, np.ndarray], mpp: float, sight: Sight | None
     """What rules find and what the network sees, with the probability of each; rules' own scores without a network."""
     if sight is None:
         return find(maps, mpp)
-    return scored(chain(find(maps, mpp), seen_findings(maps, mpp)), maps, sight)
+    return scored(chain(find(maps, mpp), seen_findings(maps, mpp)), maps, mpp)
 
 
 def empty_detection(survey: Survey) -> Detection:

@@ -20,7 +20,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from artifusion.detection.signs import Look, density_above_glass
 from artifusion.detection.survey import SIGHTS
+from artifusion.device import fast_dtype
 
+CPU = torch.device("cpu")
 KINDS = ("normal", *SIGHTS)
 CHANNELS = (16, 32, 48, 96)             # at strides 2, 4, 8, 16
 BLOCKS = (0, 1, 1, 2)                   # residual ones
@@ -84,12 +86,12 @@ def network() -> ArtifactNet:
 
 
 def for_use(net: ArtifactNet) -> ArtifactNet:
-    """The network in the form in which it answers, in float32: each normalization is part of its convolution."""
+    """The network in the form in which it answers: each normalization is part of its convolution."""
     net = net.float().eval()
     for part in list(net.modules()):
         if isinstance(part, nn.Sequential) and len(part) == 3 and isinstance(part[1], nn.BatchNorm2d):
             part[0], part[1] = fuse_conv_bn_eval(cast(nn.Conv2d, part[0]), part[1]), nn.Identity()
-    return net
+    return net.to(fast_dtype(CPU))
 
 
 @torch.inference_mode()
@@ -97,5 +99,5 @@ def probabilities(net: ArtifactNet, rgb: np.ndarray, look: Look) -> np.ndarray:
     """The probability of each of KINDS, float32 (7, ceil(H / 2), ceil(W / 2)), for pixels uint8 (H, W, 3)."""
     height, width = rgb.shape[:2]
     padded = np.pad(rgb, ((0, -height % MULTIPLE), (0, -width % MULTIPLE), (0, 0)), "edge")
-    x = network_input(padded, look).contiguous(memory_format=torch.channels_last)
-    return torch.softmax(net(x)[0], 0)[:, : -(-height // 2), : -(-width // 2)].numpy()
+    x = network_input(padded, look).to(fast_dtype(CPU)).contiguous(memory_format=torch.channels_last)
+    return torch.softmax(net(x)[0].float(), 0)[:, : -(-height // 2), : -(-width // 2)].numpy()

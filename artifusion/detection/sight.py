@@ -1,4 +1,4 @@
-"""What the network sees of a slide: maps at the coarse scale, a second look at each finding, and its probability."""
+"""What the network sees of a slide: maps at the coarse scale, what is found in them, and its probability."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ import numpy as np
 from scipy import ndimage
 from scipy.special import expit, logit
 
-from artifusion.detection.findings import SMALLEST_UM2, UNIT, Finding, components
-from artifusion.detection.network import ArtifactNet, network, probabilities
+from artifusion.detection.findings import SMALLEST_UM2, UNIT, Finding, components, dilated, whole_of
+from artifusion.detection.network import MULTIPLE, ArtifactNet, network, probabilities
 from artifusion.detection.signs import Look, density_above_glass, gray
-from artifusion.detection.survey import SIGHTS, Survey
+from artifusion.detection.survey import FULL_OD, SIGHTS, Survey
 from artifusion.geometry import Box, Size
 from artifusion.mask.mask import footprint
 
 SECTION_UM = 4.0            # per pixel of the coarse scale, at least: whole sections
 COARSEST_UM = 9.0           # per pixel that the network reads, at most
-CLOSE_UM, FARTHEST_UM = 1.0, 5.0            # per pixel of the second look; a larger place gets none
-CLOSE_PX = 512              # its longest side; a larger place is looked at from further away
-AROUND_UM = 64.0
+READ_UM, LIKE = 1.0, 1.3    # per pixel that it reads where level 0 is as fine, about
+READ_PX = 2048              # side of what it reads at once, without AROUND_UM
+AROUND_UM = 80.0
+BESIDE_UM = 24.0            # around a finding, within which it is compared with what lies beside
 THINNEST_OD = 0.03          # less is bare glass, on which the network is not asked
 LOW, HIGH = 0.2, 0.5        # probability: how far an artifact extends, and what it must reach
 SEEN_UM2 = 400.0            # the least area; black dust that is smaller is found by rules
@@ -47,44 +48,48 @@ class Sight:
         if survey.coarse_um < SECTION_UM:
             return None
         sight = cls(survey, look, network())
-        return sight if survey.coarse_um / sight.times <= COARSEST_UM else None
+        return sight if sight.read_um <= COARSEST_UM else None
 
     @property
-    def times(self) -> int:
-        """How many times as fine as the coarse scale the network reads the whole slide."""
-        return 2 if self.survey.coarse_um / 2 >= 0.9 * self.survey.mpp else 1
+    def read_um(self) -> float:
+        """um per pixel at which the network reads the slide: READ_UM, or as a level that is about as fine."""
+        spacings = [self.survey.mpp * downsample for downsample in self.survey.slide.level_downsamples]
+        alike = [um for um in spacings if READ_UM / LIKE <= um <= READ_UM * LIKE]
+        return min(alike, default=max(READ_UM, self.survey.mpp), key=lambda um: abs(math.log(um / READ_UM)))
 
-    def far(self, window: Box) -> np.ndarray:
-        """Probabilities of SIGHTS in a box of the coarse scale, float32 (6, H, W); 0 on bare glass."""
-        n = self.times
-        size = Size(*(n * side for side in self.survey.coarse))
-        pixels = self.survey.read(Box(n * window.x, n * window.y, n * window.width, n * window.height), size)
-        seen = probabilities(self.net, pixels, self.look)[1:]               # half as large as the pixels
-        if n == 1:
-            seen = seen.repeat(2, 1).repeat(2, 2)[:, : window.height, : window.width]
-        density = gray(density_above_glass(pixels, self.look))
-        return seen * (cv2.resize(density, (window.width, window.height), interpolation=cv2.INTER_AREA) > THINNEST_OD)
+    def at(self, box: Box) -> dict[str, np.ndarray]:
+        """The probability of each of SIGHTS in a box of the coarse scale, float32 (H, W); 0 on bare glass."""
+        seen = np.empty((len(SIGHTS), box.height, box.width), np.float32)
+        side = max(1, int(READ_PX * self.read_um / self.survey.coarse_um))
+        for y in range(box.y, box.bottom, side):
+            for x in range(box.x, box.right, side):
+                part = Box(x, y, side, side).intersection(box)
+                seen[:, *part.slices(box)] = self.part(part)
+        return dict(zip(SIGHTS, seen, strict=True))
 
-    def close(self, finding: Finding) -> np.ndarray | None:
-        """Probabilities of SIGHTS at the pixels of a finding, (6, N), at CLOSE_UM or as its size allows; or None."""
+    def part(self, part: Box) -> np.ndarray:
+        """As `at`, of a box that is read at once, (6, H, W). The network's cells lie alike for all boxes."""
         survey = self.survey
-        at = footprint(finding.box, survey.coarse, survey.slide.size)
-        around = at.expanded(round(AROUND_UM / survey.mpp))
-        um = max(CLOSE_UM, survey.mpp, max(around.width, around.height) * survey.mpp / CLOSE_PX)
-        if um > FARTHEST_UM:
-            return None
-        size = Size(*(max(2, round(side * survey.mpp / um)) for side in (around.width, around.height)))
-        seen = probabilities(self.net, survey.slide.read_as(around, size), self.look)
-        rows, columns = (((np.arange(count) + 0.5) * 2 * um / survey.mpp + first - start) * px / side
-                         for count, first, start, side, px in (
-                             (seen.shape[1], around.y, at.y, at.height, finding.box.height),
-                             (seen.shape[2], around.x, at.x, at.width, finding.box.width)))
-        inside = ((rows >= 0) & (rows < finding.box.height))[:, None] & ((columns >= 0) & (columns < finding.box.width))
-        covered = inside & finding.covered[np.ix_(rows.clip(0, finding.box.height - 1).astype(int),
-                                                  columns.clip(0, finding.box.width - 1).astype(int))]
-        if not covered.any():
-            covered = inside if inside.any() else np.ones_like(inside)
-        return seen[1:, covered]
+        step = MULTIPLE * self.read_um / survey.mpp                          # level-0 pixels
+        inner = footprint(part, survey.coarse, survey.slide.size)
+        outer = inner.expanded(round(AROUND_UM / survey.mpp))
+        left, top = math.floor(outer.x / step), math.floor(outer.y / step)
+        right, bottom = math.ceil(outer.right / step), math.ceil(outer.bottom / step)
+        outer = Box.from_edges(*(round(edge * step) for edge in (left, top, right, bottom)))
+        pixels = survey.slide.read_as(outer, Size((right - left) * MULTIPLE, (bottom - top) * MULTIPLE))
+        density = gray(density_above_glass(pixels, self.look))
+        maps = []
+        for values in (density, *probabilities(self.net, pixels, self.look)[1:]):
+            rows = share(inner.y - outer.y, inner.height, outer.height, values.shape[0])
+            columns = share(inner.x - outer.x, inner.width, outer.width, values.shape[1])
+            maps.append(cv2.resize(values[rows, columns], (part.width, part.height), interpolation=cv2.INTER_AREA))
+        return np.stack(maps[1:]) * (maps[0] > THINNEST_OD)
+
+
+def share(start: int, length: int, whole: int, px: int) -> slice:
+    """The pixels, at least one, of px in all that show `length` from `start` on of a whole."""
+    first = min(px - 1, round(start * px / whole))
+    return slice(first, max(first + 1, round((start + length) * px / whole)))
 
 
 def seen_findings(maps: Mapping[str, np.ndarray], mpp: float) -> Iterator[Finding]:
@@ -101,25 +106,39 @@ def seen_findings(maps: Mapping[str, np.ndarray], mpp: float) -> Iterator[Findin
             yield Finding(kind, "seen", min(0.999, sum(means) / UNIT), box, solid)
 
 
-def features(finding: Finding, maps: Mapping[str, np.ndarray], sight: Sight) -> np.ndarray:
-    """What a finding's probability is judged by, (len(FEATURES),)."""
+def features(finding: Finding, maps: Mapping[str, np.ndarray], mpp: float) -> np.ndarray:
+    """What a finding's probability is judged by, (len(FEATURES),), at mpp um per pixel of the maps."""
     at = finding.box.slices()
-    far = np.stack([maps[f"seen {kind}"][at][finding.covered] for kind in SIGHTS]) / UNIT      # (6, N)
-    close = sight.close(finding)
-    own = SIGHTS.index("dust" if finding.kind == "other" else finding.kind)
-    numbers = []
-    for seen in (far, far if close is None else close):
-        some = seen.sum(axis=0) - seen[SIGHTS.index("blur")]
-        numbers += [some.mean(), np.percentile(some, 95), seen[own].mean()]
-    rule = 0.0 if finding.map_name == "seen" else bounded_logit(finding.score)
-    area = math.log10(np.count_nonzero(finding.covered) * sight.survey.coarse_um**2) - 3
+    seen = {kind: maps[f"seen {kind}"][at][finding.covered] / UNIT for kind in SIGHTS}
+    some = np.sum([seen[kind] for kind in SEEN], axis=0)
+    own = seen["dust" if finding.kind == "other" else finding.kind]
     name = f"{finding.kind}, seen" if finding.map_name == "seen" else finding.kind
-    scale = math.log2(sight.survey.coarse_um)
-    return np.array([*map(bounded_logit, numbers), rule, area, scale, *(float(name == each) for each in NAMES)])
+    depth = ndimage.distance_transform_edt(np.pad(finding.covered, 1)).max()
+    times, glass = beside(finding, maps["density"], mpp)
+    measured = np.array([
+        bounded_logit(some.mean()), bounded_logit(np.percentile(some, 95)), bounded_logit(own.mean()),
+        0.0 if finding.map_name == "seen" else bounded_logit(finding.score),
+        math.log10(np.count_nonzero(finding.covered) * mpp**2) - 3, math.log2(2 * depth * mpp), math.log2(mpp),
+        math.log(times), glass])
+    return np.concatenate([measured, (name == "fold, seen") * measured, [float(name == each) for each in NAMES]])
+
+
+def beside(finding: Finding, density: np.ndarray, mpp: float) -> tuple[float, float]:
+    """How many times as dense a finding is as the tissue beside it, and the share of glass there."""
+    around = finding.box.expanded(math.ceil(BESIDE_UM / mpp) + 1).intersection(whole_of(density))
+    placed = np.zeros((around.height, around.width), bool)
+    placed[finding.box.slices(around)] = finding.covered
+    ring, density = dilated(placed, max(1.5, BESIDE_UM / mpp)) & ~placed, density[around.slices()]
+    tissue = ring & (density > THINNEST_OD * 255 / FULL_OD)
+    if not tissue.any():
+        return 1.0, 1.0
+    times = float((density[placed].mean() + 1) / (density[tissue].mean() + 1))
+    return times, 1 - np.count_nonzero(tissue) / np.count_nonzero(ring)
 
 
 NAMES = ("bubble", "pen", "dark", "dust", "other", "blur", *(f"{kind}, seen" for kind in SEEN))
-FEATURES = ("far", "far, most", "far, own", "close", "close, most", "close, own", "rule", "area", "scale", *NAMES)
+MEASURED = ("seen", "seen most", "own", "rule", "area", "thickness", "scale", "denser", "glass beside")
+FEATURES = (*MEASURED, *(f"{name}, fold" for name in MEASURED), *NAMES)       # folds have slopes of their own
 
 
 def bounded_logit(p: float | np.floating) -> float:
@@ -133,11 +152,11 @@ def calibration() -> np.ndarray:
     return np.array([*(content["weights"][name] for name in FEATURES), content["intercept"]])
 
 
-def scored(findings: Iterable[Finding], maps: Mapping[str, np.ndarray], sight: Sight) -> Iterator[Finding]:
+def scored(findings: Iterable[Finding], maps: Mapping[str, np.ndarray], mpp: float) -> Iterator[Finding]:
     """Findings with the probability that each is an artifact as score."""
     weights = calibration()
     for finding in findings:
-        score = float(expit(features(finding, maps, sight) @ weights[:-1] + weights[-1]))
+        score = float(expit(features(finding, maps, mpp) @ weights[:-1] + weights[-1]))
         yield replace(finding, score=score)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 
@@ -34,8 +34,8 @@ MARGIN_UM = {"pen": 6.0, "fold": 1.0, "dark": 4.0, "dust": 2.5, "other": 2.5, "b
 FoldProbability = Callable[[np.ndarray], np.ndarray]
 """Pixels uint8 (H, W, 3) at the coarse scale -> float32 (H, W), 0 to 1."""
 SIGHTS = ("fold", "bubble", "pen", "blur", "dark", "dust")
-Seen = Callable[[Box], np.ndarray]
-"""A box of the coarse scale -> the probabilities of SIGHTS, float32 (6, H, W)."""
+Seen = Callable[[Box], Mapping[str, np.ndarray]]
+"""A box of the coarse scale -> the probability of each of SIGHTS, float32 (H, W), 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,13 @@ class Survey:
             found["density"] = gray(od) * (255 / FULL_OD / UNIT)
             if fold_probability is not None:
                 found["fold"] = fold_probability(rgb)
+            found = {kind: values[box.slices(window)] for kind, values in found.items()}
             if seen is not None:
-                found |= {f"seen {kind}": values for kind, values in zip(SIGHTS, seen(window), strict=True)}
+                found |= {f"seen {kind}": values for kind, values in seen(box).items()}
             for kind, values in found.items():
                 if kind not in maps:
                     maps[kind] = np.zeros(self.coarse[::-1], np.uint8)
-                maps[kind][box.slices()] = np.clip(values[box.slices(window)] * UNIT, 0, 255).round()
+                maps[kind][box.slices()] = np.clip(values * UNIT, 0, 255).round()
         return maps
 
     def outline(

@@ -1,8 +1,10 @@
 """Places on real slides that were read by eye: benchmarks/labels/*.geojson, one file per slide.
 
-A file is a FeatureCollection whose member "slide" holds the slide's name, url, organ, use ("tune" or "judge"), size and
-um per pixel. A feature is a place: an outline in pixels of that size, "first" and "second", the two readings, and
-"what" a reader saw in normal tissue. A reading is a class of `CLASSES`, "normal" or "unsure".
+A file is a FeatureCollection whose member "slide" holds the slide's name, url, organ, use ("tune" or "judge"), size,
+um per pixel, and "looked over": false where only places were read that an earlier network took for artifacts. A
+feature is a place: an outline in pixels of that size, "first" and "second", the two readings, and "what" a reader saw
+in normal tissue or, of an artifact, IN_PART: that the outline misses much of it or takes in much else. A reading is a
+class of `CLASSES`, "normal" or "unsure".
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from artifusion.geometry import Size
 from artifusion.mask.classes import CLASSES
 
 FOLDER = Path(__file__).parents[1] / "labels"
+IN_PART = "outlined in part"
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,18 @@ class Place:
 
     @property
     def kind(self) -> str:
-        """What it counts as: the first reader's class where both saw an artifact, "normal" where both saw none."""
+        """What its outline shows: the first reader's class where both saw an artifact, "normal" where both saw none."""
+        if self.what == IN_PART:
+            return "unsure"
         return self.first if self.is_artifact or self.first == self.second else "unsure"
 
 
 @dataclass(frozen=True)
 class LabelledSlide:
-    """The places of one slide, whose file is expected to be called `name` with the suffix .tiff."""
+    """The places of one slide, whose file is expected to be called `name` with the suffix .tiff.
+
+    looked_over: whether what no place covers is normal; else nobody knows.
+    """
 
     name: str
     organ: str
@@ -53,6 +61,7 @@ class LabelledSlide:
     size: Size
     mpp: float
     places: tuple[Place, ...]
+    looked_over: bool = True
 
     def outlines(self, kind: str, size: Size) -> list[BaseGeometry]:
         """The outlines of a kind of place, or of every "artifact", in the pixels of a slide of another size."""
@@ -69,7 +78,8 @@ def labelled_slides(use: str | None = None, folder: Path = FOLDER) -> list[Label
         about = content["slide"]
         places = tuple(Place(shapely.geometry.shape(f["geometry"]), f["properties"]["first"],
                              f["properties"]["second"], f["properties"].get("what", "")) for f in content["features"])
-        found.append(LabelledSlide(path.stem, about["organ"], about["use"], Size(*about["size"]), about["mpp"], places))
+        found.append(LabelledSlide(path.stem, about["organ"], about["use"], Size(*about["size"]), about["mpp"], places,
+                                   about.get("looked over", True)))
     return [slide for slide in found if use in (None, slide.use)]
 
 

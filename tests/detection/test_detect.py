@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from made_slides import doubled, he_like
+from made_slides import doubled, he_like, write_pyramid_tiff
 from PIL import Image
 
 from artifusion.checkpoint import Weights
@@ -15,6 +15,7 @@ from artifusion.config import DenoiserConfig, RestoreConfig
 from artifusion.damage.spots import paint
 from artifusion.detection.detect import detect
 from artifusion.detection.findings import Finding
+from artifusion.detection.network import network
 from artifusion.detection.sight import Sight, apart
 from artifusion.detection.signs import Look
 from artifusion.detection.survey import Survey
@@ -24,7 +25,7 @@ from artifusion.geometry import Box, Size
 from artifusion.mask.classes import CLASSES, CLASSES_KEY
 from artifusion.restoration.pipeline import restore_slide
 from artifusion.restorer import Restorer
-from artifusion.slide.reader import in_memory
+from artifusion.slide.reader import in_memory, open_slide
 
 MPP = 0.5
 
@@ -75,12 +76,23 @@ def test_the_fold_network_is_not_asked_of_pictures_coarser_than_it_knows(monkeyp
     assert asked == [16.0]
 
 
-@pytest.mark.parametrize(("mpp", "coarse_um", "times"), [
-    (0.5, 2.0, None), (0.5, 4.0, 2), (4.0, 4.0, 1), (9.0, 9.0, 1), (0.5, 16.0, 2), (10.0, 10.0, None)])
-def test_the_network_looks_at_sections_and_at_no_pixels_coarser_than_it_knows(mpp, coarse_um, times):
+@pytest.mark.parametrize(("mpp", "coarse_um", "read_um"), [
+    (0.5, 2.0, None), (0.5, 4.0, 1.0), (1.2, 4.0, 1.2), (4.0, 4.0, 4.0), (9.0, 9.0, 9.0), (0.5, 16.0, 1.0),
+    (10.0, 10.0, None)])
+def test_the_network_reads_sections_at_one_um_and_no_pixels_coarser_than_it_knows(mpp, coarse_um, read_um):
     survey = Survey(in_memory(he_like()), mpp, Size(40, 40), coarse_um, Size(80, 80), coarse_um / 2)
     sight = Sight.of(survey, Look())
-    assert (sight and sight.times) == times
+    assert (sight and sight.read_um) == read_um
+
+
+def test_the_network_reads_a_level_that_is_about_as_fine_as_it_likes(tmp_path):
+    path = write_pyramid_tiff(tmp_path / "slide.tif", [(1600, 1200), (800, 600), (200, 150)], compression="jpeg")
+    with open_slide(path, 0.55) as slide:
+        sight = Sight(Survey(slide, 0.55, Size(220, 165), 4.0, Size(440, 330), 2.0), Look(), network())
+        assert sight.read_um == pytest.approx(1.1)
+        whole, part = sight.at(Box(0, 0, 220, 165)), sight.at(Box(60, 50, 40, 30))
+    for kind, values in part.items():
+        assert values.shape == (30, 40) and np.abs(values - whole[kind][50:80, 60:100]).mean() < 0.04
 
 
 def test_of_two_findings_at_one_place_the_rule_s_stays():
