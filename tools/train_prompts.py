@@ -1,12 +1,13 @@
-"""Train the classifiers that find what a person points at (artifusion/detection/clicks.py).
+"""Train the network that finds what a person points at (artifusion/detection/clicks.py).
 
-    python -m tools.train_prompts ../shared/data/train OUT.safetensors [--samples 600 --processes N]
+    python -m tools.train_prompts ../shared/data/train SAMPLES ... OUT.safetensors [--seconds 1300 --init BEFORE]
 
 DATA holds the training folders of configs/train/he-small.toml. Each sample is a canvas of clean tissue at any scale
 with one artifact, now and then beside others that are not meant, and the truth is that artifact alone. Some are those
 of `artifusion damage`; folds of other kinds, bubbles, and regions that differ from their surroundings in any way are
-made here. Prompts are simulated: a click in the middle or anywhere inside, more clicks, not-clicks beside it, boxes a
-little off, and an earlier answer, coarse and not quite right.
+made here. SAMPLES are folders of tools/detector_samples.py, whose artifacts, laid or of real slides, are learned from
+as well. Prompts are simulated: a click anywhere inside or a box a little off, then clicks and not-clicks where the
+network was most wrong, which sees its former answer; and, to draw an artifact finer, an answer that is coarser.
 
 Never seen: the validation split, and slides of the atlas that judge.
 """
@@ -16,39 +17,48 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-import warnings
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.torch import load_file, save_file
 from scipy import ndimage
-from sklearn.neural_network import MLPClassifier
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
 
 from artifusion.config import DEFAULT_SPACING_UM, TrainConfig, load_config
 from artifusion.damage.spots import MARGIN_PX, SMALLEST_PX, paint
-from artifusion.detection.clicks import Pointed, classified, context, features, seeds_of
-from artifusion.slide.tissue import GLASS_OD, optical_density
+from artifusion.detection.clicks import FINER, INPUTS, Pointed, prompt_maps
+from artifusion.detection.network import ArtifactNet
+from artifusion.mask.classes import CLASSES
+from artifusion.slide.tissue import DENSITIES, GLASS_OD, optical_density
 from artifusion.training.corpus import first_match, is_validation
 from artifusion.training.tiles import find_images
 from benchmarks.quality.labelled import judging_cases
+from tools.detector_samples import IGNORED, SIDE_PX
 from tools.laid_artifacts import as_light
 
-CANVAS_PX, WINDOW_PX = 160, 64
-REDUCED = (1.0, 2.4)                # canvas pixels per window pixel
+CANVAS_PX = SIDE_PX
+WINDOW_PX = 64                      # side of the answer; what goes in is FINER times as large
 SCALES_UM = (0.5, 12.0)
 SIZES_PX = (20, 220)                # of an artifact, longest side
 KINDS = {"fold": 0.55, "region": 0.14, "bubble": 0.15, "pen": 0.05, "dark": 0.05, "thread": 0.03, "blur": 0.03}
 PAINTED = 0.3                       # of the folds: those of `artifusion damage`
 BESIDE = 0.45                       # of the samples: with artifacts that are not meant
-WINDOWS, PIXELS = 2, 120            # of every sample; of every window, twice
-HIDDEN, EPOCHS = (24, 24), 14
-JOBS = 12
 MOST_PX = 3000                      # longest side of an image that is kept in memory
+BATCH, MEAN = 32, 0.998             # MEAN: the share of the mean weights that a batch leaves
+ODDS = {"fold": 1.0, "bubble": 1.0, "pen": 0.8, "blur": 0.4, "dark": 0.8, "dust": 0.5, "other": 0.5}
+DRAWN_HERE, REAL = 2.0, 4.0         # times as often as an artifact that tools/laid_artifacts.py laid
+ROOM, ROOM_FINER = (0.7, 9.0), (0.25, 1.4)          # a window's side over the artifact's longest
+FINER_SHARE, BOX_SHARE = 0.3, 0.2
+ROUNDS = (0.55, 0.25, 0.2)          # shares of batches with no, one and two further clicks
 
 
 @dataclass(frozen=True)
@@ -249,161 +259,190 @@ def scanned(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Prompts.
+# Windows and prompts.
 
-def depth_of(covered: np.ndarray) -> np.ndarray:
-    return ndimage.distance_transform_edt(np.pad(covered, 1))[1:-1, 1:-1]
+@dataclass(frozen=True)
+class Artifact:
+    """Pixels uint8 (S, S, 3), where one artifact lies, bool (S, S), where nobody knows, bool, and its odds."""
+
+    pixels: np.ndarray
+    truth: np.ndarray
+    unknown: np.ndarray
+    odds: float
 
 
-def inner(covered: np.ndarray, rng: np.random.Generator, middle: float) -> tuple[float, float]:
-    """A point (x, y) in a place: with a probability its most interior one, else one that is not at the edge."""
-    depth = depth_of(covered)
-    chosen = np.argwhere(depth >= (0.999 if rng.random() < middle else 0.35) * depth.max())
+@dataclass
+class Window:
+    """What the network sees of an artifact, (3, 2 W, 2 W), the truth and what is unknown, bool (W, W), and prompts."""
+
+    density: Tensor
+    truth: np.ndarray
+    unknown: np.ndarray
+    pointed: Pointed
+    before: np.ndarray
+    is_finer: bool
+
+
+def artifacts_of(folders: Iterable[Path]) -> list[Artifact]:
+    """The artifacts of what tools/detector_samples.py kept, each connected place one."""
+    found = []
+    for path in (path for folder in folders for path in sorted(folder.glob("*.npz"))):
+        part = np.load(path)
+        for pixels, ids, what in zip(part["pixels"], part["truth"], part["what"], strict=True):
+            real = what.startswith("place") and what != "place normal"
+            for name, value in CLASSES.items():
+                labels, count = ndimage.label(ids == value, np.ones((3, 3)))
+                for number in range(1, count + 1):
+                    truth = labels == number
+                    if 30 <= np.count_nonzero(truth) <= 0.8 * truth.size:
+                        found.append(Artifact(pixels, truth, ids == IGNORED, ODDS[name] * (REAL if real else 1.0)))
+    return found
+
+
+def window(artifact: Artifact, rng: np.random.Generator) -> Window:
+    """A window over a random part of an artifact, turned and stained anew, with a first prompt."""
+    is_finer = rng.random() < FINER_SHARE
+    side_px = artifact.truth.shape[0]
+    rows, columns = np.nonzero(artifact.truth)
+    longest = max(np.ptp(rows), np.ptp(columns)) + 1
+    side = int(np.clip(longest * np.exp(rng.uniform(*np.log(ROOM_FINER if is_finer else ROOM))), 20, side_px))
+    at = rng.integers(len(rows))
+    top, left = (int(np.clip(place - side * rng.beta(3, 3), 0, side_px - side)) for place in (rows[at], columns[at]))
+    cut, turn, mirror = np.s_[top : top + side, left : left + side], int(rng.integers(4)), rng.random() < 0.5
+    sampled = ((np.arange(WINDOW_PX) + 0.5) * side / WINDOW_PX).astype(int)
+
+    def turned(values: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(np.rot90(values[:, ::-1] if mirror else values, turn))
+
+    truth, unknown = (turned(values[cut])[sampled][:, sampled] for values in (artifact.truth, artifact.unknown))
+    gain = np.exp(rng.normal(0, 0.3) + rng.normal(0, 0.1, 3))
+    density = (DENSITIES[turned(artifact.pixels[cut])] * gain + rng.normal(0, 0.01)).astype(np.float32)
+    shown = F.interpolate(torch.from_numpy(density).permute(2, 0, 1)[None], size=(FINER * WINDOW_PX,) * 2,
+                          mode="bilinear", antialias=side >= FINER * WINDOW_PX, align_corners=False)[0]
+    before = np.zeros(truth.shape, np.float32)
+    if is_finer:
+        soft = ndimage.gaussian_filter(artifact.truth.astype(np.float32), rng.integers(2, 7) * rng.uniform(0.3, 0.9))
+        soft = ndimage.shift(soft[cut], rng.normal(0, 0.5, 2), order=1, mode="nearest")
+        before = np.clip(turned(soft)[sampled][:, sampled] * rng.uniform(0.7, 1.2) + rng.normal(0, 0.05), 0, 1)
+    return Window(shown, truth, unknown, first_prompt(truth, rng, is_finer), before.astype(np.float32), is_finer)
+
+
+def first_prompt(truth: np.ndarray, rng: np.random.Generator, is_finer: bool) -> Pointed:
+    """A click, or a box a little off; where an artifact is drawn finer the click may lie outside the window."""
+    if not truth.any() or (is_finer and rng.random() < 0.3):
+        return Pointed()
+    if is_finer or rng.random() >= BOX_SHARE:
+        return Pointed([deep(truth, rng)])
+    rows, columns = (np.flatnonzero(truth.any(axis=axis)) for axis in (1, 0))
+    edges = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], float)
+    sides = np.tile(edges[2:] - edges[:2], 2)
+    return Pointed(boxes=[tuple(edges + rng.normal(0, 0.04, 4) * sides)])
+
+
+def deep(place: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    """A point (x, y) in a place: often its most interior one."""
+    depth = ndimage.distance_transform_edt(np.pad(place, 1))[1:-1, 1:-1]
+    chosen = np.argwhere(depth >= depth.max() * (1 if rng.random() < 0.4 else rng.uniform(0.3, 1)))
     row, column = chosen[rng.integers(len(chosen))]
     return float(column) + 0.5, float(row) + 0.5
 
 
-def window(sample: Sample, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Pointed, np.ndarray | None]:
-    """A window of a sample, WINDOW_PX a side: pixels, truth, prompts, and an earlier answer or None."""
-    zoomed = rng.random() < 0.35                            # a part of an artifact whose rest was seen before
-    ratio = np.exp(rng.uniform(*np.log(REDUCED))) if not zoomed or rng.random() < 0.5 else 1.0
-    first = inner(sample.truth, rng, 0.5)
-    rows, columns = (np.flatnonzero(sample.truth.any(axis=axis))[[0, -1]] for axis in (1, 0))
-    if zoomed:
-        at = np.argwhere(sample.truth ^ ndimage.binary_erosion(sample.truth, iterations=2))
-        middle = at[rng.integers(len(at))]
-    elif rng.random() < 0.5:
-        middle = np.array(first[::-1])
-    else:
-        middle = np.array([rows.mean(), columns.mean()]) + rng.normal(0, 5, 2)
-    side = round(WINDOW_PX * ratio)
-    top, left = (int(np.clip(m - side / 2, 0, CANVAS_PX - side)) for m in middle)
-    ratio, cut = side / WINDOW_PX, np.s_[top : top + side, left : left + side]
-    pixels, truth = reduced(sample.pixels[cut]), reduced(255 * sample.truth[cut].view(np.uint8)) > 127
-    if not truth.any():
-        return window(sample, rng)
-    points, not_points, boxes = [((first[0] - left) / ratio, (first[1] - top) / ratio)], [], []
-    for _ in range(rng.choice([0, 0, 1, 2])):
-        points.append(inner(truth, rng, 0.2))
-    if rng.random() < 0.25:
-        rim = ~truth & ~ndimage.binary_erosion(~truth, iterations=int(rng.integers(3, 20)))
-        if rim.any():
-            not_points.append(inner(rim, rng, 0.3))
-    if rng.random() < 0.2:
-        edges = np.array([columns[0] - left, rows[0] - top, columns[1] + 1 - left, rows[1] + 1 - top]) / ratio
-        off = rng.normal(0, 0.04, 4) * max(edges[2:] - edges[:2])
-        boxes = [tuple(edges + off)]
-        points = [] if rng.random() < 0.6 else points
-    before = earlier(truth, rng) if zoomed or rng.random() < 0.15 else None
-    return pixels, truth, Pointed(points, not_points, boxes), before
+def corrected(one: Window, answer: np.ndarray, rng: np.random.Generator) -> None:
+    """Give a window a further prompt where an answer is most wrong, and the answer."""
+    found = answer > 0.5
+    missing, surplus = one.truth & ~found, found & ~one.truth & ~one.unknown
+    points, not_points = list(one.pointed.points), list(one.pointed.not_points)
+    if missing.any() and missing.sum() >= surplus.sum():
+        points.append(deep(missing, rng))
+    elif surplus.any():
+        not_points.append(deep(surplus, rng))
+    one.pointed, one.before = Pointed(points, not_points, one.pointed.boxes), answer
 
 
-def reduced(pixels: np.ndarray) -> np.ndarray:
-    """Pixels uint8 (S, S) or (S, S, 3) at the window's size."""
-    return np.asarray(Image.fromarray(pixels).resize((WINDOW_PX, WINDOW_PX), Image.Resampling.BOX))
-
-
-def earlier(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """An answer at a coarser scale, not quite right: float32, the truth's shape."""
-    shifted = np.roll(truth, rng.integers(-2, 3, 2), (0, 1)).astype(np.float32)
-    field = ndimage.gaussian_filter(shifted, rng.uniform(1, 4)) + rng.uniform(0, 0.25) * noise(
-        rng, rng.uniform(2, 8))[: len(truth), : len(truth)]
-    return 1 / (1 + np.exp(-rng.uniform(4, 12) * (field - rng.uniform(0.35, 0.65))))
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What the first classifier sees of a window, where paths begin in it, and the truth."""
-
-    seen: np.ndarray
-    seeds: np.ndarray
-    truth: np.ndarray
-
-
-def shown(sample: Sample, rng: np.random.Generator) -> Shown:
-    pixels, truth, pointed, before = window(sample, rng)
-    seeds = seeds_of(pointed.points, pointed.boxes, before, truth.shape)
-    return Shown(features(pixels, pointed, before).astype(np.float16), seeds, truth)
-
-
-def make(job: tuple[Path, int, int]) -> list[Shown]:
-    """Some samples, painted and seen."""
-    data, seed, count = job
-    rng = np.random.default_rng(seed)
-    clean = scenes(data, False)
-    return [shown(sample, rng) for sample in (draw(clean, rng) for _ in range(count)) for _ in range(WINDOWS)]
-
-
-def chosen(windows: Sequence[Shown], rng: np.random.Generator) -> list[np.ndarray]:
-    """Of every window which pixels are learned from: half anywhere, half in the artifact and beside it."""
-    found = []
+def batch_of(windows: list[Window]) -> Tensor:
+    """The network's input for windows: (B, 7, 2 W, 2 W)."""
+    maps = []
     for one in windows:
-        around = np.flatnonzero(ndimage.binary_dilation(one.truth, iterations=4))
-        found.append(np.concatenate([rng.integers(one.truth.size, size=PIXELS), rng.choice(around, PIXELS)]))
-    return found
+        prompts = prompt_maps(one.density.shape[1:], one.pointed)
+        prompts[-1] = one.before.repeat(FINER, 0).repeat(FINER, 1)
+        maps.append(torch.cat([one.density, torch.from_numpy(prompts)]))
+    return torch.stack(maps).contiguous(memory_format=torch.channels_last)
 
 
-def learned(rows: np.ndarray, truth: np.ndarray, name: str, seed: int) -> dict[str, np.ndarray]:
-    """The layers of a classifier of rows (N, F), which are standardised by its first layer."""
-    mean, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-3
-    net = MLPClassifier(HIDDEN, alpha=1e-4, batch_size=512, learning_rate_init=3e-3, max_iter=EPOCHS, tol=0,
-                        n_iter_no_change=EPOCHS, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                      # that it has not converged
-        net.fit(((rows - mean) / spread).astype(np.float32), truth)
-    print(f"{name}: loss {net.loss_:.3f}", flush=True)
-    weights = {f"{name}.{n}.weight": weight for n, weight in enumerate(net.coefs_)}
-    weights |= {f"{name}.{n}.bias": bias for n, bias in enumerate(net.intercepts_)}
-    weights[f"{name}.0.bias"] = weights[f"{name}.0.bias"] - (mean / spread) @ net.coefs_[0]
-    weights[f"{name}.0.weight"] = net.coefs_[0] / spread[:, None]
-    return {key: value.astype(np.float32) for key, value in weights.items()}
+def loss_of(logits: Tensor, windows: list[Window]) -> Tensor:
+    """Cross-entropy, and soft Dice of each window, where the truth is known (Milletari et al. 2016)."""
+    known = torch.from_numpy(np.stack([~one.unknown for one in windows])).float()
+    truth = torch.from_numpy(np.stack([one.truth for one in windows])).float() * known
+    entropy = (F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * known).sum() / known.sum()
+    found = torch.sigmoid(logits) * known
+    dice = (2 * (found * truth).sum((1, 2)) + 1) / (found.sum((1, 2)) + truth.sum((1, 2)) + 1)
+    return entropy + (1 - dice).mean()
 
 
-def fit(windows: Sequence[Shown], seed: int) -> dict[str, np.ndarray]:
-    """The layers of both classifiers."""
-    rng = np.random.default_rng(seed)
-    at = chosen(windows, rng)
-    truth = np.concatenate([one.truth.ravel()[pixels] for one, pixels in zip(windows, at, strict=True)])
-    rows = np.concatenate([one.seen.reshape(-1, one.seen.shape[2])[pixels] for one, pixels in
-                           zip(windows, at, strict=True)]).astype(np.float32)
-    weights = learned(rows, truth, "first", seed)
-    around = []
-    for one, pixels in zip(windows, at, strict=True):
-        first = classified(one.seen.astype(np.float32), weights, "first")
-        around.append(context(first, one.seeds).reshape(one.truth.size, -1)[pixels])
-    return weights | learned(np.concatenate([rows, np.concatenate(around)], axis=1), truth, "second", seed)
+def fit(net: ArtifactNet, artifacts: list[Artifact], seconds: float, rate: float, rng: np.random.Generator
+        ) -> torch.nn.Module:
+    net.train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-2)
+    kept = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(MEAN), use_buffers=True)
+    odds = np.array([one.odds for one in artifacts])
+    start, step, mean = time.monotonic(), 0, 0.0
 
+    def answers(windows: list[Window]) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits: Tensor = net(batch_of(windows))
+        return logits.float()[:, 0]
 
-def report(windows: Sequence[Shown], weights: dict[str, np.ndarray]) -> float:
-    """Mean IoU over windows."""
-    ious = []
-    for one in windows:
-        seen = one.seen.astype(np.float32)
-        first = classified(seen, weights, "first")
-        found = classified(np.concatenate([seen, context(first, one.seeds)], axis=2), weights, "second") > 0.5
-        ious.append((found & one.truth).sum() / max(1, (found | one.truth).sum()))
-    return float(np.mean(ious))
+    while (spent := (time.monotonic() - start) / seconds) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, spent / 0.04 + 0.02) * (0.5 + 0.5 * np.cos(np.pi * spent)) + 1e-5
+        drawn = [window(artifacts[n], rng) for n in rng.choice(len(artifacts), BATCH, p=odds / odds.sum())]
+        windows = [one for one in drawn if one.truth.any()]
+        for _ in range(rng.choice(len(ROUNDS), p=ROUNDS)):
+            net.eval()
+            with torch.no_grad():
+                found = torch.sigmoid(answers(windows)).numpy()
+            net.train()
+            for one, answer in zip(windows, found, strict=True):
+                if not one.is_finer:
+                    corrected(one, answer, rng)
+        loss = loss_of(answers(windows), windows)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
+        optimizer.step()
+        kept.update_parameters(net)
+        step += 1
+        mean += (loss.item() - mean) * max(0.01, 1 / step)
+        if step % 100 == 0:
+            print(f"{time.monotonic() - start:.0f} s, step {step}: {mean:.4f}", flush=True)
+    return kept.module
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
+    parser.add_argument("samples", type=Path, nargs="*")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--samples", type=int, default=600)
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--count", type=int, default=6000, help="of samples that are made here")
+    parser.add_argument("--seconds", type=float, default=1300)
+    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--init", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if given.out.exists():
         sys.exit(f"{given.out} exists; name another file")
-    jobs = [(given.data, 1000 * given.seed + n, given.samples // JOBS) for n in range(JOBS)]
-    with Pool(given.processes) as pool:
-        parts = list(pool.imap(make, jobs))
-    held_out = [one for part in parts[: JOBS // 6] for one in part]
-    windows = [one for part in parts[JOBS // 6 :] for one in part]
-    weights = fit(windows, given.seed)
-    save_file(weights, given.out)
-    print(f"{len(windows)} windows; IoU {report(windows[:200], weights):.3f}, "
-          f"of others {report(held_out, weights):.3f}")
+    torch.manual_seed(given.seed)
+    rng, clean = np.random.default_rng(given.seed), scenes(given.data, False)
+    artifacts = artifacts_of(given.samples)
+    for _ in tqdm(range(given.count), desc="laying artifacts"):
+        sample = draw(clean, rng)
+        artifacts.append(Artifact(sample.pixels, sample.truth, np.zeros_like(sample.truth), DRAWN_HERE))
+    net = ArtifactNet(len(INPUTS), 1)
+    if given.init:
+        net.load_state_dict(load_file(given.init))
+    weights = fit(net, artifacts, given.seconds, given.rate, rng).state_dict()
+    save_file({name: value.half().contiguous() if value.is_floating_point() else value
+               for name, value in weights.items()}, given.out)
 
 
 if __name__ == "__main__":

@@ -32,18 +32,18 @@ MULTIPLE = 2 ** len(CHANNELS)
 class ArtifactNet(nn.Module):
     """A residual encoder whose levels are added to the decoder's (LinkNet, Chaurasia and Culurciello 2017).
 
-    Optical density over that of the slide's median tissue (B, 3, H, W), sides multiples of MULTIPLE -> logits of KINDS
-    (B, 7, H / 2, W / 2).
+    Optical density over that of the slide's median tissue (B, inputs, H, W), sides multiples of MULTIPLE -> logits
+    (B, outputs, H / 2, W / 2), of KINDS if not said otherwise.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: int = 3, outputs: int = len(KINDS)) -> None:
         super().__init__()
-        self.down = nn.ModuleList(convolution(i, o, stride=2) for i, o in pairwise((3, *CHANNELS)))
+        self.down = nn.ModuleList(convolution(i, o, stride=2) for i, o in pairwise((inputs, *CHANNELS)))
         self.blocks = nn.ModuleList(nn.Sequential(*(Residual(c) for _ in range(count)))
                                     for c, count in zip(CHANNELS, BLOCKS, strict=True))
         self.narrow = nn.ModuleList(convolution(low, high, side=1) for high, low in pairwise(CHANNELS))
         self.up = nn.ModuleList(convolution(c, c) for c in CHANNELS[:-1])
-        self.out = nn.Conv2d(CHANNELS[0], len(KINDS), 1)
+        self.out = nn.Conv2d(CHANNELS[0], outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         kept = []
@@ -91,7 +91,11 @@ def for_use(net: ArtifactNet) -> ArtifactNet:
     for part in list(net.modules()):
         if isinstance(part, nn.Sequential) and len(part) == 3 and isinstance(part[1], nn.BatchNorm2d):
             part[0], part[1] = fuse_conv_bn_eval(cast(nn.Conv2d, part[0]), part[1]), nn.Identity()
-    return net.to(fast_dtype(CPU))
+    net = net.to(fast_dtype(CPU))
+    for weight in net.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return net
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ from shapely import Polygon
 from shapely.affinity import translate
 
 from artifusion.config import DEFAULT_SPACING_UM
-from artifusion.detection.clicks import Pointed, probability
+from artifusion.detection.clicks import FINER, Pointed, probability
 from artifusion.detection.detected import DetectedRegion, Detection, opened, write_found
 from artifusion.detection.findings import dilated
 from artifusion.detection.prompts import Prompts, check_prompts, read_prompts
@@ -33,13 +33,13 @@ from artifusion.mask.polygons import pixel_box
 from artifusion.mask.writer import class_ids
 from artifusion.slide.reader import Slide
 
-WINDOW_PX = 64                      # side of the windows in which an artifact is first looked for
+WINDOW_PX = 64                      # side of the answer in windows in which an artifact is first looked for
 FINEST_UM = 0.5                     # per pixel of the first window
 WIDEST_UM = 5000.0                  # a window's side, less than
 GROW = 2.0
 CENTRED = 2                         # times that a window is centred on what is found in it
 ROOM, CLOSE = 1.6, 1.2              # side of a window over the longest side of what is in it: to find it, to draw it
-FINE_PX = (128, 256)                # longest sides at which an artifact's outline is drawn, one after the other
+FINE_PX = (64, 128)                 # longest sides at which an artifact's outline is drawn, one after the other
 LIKELY = 0.5
 REACH_PX = 2                        # from a click to the artifact it means
 CUT = 2.0                           # what a share of the window's edge costs: the artifact goes on outside
@@ -220,7 +220,8 @@ def look(slide: Slide, window: Box, size: Size, prompts: Prompts, before: np.nda
     boxes = [((box.x - window.x) * x, (box.y - window.y) * y, (box.right - window.x) * x, (box.bottom - window.y) * y)
              for box in prompts.boxes]
     pointed = Pointed(placed(prompts.points), placed(prompts.not_points), boxes)
-    return probability(slide.read_as(window, size), pointed, before)
+    finer = Size(FINER * size.width, FINER * size.height)
+    return probability(slide.read_as(window, finer), pointed, before)
 
 
 def meant(likely: np.ndarray, window: Box, prompts: Prompts) -> np.ndarray:

@@ -24,7 +24,7 @@ from artifusion.mask.mask import footprint
 SECTION_UM = 4.0            # per pixel of the coarse scale, at least: whole sections
 COARSEST_UM = 9.0           # per pixel that the network reads, at most
 READ_UM, LIKE = 1.0, 1.3    # per pixel that it reads where level 0 is as fine, about
-READ_PX = 2048              # side of what it reads at once, without AROUND_UM
+READ_PX = 1024              # side of what it reads at once, without AROUND_UM
 AROUND_UM = 80.0
 BESIDE_UM = 24.0            # around a finding, within which it is compared with what lies beside
 THINNEST_OD = 0.03          # less is bare glass, on which the network is not asked
@@ -70,6 +70,9 @@ class Sight:
     def part(self, part: Box) -> np.ndarray:
         """As `at`, of a box that is read at once, (6, H, W). The network's cells lie alike for all boxes."""
         survey = self.survey
+        tissue = gray(density_above_glass(survey.read(part, survey.coarse), self.look)) > THINNEST_OD
+        if not tissue.any():
+            return np.zeros((len(SIGHTS), part.height, part.width), np.float32)
         step = MULTIPLE * self.read_um / survey.mpp                          # level-0 pixels
         inner = footprint(part, survey.coarse, survey.slide.size)
         outer = inner.expanded(round(AROUND_UM / survey.mpp))
@@ -77,13 +80,11 @@ class Sight:
         right, bottom = math.ceil(outer.right / step), math.ceil(outer.bottom / step)
         outer = Box.from_edges(*(round(edge * step) for edge in (left, top, right, bottom)))
         pixels = survey.slide.read_as(outer, Size((right - left) * MULTIPLE, (bottom - top) * MULTIPLE))
-        density = gray(density_above_glass(pixels, self.look))
-        maps = []
-        for values in (density, *probabilities(self.net, pixels, self.look)[1:]):
-            rows = share(inner.y - outer.y, inner.height, outer.height, values.shape[0])
-            columns = share(inner.x - outer.x, inner.width, outer.width, values.shape[1])
-            maps.append(cv2.resize(values[rows, columns], (part.width, part.height), interpolation=cv2.INTER_AREA))
-        return np.stack(maps[1:]) * (maps[0] > THINNEST_OD)
+        seen = probabilities(self.net, pixels, self.look)[1:]
+        rows = share(inner.y - outer.y, inner.height, outer.height, seen.shape[1])
+        columns = share(inner.x - outer.x, inner.width, outer.width, seen.shape[2])
+        size = part.width, part.height
+        return np.stack([cv2.resize(map_[rows, columns], size, interpolation=cv2.INTER_AREA) for map_ in seen]) * tissue
 
 
 def share(start: int, length: int, whole: int, px: int) -> slice:

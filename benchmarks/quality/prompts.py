@@ -1,6 +1,6 @@
 """What a click finds: IoU with masks drawn by hand of real artifacts, after each of several simulated clicks.
 
-    python -m benchmarks.quality.prompts DATA SLIDES [--use judge] [--method classifier] [--clicks 3] [--json FILE]
+    python -m benchmarks.quality.prompts DATA SLIDES [--use judge] [--method network] [--clicks 3] [--json FILE]
 
 DATA is the folder of wsi/, train/ and artifacts/, SLIDES holds the slides as NAME.tiff; the masks are those of
 benchmarks/masks. The first click is at the most interior point of an artifact, each next one at the most interior
@@ -242,7 +242,7 @@ def raster_outline(covered: np.ndarray, window: Box) -> BaseGeometry:
     return shapely.union_all([affine_transform(p, [x, 0, 0, y, window.x, window.y]) for p in rectilinear(covered)])
 
 
-def classifier() -> Method:
+def network() -> Method:
     def method(slide: Slide, points: Clicks, boxes: Sequence[Box], not_points: Clicks) -> BaseGeometry:
         found = detect_at(slide, points=points, boxes=boxes, not_points=not_points)
         return shapely.union_all(found.mask.polygons)
@@ -250,7 +250,7 @@ def classifier() -> Method:
     return method
 
 
-METHODS: dict[str, Callable[[], Method]] = {"classifier": classifier, "walker": walker}
+METHODS: dict[str, Callable[[], Method]] = {"network": network, "walker": walker}
 
 
 def report(trials: Sequence[Trial]) -> dict[str, Any]:
@@ -277,7 +277,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("slides", type=Path)
     parser.add_argument("--use", choices=("tune", "judge"))
-    parser.add_argument("--method", choices=tuple(METHODS), default="classifier")
+    parser.add_argument("--method", choices=tuple(METHODS), default="network")
     parser.add_argument("--clicks", type=int, default=3)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
