@@ -41,7 +41,7 @@ def network() -> ArtifactNet:
     """The embedded network."""
     net = ArtifactNet(len(INPUTS), 1)
     net.load_state_dict(load((files("artifusion") / "weights/prompts/model.safetensors").read_bytes()))
-    return for_use(net).float()
+    return for_use(net, torch.float32)
 
 
 @torch.inference_mode()
@@ -50,7 +50,7 @@ def probability(rgb: np.ndarray, pointed: Pointed, before: np.ndarray | None = N
 
     Args:
         rgb: uint8 (2 H, 2 W, 3), twice as fine as the answer.
-        before: an earlier, coarser answer, float32 (H, W).
+        before: an earlier answer, float32 (H, W).
     """
     height, width = rgb.shape[:2]
     padded = np.pad(rgb, ((0, -height % MULTIPLE), (0, -width % MULTIPLE), (0, 0)), "edge")

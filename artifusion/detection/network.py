@@ -85,13 +85,16 @@ def network() -> ArtifactNet:
     return for_use(net)
 
 
-def for_use(net: ArtifactNet) -> ArtifactNet:
-    """The network in the form in which it answers: each normalization is part of its convolution."""
+def for_use(net: ArtifactNet, dtype: torch.dtype | None = None) -> ArtifactNet:
+    """The network in the form in which it answers: each normalization is part of its convolution.
+
+    dtype: of its weights and pixels; the fastest that the machine has if not given.
+    """
     net = net.float().eval()
     for part in list(net.modules()):
         if isinstance(part, nn.Sequential) and len(part) == 3 and isinstance(part[1], nn.BatchNorm2d):
             part[0], part[1] = fuse_conv_bn_eval(cast(nn.Conv2d, part[0]), part[1]), nn.Identity()
-    net = net.to(fast_dtype(CPU))
+    net = net.to(dtype or fast_dtype(CPU))
     for weight in net.parameters():
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)

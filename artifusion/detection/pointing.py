@@ -34,7 +34,7 @@ from artifusion.mask.writer import class_ids
 from artifusion.slide.reader import Slide
 
 WINDOW_PX = 64                      # side of the answer in windows in which an artifact is first looked for
-FINEST_UM = 0.5                     # per pixel of the first window
+FINEST_UM = 0.5                     # per pixel of the first answer
 WIDEST_UM = 5000.0                  # a window's side, less than
 GROW = 2.0
 CENTRED = 2                         # times that a window is centred on what is found in it
@@ -88,16 +88,18 @@ def detect_at(
 
     Raises:
         SlideError: cannot be read.
-        MaskError: prompts outside the slide or on bare glass, only not-points, or where nothing is found.
+        MaskError: prompts outside the slide, points on bare glass, only not-points, or where nothing is found.
     """
     if not isinstance(source, Slide):
         with opened(source, mpp) as slide:
             return detect_at(slide, points=points, boxes=boxes, not_points=not_points, prompts=prompts, mpp=mpp)
     um = mpp or source.mpp or DEFAULT_SPACING_UM
-    given = Prompts(tuple(Point(*at) for at in points), tuple(Box(*box) for box in boxes),
-                    tuple(Point(*at) for at in not_points))
+    given = Prompts(tuple(Point(*map(int, at)) for at in points), tuple(Box(*map(int, box)) for box in boxes),
+                    tuple(Point(*map(int, at)) for at in not_points))
     asked = [one for one in (given, *prompts) if one != Prompts()]
     check_prompts(source, um, asked)
+    whole = Box(0, 0, *source.size)
+    asked = [replace(one, boxes=tuple(box.intersection(whole) for box in one.boxes)) for one in asked]
     return detection_of_found(source, um, artifacts_at(source, um, asked))
 
 

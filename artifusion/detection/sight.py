@@ -52,7 +52,7 @@ class Sight:
 
     @property
     def read_um(self) -> float:
-        """um per pixel at which the network reads the slide: READ_UM, or as a level that is about as fine."""
+        """um per pixel at which the network reads: a level about as fine as READ_UM, else that, or level 0."""
         spacings = [self.survey.mpp * downsample for downsample in self.survey.slide.level_downsamples]
         alike = [um for um in spacings if READ_UM / LIKE <= um <= READ_UM * LIKE]
         return min(alike, default=max(READ_UM, self.survey.mpp), key=lambda um: abs(math.log(um / READ_UM)))
@@ -81,13 +81,13 @@ class Sight:
         outer = Box.from_edges(*(round(edge * step) for edge in (left, top, right, bottom)))
         pixels = survey.slide.read_as(outer, Size((right - left) * MULTIPLE, (bottom - top) * MULTIPLE))
         seen = probabilities(self.net, pixels, self.look)[1:]
-        rows = share(inner.y - outer.y, inner.height, outer.height, seen.shape[1])
-        columns = share(inner.x - outer.x, inner.width, outer.width, seen.shape[2])
+        rows = span(inner.y - outer.y, inner.height, outer.height, seen.shape[1])
+        columns = span(inner.x - outer.x, inner.width, outer.width, seen.shape[2])
         size = part.width, part.height
         return np.stack([cv2.resize(map_[rows, columns], size, interpolation=cv2.INTER_AREA) for map_ in seen]) * tissue
 
 
-def share(start: int, length: int, whole: int, px: int) -> slice:
+def span(start: int, length: int, whole: int, px: int) -> slice:
     """The pixels, at least one, of px in all that show `length` from `start` on of a whole."""
     first = min(px - 1, round(start * px / whole))
     return slice(first, max(first + 1, round((start + length) * px / whole)))

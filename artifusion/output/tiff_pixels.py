@@ -17,8 +17,9 @@ from artifusion.output.codecs import jpeg
 from artifusion.output.codecs.segment_codecs import APERIO_YCBCR, JpegCodec, PackedCodec, codec_of
 from artifusion.slide import tiff
 from artifusion.slide.levels import Grid, level_pages
-from artifusion.slide.reader import OpenSlideSlide, Slide
+from artifusion.slide.reader import TIFF_VENDORS, Slide
 
+JPEG, RGB, YCBCR = 7, 2, 6           # of compressions and photometric interpretations
 EXACT, LOSSY = 3.0, 12.0             # grey levels: rounding, also of other colours; any usual encoding
 
 
@@ -40,10 +41,10 @@ class TiffPixels:
         self._tifffile.close()
         self._file.close()
 
-    def read(self, level: int, lv_box: Box, whole: bool = False) -> np.ndarray:
+    def read(self, level: int, lv_box: Box, strict: bool = False) -> np.ndarray:
         """Return a box of a level, uint8 (H, W, 3); beyond the level its edge is repeated, missing tiles are white.
 
-        Damaged tiles are white, too; where it must be `whole` they raise SlideError.
+        Damaged tiles are white, too; if `strict` they raise SlideError.
         """
         grid = self.grids[level]
         inside = lv_box.intersection(Box(0, 0, *grid.size))
@@ -53,7 +54,7 @@ class TiffPixels:
             if tile is not None:
                 part = grid.box(index).intersection(inside)
                 pixels[part.slices(inside)] = tile[part.slices(grid.box(index))]
-            elif whole and self.holds(level, index):
+            elif strict and self.holds(level, index):
                 raise SlideError(f"{self._file.name}: level {level} is damaged at {tuple(grid.box(index)[:2])}")
         across, down = ((inside.x - lv_box.x, lv_box.right - inside.right),
                         (inside.y - lv_box.y, lv_box.bottom - inside.bottom))
@@ -99,6 +100,13 @@ class TiffPixels:
         except BROKEN_FILE:
             return 0.0, 0.0
 
+    @property
+    def are_plain(self) -> bool:
+        """Return whether every level is JPEG in RGB or YCbCr, upright, and holds all its tiles."""
+        return all(page.number(tiff.COMPRESSION) == JPEG and page.number(tiff.PHOTOMETRIC) in (RGB, YCBCR)
+                   and page.number(tiff.SAMPLES) == 3 and page.number(tiff.PLANAR, 1) == 1
+                   and page.number(tiff.ORIENTATION, 1) == 1 and page.counts.all() for page in self._stored)
+
     def holds(self, level: int, index: int) -> bool:
         """Return whether a tile is not missing."""
         return bool(self._stored[level].counts[index])
@@ -111,22 +119,28 @@ class TiledSlide(Slide):
         self.__dict__ |= slide.__dict__
         self._slide, self._tiles = slide, pixels
 
+    def is_missing(self, l0_box: Box) -> bool:
+        return self._slide.is_missing(l0_box)
+
+    def read_associated(self, name: str) -> np.ndarray:
+        return self._slide.read_associated(name)
+
     def _pixels(self, level: int, lv_box: Box) -> np.ndarray:
         try:
-            return self._tiles.read(level, lv_box, whole=True)
+            return self._tiles.read(level, lv_box, strict=True)
         except SlideError:
             return self._slide._pixels(level, lv_box)
 
 
 @contextmanager
 def read_fast(slide: Slide) -> Iterator[Slide]:
-    """The slide, read through tifffile where that shows its levels."""
+    """The slide, read through tifffile where that is known to show what OpenSlide shows."""
     try:
-        if not isinstance(slide, OpenSlideSlide):
-            raise ValueError("nothing to gain")
+        if slide.vendor not in TIFF_VENDORS:
+            raise ValueError("its tiles may overlap")
         pixels = TiffPixels(slide)
     except (ValueError, SlideError, tifffile.TiffFileError, *BROKEN_FILE):
         yield slide
         return
     with closing(pixels):
-        yield TiledSlide(slide, pixels)
+        yield TiledSlide(slide, pixels) if pixels.are_plain else slide

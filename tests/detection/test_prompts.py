@@ -118,6 +118,14 @@ def test_a_further_point_is_looked_for_around_what_was_found_alone(spots, tmp_pa
     assert all(window.width <= 1.5 * wide for window in windows[first + 1 :])
 
 
+def test_a_box_may_reach_beyond_the_slide(spots):
+    pixels, _, second = spots
+    left, top = THERE[0] - 80, THERE[1] - 80
+    inside, beyond = (found_at(pixels, boxes=[(left, top, *size)]) for size in
+                      ((SIZE[0] - left, SIZE[1] - top), (5000, 5000)))
+    assert np.array_equal(inside, beyond) and (beyond & second).any()
+
+
 def test_a_repeated_click_changes_nothing(spots):
     once, twice = (detect_at(spots[0], mpp=MPP, points=[HERE] * count) for count in (1, 2))
     assert np.array_equal(once.ids, twice.ids)

@@ -41,6 +41,31 @@ def test_a_damaged_tile_is_said_to_be_as_openslide_says_it(path):
         assert fast.read(Box(100, 100, 40, 40)).shape == (40, 40, 3)
 
 
+@pytest.mark.parametrize("how", [
+    {"photometric": "rgb", "extrasamples": ["unassalpha"]}, {"photometric": "rgb", "compression": "lzw"},
+    {"photometric": "rgb", "compression": "jpeg", "extratags": [(274, 3, 1, 3, True)]},
+    {"photometric": "rgb", "planarconfig": "separate"}])
+def test_what_tifffile_may_show_otherwise_is_read_by_openslide(tmp_path, how):
+    pixels = he_like(500, 402)
+    if "extrasamples" in how:
+        pixels = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
+    if "planarconfig" in how:
+        pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    tifffile.imwrite(tmp_path / "slide.tif", pixels, tile=(128, 128), metadata=None, **how)
+    with open_slide(tmp_path / "slide.tif", 0.5) as slide, read_fast(slide) as fast:
+        assert fast is slide
+
+
+def test_a_slide_without_all_its_tiles_is_read_by_openslide(path):
+    data = path.read_bytes()
+    with tifffile.TiffFile(path) as file:
+        counts = file.pages[1].tags["TileByteCounts"]
+    assert counts.count > 1 and counts.dtype == 4
+    path.write_bytes(data[: counts.valueoffset] + bytes(4) + data[counts.valueoffset + 4 :])
+    with open_slide(path, 0.5) as slide, read_fast(slide) as fast:
+        assert fast is slide
+
+
 def test_a_plain_image_is_read_as_before(tmp_path):
     Image.fromarray(he_like(64, 48)).save(tmp_path / "image.png")
     with open_slide(tmp_path / "image.png") as slide, read_fast(slide) as fast:
