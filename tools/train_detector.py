@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -100,21 +102,31 @@ def loss_of(logits: Tensor, truth: Tensor) -> Tensor:
     return entropy + 0.5 * (1 - dice)
 
 
-def fit(net: ArtifactNet, samples: Samples, seconds: float, rate: float, rng: np.random.Generator) -> ArtifactNet:
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained: seconds, highest rate, share of the time until then, weight decay, longest gradient."""
+
+    seconds: float
+    rate: float
+    warm: float
+    decay: float
+    longest: float
+
+
+def fit(net: ArtifactNet, loss_of_batch: Callable[[], Tensor], recipe: Recipe) -> ArtifactNet:
+    """The mean of the network's weights over its last batches, whose losses are asked for one after the other."""
     net.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=2e-2)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
     kept = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(MEAN), use_buffers=True)
     start, step, mean = time.monotonic(), 0, 0.0
-    while (spent := (time.monotonic() - start) / seconds) < 1:
+    while (spent := (time.monotonic() - start) / recipe.seconds) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, spent / 0.05 + 0.02) * (0.5 + 0.5 * np.cos(np.pi * spent)) + 1e-5
-        x, truth = samples.draw(rng)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = net(x)
-        loss = loss_of(logits.float(), truth)
+            group["lr"] = (recipe.rate * min(1.0, spent / recipe.warm + 0.02) * (0.5 + 0.5 * np.cos(np.pi * spent))
+                           + 1e-5)
+        loss = loss_of_batch()
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 3.0)
+        torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.longest)
         optimizer.step()
         kept.update_parameters(net)
         step += 1
@@ -122,6 +134,12 @@ def fit(net: ArtifactNet, samples: Samples, seconds: float, rate: float, rng: np
         if step % 100 == 0:
             print(f"{time.monotonic() - start:.0f} s, step {step}: {mean:.4f}", flush=True)
     return cast(ArtifactNet, kept.module.eval())
+
+
+def save_halves(net: ArtifactNet, out: Path) -> None:
+    """Write a network's weights in float16."""
+    save_file({name: value.half().contiguous() if value.is_floating_point() else value
+               for name, value in net.state_dict().items()}, out)
 
 
 def main() -> None:
@@ -141,9 +159,14 @@ def main() -> None:
     net = ArtifactNet()
     if given.init:
         net.load_state_dict(load_file(given.init))
-    net = fit(net, samples, given.seconds, given.rate, rng)
-    save_file({name: value.half().contiguous() if value.is_floating_point() else value
-               for name, value in net.state_dict().items()}, given.out)
+
+    def loss_of_batch() -> Tensor:
+        x, truth = samples.draw(rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = net(x)
+        return loss_of(logits.float(), truth)
+
+    save_halves(fit(net, loss_of_batch, Recipe(given.seconds, given.rate, 0.05, 2e-2, 3.0)), given.out)
     print(KINDS, sum(p.numel() for p in net.parameters()))
 
 

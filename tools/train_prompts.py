@@ -17,20 +17,18 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from artifusion.config import DEFAULT_SPACING_UM, TrainConfig, load_config
@@ -44,6 +42,7 @@ from artifusion.training.tiles import find_images
 from benchmarks.quality.labelled import judging_cases
 from tools.detector_samples import IGNORED, SIDE_PX
 from tools.laid_artifacts import as_light
+from tools.train_detector import Recipe, fit, save_halves
 
 CANVAS_PX = SIDE_PX
 WINDOW_PX = 64                      # side of the answer; what goes in is FINER times as large
@@ -53,7 +52,7 @@ KINDS = {"fold": 0.55, "region": 0.14, "bubble": 0.15, "pen": 0.05, "dark": 0.05
 PAINTED = 0.3                       # of the folds: those of `artifusion damage`
 BESIDE = 0.45                       # of the samples: with artifacts that are not meant
 MOST_PX = 3000                      # longest side of an image that is kept in memory
-BATCH, MEAN = 32, 0.998             # MEAN: the share of the mean weights that a batch leaves
+BATCH = 32
 ODDS = {"fold": 1.0, "bubble": 1.0, "pen": 0.8, "blur": 0.4, "dark": 0.8, "dust": 0.5, "other": 0.5}
 DRAWN_HERE, REAL = 2.0, 4.0         # times as often as an artifact that tools/laid_artifacts.py laid
 ROOM, ROOM_FINER = (0.7, 9.0), (0.25, 1.4)          # a window's side over the artifact's longest
@@ -379,43 +378,26 @@ def loss_of(logits: Tensor, windows: list[Window]) -> Tensor:
     return entropy + (1 - dice).mean()
 
 
-def fit(net: ArtifactNet, artifacts: list[Artifact], seconds: float, rate: float, rng: np.random.Generator
-        ) -> torch.nn.Module:
-    net.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-2)
-    kept = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(MEAN), use_buffers=True)
-    odds = np.array([one.odds for one in artifacts])
-    start, step, mean = time.monotonic(), 0, 0.0
+def answers(net: ArtifactNet, windows: list[Window]) -> Tensor:
+    """The network's logits for windows, (B, W, W)."""
+    with torch.autocast("cpu", torch.bfloat16):
+        logits: Tensor = net(batch_of(windows))
+    return logits.float()[:, 0]
 
-    def answers(windows: list[Window]) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            logits: Tensor = net(batch_of(windows))
-        return logits.float()[:, 0]
 
-    while (spent := (time.monotonic() - start) / seconds) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, spent / 0.04 + 0.02) * (0.5 + 0.5 * np.cos(np.pi * spent)) + 1e-5
-        drawn = [window(artifacts[n], rng) for n in rng.choice(len(artifacts), BATCH, p=odds / odds.sum())]
-        windows = [one for one in drawn if one.truth.any()]
-        for _ in range(rng.choice(len(ROUNDS), p=ROUNDS)):
-            net.eval()
-            with torch.no_grad():
-                found = torch.sigmoid(answers(windows)).numpy()
-            net.train()
-            for one, answer in zip(windows, found, strict=True):
-                if not one.is_finer:
-                    corrected(one, answer, rng)
-        loss = loss_of(answers(windows), windows)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
-        optimizer.step()
-        kept.update_parameters(net)
-        step += 1
-        mean += (loss.item() - mean) * max(0.01, 1 / step)
-        if step % 100 == 0:
-            print(f"{time.monotonic() - start:.0f} s, step {step}: {mean:.4f}", flush=True)
-    return kept.module
+def loss_of_batch(net: ArtifactNet, artifacts: list[Artifact], odds: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """The loss of a batch of windows, after further prompts where the network was wrong."""
+    drawn = [window(artifacts[n], rng) for n in rng.choice(len(artifacts), BATCH, p=odds)]
+    windows = [one for one in drawn if one.truth.any()]
+    for _ in range(rng.choice(len(ROUNDS), p=ROUNDS)):
+        net.eval()
+        with torch.no_grad():
+            found = torch.sigmoid(answers(net, windows)).numpy()
+        net.train()
+        for one, answer in zip(windows, found, strict=True):
+            if not one.is_finer:
+                corrected(one, answer, rng)
+    return loss_of(answers(net, windows), windows)
 
 
 def main() -> None:
@@ -440,9 +422,9 @@ def main() -> None:
     net = ArtifactNet(len(INPUTS), 1)
     if given.init:
         net.load_state_dict(load_file(given.init))
-    weights = fit(net, artifacts, given.seconds, given.rate, rng).state_dict()
-    save_file({name: value.half().contiguous() if value.is_floating_point() else value
-               for name, value in weights.items()}, given.out)
+    odds = np.array([one.odds for one in artifacts])
+    loss = partial(loss_of_batch, net, artifacts, odds / odds.sum(), rng)
+    save_halves(fit(net, loss, Recipe(given.seconds, given.rate, 0.04, 1e-2, 2.0)), given.out)
 
 
 if __name__ == "__main__":

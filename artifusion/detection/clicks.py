@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load
 
-from artifusion.detection.network import MULTIPLE, ArtifactNet, for_use
+from artifusion.detection.network import ArtifactNet, for_use, padded
 from artifusion.slide.tissue import optical_density
 
 FINER = 2                           # pixels that go in, per pixel of the answer
@@ -53,8 +53,8 @@ def probability(rgb: np.ndarray, pointed: Pointed, before: np.ndarray | None = N
         before: an earlier answer, float32 (H, W).
     """
     height, width = rgb.shape[:2]
-    padded = np.pad(rgb, ((0, -height % MULTIPLE), (0, -width % MULTIPLE), (0, 0)), "edge")
-    shown = np.concatenate([optical_density(padded).transpose(2, 0, 1), prompt_maps(padded.shape[:2], pointed)])
+    density = optical_density(padded(rgb)).transpose(2, 0, 1)
+    shown = np.concatenate([density, prompt_maps(density.shape[1:], pointed)])
     if before is not None:
         shown[-1, :height, :width] = before.clip(0, 1).repeat(FINER, 0).repeat(FINER, 1)
     logits = network()(torch.from_numpy(shown)[None].contiguous(memory_format=torch.channels_last))

@@ -101,10 +101,15 @@ def for_use(net: ArtifactNet, dtype: torch.dtype | None = None) -> ArtifactNet:
     return net
 
 
+def padded(rgb: np.ndarray) -> np.ndarray:
+    """Pixels (H, W, 3), their edges repeated until both sides are multiples of MULTIPLE."""
+    height, width = rgb.shape[:2]
+    return np.pad(rgb, ((0, -height % MULTIPLE), (0, -width % MULTIPLE), (0, 0)), "edge")
+
+
 @torch.inference_mode()
 def probabilities(net: ArtifactNet, rgb: np.ndarray, look: Look) -> np.ndarray:
     """The probability of each of KINDS, float32 (7, ceil(H / 2), ceil(W / 2)), for pixels uint8 (H, W, 3)."""
     height, width = rgb.shape[:2]
-    padded = np.pad(rgb, ((0, -height % MULTIPLE), (0, -width % MULTIPLE), (0, 0)), "edge")
-    x = network_input(padded, look).to(fast_dtype(CPU)).contiguous(memory_format=torch.channels_last)
+    x = network_input(padded(rgb), look).to(fast_dtype(CPU)).contiguous(memory_format=torch.channels_last)
     return torch.softmax(net(x)[0].float(), 0)[:, : -(-height // 2), : -(-width // 2)].numpy()
