@@ -22,7 +22,7 @@ from artifusion.mask.classes import CLASSES
 from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import class_outlines
 from artifusion.output.tiff_pixels import read_fast
-from artifusion.slide.reader import Slide
+from artifusion.slide.reader import Slide, check_spacing
 
 THRESHOLD = 0.5
 
@@ -47,8 +47,9 @@ def detect(
 
     Raises:
         SlideError: cannot be read, or is not H&E.
-        ValueError: the threshold does not lie between 0 and 1.
+        ValueError: the threshold does not lie between 0 and 1, or mpp is not positive.
     """
+    check_spacing(mpp)
     if not 0 < threshold < 1:
         raise ValueError(f"threshold must lie between 0 and 1, got {threshold}")
     if not isinstance(source, Slide):

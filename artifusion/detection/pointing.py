@@ -31,7 +31,7 @@ from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import rectilinear
 from artifusion.mask.polygons import pixel_box
 from artifusion.mask.writer import class_ids
-from artifusion.slide.reader import Slide
+from artifusion.slide.reader import Slide, check_spacing
 
 WINDOW_PX = 64                      # side of the answer in windows in which an artifact is first looked for
 FINEST_UM = 0.5                     # per pixel of the first answer
@@ -89,7 +89,9 @@ def detect_at(
     Raises:
         SlideError: cannot be read.
         MaskError: prompts outside the slide, points on bare glass, only not-points, or where nothing is found.
+        ValueError: mpp is not positive.
     """
+    check_spacing(mpp)
     if not isinstance(source, Slide):
         with opened(source, mpp) as slide:
             return detect_at(slide, points=points, boxes=boxes, not_points=not_points, prompts=prompts, mpp=mpp)

@@ -271,9 +271,16 @@ class ImageSlide(Slide):
         return self._image[lv_box.slices()]
 
 
+def check_spacing(mpp: float | None) -> None:
+    """Raises ValueError for a scale that is given and is none."""
+    if mpp is not None and not 0 < mpp < math.inf:
+        raise ValueError(f"mpp must be positive, got {mpp}")
+
+
 def in_memory(pixels: np.ndarray, mpp: float | None = None) -> ImageSlide:
     """An image, uint8 (H, W, 3) RGB, as a slide of one level. Raises ValueError for anything else."""
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+    check_spacing(mpp)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise ValueError(f"an image must be uint8 (H, W, 3) RGB, got {pixels.dtype} {pixels.shape}")
     return ImageSlide(Path("image"), PlainImage(pixels, "array", True, None, None), mpp)
 
@@ -286,8 +293,7 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
         SlideError: no such file, not a slide or image, or broken; the message says which.
     """
     path = Path(path)
-    if mpp is not None and not mpp > 0:
-        raise ValueError(f"mpp must be positive, got {mpp}")
+    check_spacing(mpp)
     if not path.exists():
         raise SlideError(f"{path}: no such file; check the path")
     if path.is_dir():

@@ -16,6 +16,7 @@ from artifusion.damage.spots import paint
 from artifusion.detection.detect import detect
 from artifusion.detection.findings import Finding
 from artifusion.detection.network import network
+from artifusion.detection.pointing import detect_at
 from artifusion.detection.sight import Sight, apart
 from artifusion.detection.signs import Look
 from artifusion.detection.survey import Survey
@@ -257,6 +258,19 @@ def test_an_argument_that_cannot_be_meant_is_told_before_anything_is_read(tiny, 
     if "mask_format" not in wrong:
         with pytest.raises(ValueError, match=r"must|flod"):
             restore_slide("no.png", None, restorer=tiny, **wrong)
+
+
+@pytest.mark.parametrize("mpp", [-1.0, float("nan"), float("inf")])
+def test_a_scale_that_is_none_is_told_of_open_slides_too(mpp):
+    with pytest.raises(ValueError, match="mpp must be positive"):
+        detect(in_memory(he_like(), 0.5), mpp=mpp)
+    with pytest.raises(ValueError, match="mpp must be positive"):
+        detect_at(in_memory(he_like(), 0.5), points=[(20, 20)], mpp=mpp)
+
+
+def test_an_image_without_rows_is_told():
+    with pytest.raises(ValueError, match="an image must be"):
+        detect(np.zeros((0, 40, 3), np.uint8))
 
 
 def test_classes_may_have_any_of_their_names_without_a_mask(inked_png, tiny, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 import struct
 
@@ -120,8 +121,9 @@ def test_a_photograph_is_read_upright_as_viewers_show_it(tmp_path):
 def test_mpp_is_overridden_and_implausible_values_are_unknown(png_image, jpeg_image):
     assert open_slide(png_image, mpp=0.25).mpp == 0.25
     assert open_slide(jpeg_image).mpp is None
-    with pytest.raises(ValueError):
-        open_slide(png_image, mpp=0)
+    for wrong in (0, -1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="mpp must be positive"):
+            open_slide(png_image, mpp=wrong)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"hello", b"II*\0\xff\xff\xff\x00", b"\x89PNG\r\n\x1a\nrubbish"])
