@@ -36,7 +36,7 @@ from artifusion.slide.reader import in_memory, open_slide
 from artifusion.slide.tissue import tissue_mask
 from benchmarks.quality.judge_detect import HALF, MARGIN_UM
 from benchmarks.quality.labelled import LabelledSlide, labelled_slides
-from tools.detector_samples import SIDE_PX, Sample, SlideSquares, raster, save
+from tools.detector_samples import SIDE_PX, Sample, SlideSquares, raster, save, sight_of
 
 SOFTNESS = 0.3              # C of the regression
 FIRST = 2.0
@@ -165,10 +165,9 @@ def main() -> None:
         found.append([])
         for labels in (labels for labels in labelled_slides("tune") if labels.name in names):
             with open_slide(given.slides / f"{labels.name}.tiff") as opened, read_fast(opened) as slide:
-                squares = SlideSquares(slide, labels)
-                sight = Sight(Survey.of(slide, squares.mpp), squares.look, net)
+                sight = sight_of(slide, labels, net)
                 of_slide = judged(sight, labels)
-                if given.mined and (samples := mined(of_slide, squares, sight.survey, rng)):
+                if given.mined and (samples := mined(of_slide, SlideSquares(sight, labels), sight.survey, rng)):
                     save(samples, given.mined / f"{labels.name}-mined.npz")
             print(labels.name, {v: sum(j.verdict == v for j in of_slide) for v in ("true", "false")}, flush=True)
             found[-1] += of_slide

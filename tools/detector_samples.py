@@ -3,8 +3,9 @@
     python -m tools.detector_samples DATA SLIDES OUT [--parts images slides --count 5000 --tissue 60]
 
 DATA holds the training folders of configs/train/he-small.toml, SLIDES the tuning slides of benchmarks/labels as
-NAME.tiff. Images of the validation split, and of the cases of the slides that judge, are left out. OUT gets an .npz of
-images and one of each slide; a slide whose file is there is not read again.
+NAME.tiff. Images of the validation split, and of the cases of the slides that judge, are left out. What the embedded
+network takes for an artifact where nobody has read is ignored. OUT gets an .npz of images and one of each slide; a
+slide whose file is there is not read again.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ from pathlib import Path
 import numpy as np
 import shapely
 from PIL import Image, ImageDraw
-from shapely.affinity import affine_transform
+from shapely.affinity import affine_transform, scale, translate
 from tqdm import tqdm
 
 from artifusion.config import DEFAULT_SPACING_UM, TrainConfig, load_config
+from artifusion.detection.network import ArtifactNet, network
+from artifusion.detection.sight import Sight, seen_findings
 from artifusion.detection.signs import Look, look_of
 from artifusion.detection.survey import OVERVIEW_PX, Survey
 from artifusion.geometry import Box, Size, fitted
 from artifusion.mask.classes import CLASSES
+from artifusion.mask.outlines import rectilinear
+from artifusion.output.tiff_pixels import read_fast
 from artifusion.slide.reader import Slide, open_slide
 from artifusion.slide.tissue import optical_density, tissue_mask
 from artifusion.training.corpus import first_match, is_validation
@@ -40,6 +45,7 @@ SHARES = (0.50, 0.12, 0.30, 0.08)       # of the squares
 SOURCES = ("brecahad", "osteosarcoma", "tnbc", "her2st", "patolojiatlasi", "liverquant_gtex", "histolab_tcga")
 DRAWN = {"her2st": 30.0}
 UNSURE_UM = 4.0             # around the outline of a labelled artifact: not learned from
+UNREAD = 0.5                # what the network sees with this probability, and no place touches, is ignored
 
 
 @dataclass(frozen=True)
@@ -158,15 +164,19 @@ def crops_of(place: shapely.Geometry, kind: str, mpp: float) -> dict[float, int]
     return {1.0: int(np.clip(length / 150, 3, 8)), 2.0: 3, 4.0: 1}
 
 
-class SlideSquares:
-    """Cuts squares of a labelled slide."""
+def sight_of(slide: Slide, labels: LabelledSlide, net: ArtifactNet) -> Sight:
+    """A labelled slide as a network sees it."""
+    survey = Survey.of(slide, labels.mpp * labels.size.width / slide.size.width)
+    return Sight(survey, survey.look(survey.tiles(), True), net)
 
-    def __init__(self, slide: Slide, labels: LabelledSlide) -> None:
-        self.slide, self.labels = slide, labels
-        self.mpp = labels.mpp * labels.size.width / slide.size.width
-        survey = Survey.of(slide, self.mpp)
-        self.look = survey.look(survey.tiles(), True)
-        self.layers = layers_of(labels, self.mpp, slide.size)
+
+class SlideSquares:
+    """Cuts squares of a labelled slide, as a network sees it."""
+
+    def __init__(self, sight: Sight, labels: LabelledSlide) -> None:
+        self.slide, self.mpp, self.look, self.labels = sight.survey.slide, sight.survey.mpp, sight.look, labels
+        self.layers = [*((outline, IGNORED) for outline in unread_outlines(sight, labels)),
+                       *layers_of(labels, self.mpp, self.slide.size)]
         self.tree = shapely.STRtree([shape for shape, _ in self.layers])
 
     def cut(self, x: float, y: float, um: float, what: str) -> Sample:
@@ -182,6 +192,22 @@ class SlideSquares:
         """A square at a random point of a shape, seldom in its middle."""
         x, y = point_in(shape, rng) + rng.uniform(-0.3, 0.3, 2) * SIDE_PX * um / self.mpp
         return self.cut(x, y, um, what)
+
+
+def unread_outlines(sight: Sight, labels: LabelledSlide) -> list[shapely.Geometry]:
+    """What the network takes for artifacts and no place of the labels touches, in level-0 pixels."""
+    survey = sight.survey
+    ratio = [whole / small for whole, small in zip(survey.slide.size, survey.coarse, strict=True)]
+    places = shapely.STRtree([shapely.make_valid(outline) for outline in labels.outlines(None, survey.slide.size)])
+    maps = survey.maps(survey.tiles(), sight.look, seen=sight.at)
+    found = []
+    for finding in seen_findings(maps, survey.coarse_um):
+        if finding.score >= UNREAD:
+            outline = shapely.union_all(rectilinear(finding.covered))
+            outline = scale(translate(outline, finding.box.x, finding.box.y), *ratio, origin=(0, 0))
+            if not len(places.query(outline, "intersects")):
+                found.append(outline)
+    return found
 
 
 def labelled_squares(squares: SlideSquares, rng: np.random.Generator, tissue_squares: int) -> Iterator[Sample]:
@@ -242,8 +268,8 @@ def main() -> None:
         for labels in labelled_slides("tune"):
             if (given.out / f"{labels.name}.npz").exists():
                 continue
-            with open_slide(given.slides / f"{labels.name}.tiff") as slide:
-                squares = labelled_squares(SlideSquares(slide, labels), rng, given.tissue)
+            with open_slide(given.slides / f"{labels.name}.tiff") as opened, read_fast(opened) as slide:
+                squares = labelled_squares(SlideSquares(sight_of(slide, labels, network()), labels), rng, given.tissue)
                 save(list(tqdm(squares, desc=labels.name)), given.out / f"{labels.name}.npz")
 
 

@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from artifusion.detection.network import KINDS, ArtifactNet
+from artifusion.detection.network import CPU, KINDS, ArtifactNet
+from artifusion.device import autocast
 from artifusion.slide.tissue import DENSITIES
 
 CROP_PX = 160
@@ -162,7 +163,7 @@ def main() -> None:
 
     def loss_of_batch() -> Tensor:
         x, truth = samples.draw(rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(CPU):
             logits = net(x)
         return loss_of(logits.float(), truth)
 

@@ -29,8 +29,9 @@ from artifusion.config import TrainConfig, load_config
 from artifusion.damage import artifacts
 from artifusion.damage.spots import MARGIN_PX, SIZES_UM, Strength, paint
 from artifusion.detection.folds import MULTIPLE, FoldNet, resized
-from artifusion.detection.network import network_input
+from artifusion.detection.network import CPU, network_input
 from artifusion.detection.signs import Look, look_of
+from artifusion.device import autocast
 from artifusion.slide.tissue import GLASS_OD, optical_density
 from artifusion.training.corpus import is_validation
 from artifusion.training.tiles import find_images
@@ -206,7 +207,7 @@ def fit(net: FoldNet, samples: list[Sample], steps: int, rng: np.random.Generato
         x = x * torch.from_numpy(np.exp(stain).astype(np.float32))
         turn, mirror = int(rng.integers(4)), rng.random() < 0.5
         x, truth = (t.rot90(turn, (2, 3)).flip(3) if mirror else t.rot90(turn, (2, 3)) for t in (x, truth))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(CPU):
             logits = net(x.contiguous())
         loss = loss_of(logits.float(), truth)
         optimizer.zero_grad()

@@ -34,7 +34,8 @@ from tqdm import tqdm
 from artifusion.config import DEFAULT_SPACING_UM, TrainConfig, load_config
 from artifusion.damage.spots import MARGIN_PX, SMALLEST_PX, paint
 from artifusion.detection.clicks import FINER, INPUTS, Pointed, prompt_maps
-from artifusion.detection.network import ArtifactNet
+from artifusion.detection.network import CPU, ArtifactNet
+from artifusion.device import autocast
 from artifusion.mask.classes import CLASSES
 from artifusion.slide.tissue import DENSITIES, GLASS_OD, optical_density
 from artifusion.training.corpus import first_match, is_validation
@@ -380,7 +381,7 @@ def loss_of(logits: Tensor, windows: list[Window]) -> Tensor:
 
 def answers(net: ArtifactNet, windows: list[Window]) -> Tensor:
     """The network's logits for windows, (B, W, W)."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(CPU):
         logits: Tensor = net(batch_of(windows))
     return logits.float()[:, 0]
 

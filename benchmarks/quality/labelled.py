@@ -63,9 +63,9 @@ class LabelledSlide:
     places: tuple[Place, ...]
     looked_over: bool = True
 
-    def outlines(self, kind: str, size: Size) -> list[BaseGeometry]:
-        """The outlines of a kind of place, or of every "artifact", in the pixels of a slide of another size."""
-        chosen = [p for p in self.places if p.kind == kind or (kind == "artifact" and p.is_artifact)]
+    def outlines(self, kind: str | None, size: Size) -> list[BaseGeometry]:
+        """The outlines of a kind of place, every "artifact" or all (None), in the pixels of a slide of another size."""
+        chosen = [p for p in self.places if kind in (None, p.kind) or (kind == "artifact" and p.is_artifact)]
         factors = [wanted / own for wanted, own in zip(size, self.size, strict=True)]
         return [scale(place.outline, *factors, origin=(0, 0)) for place in chosen]
 
