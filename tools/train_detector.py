@@ -26,10 +26,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from artifusion.detection.network import CPU, KINDS, ArtifactNet
 from artifusion.device import autocast
 from artifusion.slide.tissue import DENSITIES
+from tools.detector_samples import IGNORED
 
 CROP_PX = 160
 BATCH = 24
-IGNORED = 255
 WEIGHTS = (1.0, 2.0, 1.5, 1.0, 1.0, 1.5, 3.0)      # of KINDS in the cross-entropy
 SCALES = {1.0: 1.0, 2.0: 0.4, 4.0: 0.5, 8.0: 0.2}  # um per pixel: odds
 ZOOM = (0.78, 1.2)

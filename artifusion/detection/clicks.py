@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 
 import numpy as np
 import torch
-from safetensors.torch import load
 
-from artifusion.detection.network import ArtifactNet, for_use, padded
+from artifusion.detection.network import ArtifactNet, for_use, padded, with_weights
 from artifusion.slide.tissue import optical_density
 
 FINER = 2                           # pixels that go in, per pixel of the answer
@@ -39,9 +37,7 @@ class Pointed:
 @cache
 def network() -> ArtifactNet:
     """The embedded network."""
-    net = ArtifactNet(len(INPUTS), 1)
-    net.load_state_dict(load((files("artifusion") / "weights/prompts/model.safetensors").read_bytes()))
-    return for_use(net, torch.float32)
+    return for_use(with_weights(ArtifactNet(len(INPUTS), 1), "prompts"), torch.float32)
 
 
 @torch.inference_mode()

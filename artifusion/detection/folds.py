@@ -7,18 +7,16 @@ It was trained on clean tissue with folds and other artifacts that `artifusion.d
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
 from itertools import pairwise
 from typing import cast
 
 import numpy as np
 import torch
-from safetensors.torch import load
 from scipy.special import expit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from artifusion.detection.network import convolution, network_input
+from artifusion.detection.network import convolution, network_input, with_weights
 from artifusion.detection.signs import Look
 from artifusion.detection.survey import FoldProbability
 
@@ -59,9 +57,7 @@ MULTIPLE = 2 ** (len(CHANNELS) - 1)
 @cache
 def network() -> FoldNet:
     """The embedded network."""
-    net = FoldNet()
-    net.load_state_dict(load((files("artifusion") / "weights/folds/model.safetensors").read_bytes()))
-    return net.float().eval()
+    return with_weights(FoldNet(), "folds").float().eval()
 
 
 def folds(look: Look, mpp: float) -> FoldProbability:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 from itertools import pairwise
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from artifusion.detection.signs import Look, density_above_glass
 from artifusion.detection.survey import SIGHTS
 from artifusion.device import fast_dtype
 
+Net = TypeVar("Net", bound=nn.Module)
 CPU = torch.device("cpu")
 KINDS = ("normal", *SIGHTS)
 CHANNELS = (16, 32, 48, 96)             # at strides 2, 4, 8, 16
@@ -80,9 +81,13 @@ def network_input(rgb: np.ndarray, look: Look) -> Tensor:
 @cache
 def network() -> ArtifactNet:
     """The embedded network."""
-    net = ArtifactNet()
-    net.load_state_dict(load((files("artifusion") / "weights/artifacts/model.safetensors").read_bytes()))
-    return for_use(net)
+    return for_use(with_weights(ArtifactNet(), "artifacts"))
+
+
+def with_weights(net: Net, name: str) -> Net:
+    """A network with the embedded weights of that name."""
+    net.load_state_dict(load((files("artifusion") / "weights" / name / "model.safetensors").read_bytes()))
+    return net
 
 
 def for_use(net: ArtifactNet, dtype: torch.dtype | None = None) -> ArtifactNet:
