@@ -1,6 +1,7 @@
 """The labelled places on real slides, and how detection is judged by them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,6 +44,12 @@ def test_a_region_is_judged_by_where_half_of_it_lies(judge):
                    (400, 500, 500, 600, "pen", 0.9), (700, 700, 720, 720, "dust", 0.9),
                    (110, 510, 120, 520, "dust", 0.9))
     assert [region.verdict for region in result.regions] == ["true", "false", "doubt", "unread", "false"]
+
+
+def test_what_nobody_read_of_a_slide_that_was_not_looked_over_is_unread(judge):
+    result = judge((700, 700, 800, 800, "fold", 0.9), (110, 510, 120, 520, "fold", 0.9),
+                   labels=replace(LABELS, looked_over=False))
+    assert [region.verdict for region in result.regions] == ["unread", "false"]
 
 
 def test_shares_leave_out_what_is_in_doubt_or_unread(judge):

@@ -4,9 +4,10 @@
 
 SLIDES_FOLDER holds the slides as NAME.tiff, of any size in pixels. A region is *true* where at least half of it lies
 within MARGIN_UM of places that both readers called artifact, *in doubt* where at least half lies on those and on places
-that they disagree on or are unsure of, *unread* where it is dust that no reader saw, else *false*: every slide was
-looked over, so what no reader marked is normal. Shares are of regions that are true or false. A fold is found
-where regions of any class but blur cover at least half of it, and found in part from a tenth on.
+that they disagree on or are unsure of, *unread* where no reader saw it and it is dust or the slide was not looked over
+("looked over" in the labels), else *false*: elsewhere what no reader marked is normal. Shares are of regions that are
+true or false. A fold is found where regions of any class but blur cover at least half of it, and found in part from a
+tenth on.
 
 - by rules: what rules find, everything but folds and blur, at the default threshold.
 - offered: everything but blur, at the default threshold; "false per cm2" is of tissue.
@@ -92,7 +93,7 @@ def judged(slide: Slide, labels: LabelledSlide, kept: Path | None) -> JudgedSlid
         on, maybe, off = (outline.intersection(other).area / outline.area
                           for other in (around, around.union(doubts), normals))
         verdict = ("true" if on >= HALF else "doubt" if maybe >= HALF else
-                   "unread" if kind == "dust" and off == 0 else "false")
+                   "unread" if off == 0 and (kind == "dust" or not labels.looked_over) else "false")
         regions.append(Judged(outline, kind, score, verdict, outline.area * mpp**2, on * outline.area * mpp**2))
     small = Size(*(max(1, round(side * mpp / TISSUE_UM)) for side in slide.size))
     tissue = tissue_mask(slide.read_as(Box(0, 0, *slide.size), small))
