@@ -100,7 +100,7 @@ def cpu_info() -> str:
 
 
 def autocast(device: torch.device) -> AbstractContextManager:
-    """The fast number format inside the denoiser."""
+    """The fast number format inside networks."""
     dtype = fast_dtype(device)
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 

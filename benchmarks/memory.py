@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-SAMPLE_S = 0.1
+SAMPLE_S = 0.5              # reading PSS takes milliseconds per GB
 
 
 def peak_mb(pid: int | str = "self") -> float:
@@ -33,8 +33,8 @@ def peak_mb(pid: int | str = "self") -> float:
 def run(command: Sequence[str | Path]) -> tuple[str, float, float]:
     """What a command printed, its seconds, and the peak resident memory of its process tree in MB.
 
-    The tree's memory is the sum over its processes, looked at every SAMPLE_S, and at least the first one's own peak. A
-    page that processes share counts once (Linux: PSS).
+    The tree's memory is the sum over its processes, looked at every SAMPLE_S, and at least the first one's own peak. On
+    Linux a page that processes share counts in part for each (PSS).
     """
     begin, peak = time.monotonic(), 0.0
     with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as process:
@@ -58,7 +58,7 @@ def _tree_mb(root: psutil.Process) -> float:
     total = 0
     with suppress(psutil.NoSuchProcess):
         for process in (root, *root.children(recursive=True)):
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 info = process.memory_full_info()
                 total += getattr(info, "pss", info.rss)
     return max(total / 2**20, peak_mb(root.pid) if sys.platform == "linux" else 0.0)

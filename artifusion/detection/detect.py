@@ -47,7 +47,7 @@ def detect(
 
     Raises:
         SlideError: cannot be read, or is not H&E.
-        ValueError: the threshold does not lie between 0 and 1, or mpp is not positive.
+        ValueError: the threshold does not lie between 0 and 1, or mpp in 0.01 to 100.
     """
     check_spacing(mpp)
     if not 0 < threshold < 1:

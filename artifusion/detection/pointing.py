@@ -89,7 +89,7 @@ def detect_at(
     Raises:
         SlideError: cannot be read.
         MaskError: prompts outside the slide, points on bare glass, only not-points, or where nothing is found.
-        ValueError: mpp is not positive.
+        ValueError: mpp does not lie in 0.01 to 100.
     """
     check_spacing(mpp)
     if not isinstance(source, Slide):

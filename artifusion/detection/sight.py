@@ -24,8 +24,8 @@ from artifusion.mask.mask import footprint
 SECTION_UM = 4.0            # per pixel of the coarse scale, at least: whole sections
 COARSEST_UM = 9.0           # per pixel that the network reads, at most
 READ_UM, LIKE = 1.0, 1.3    # per pixel that it reads where level 0 is as fine, about
-READ_PX = 768              # side of what it reads at once, without AROUND_UM
-AROUND_UM = 72.0
+READ_PX = 1024              # side of what it reads at once, without AROUND_UM
+AROUND_UM = 80.0
 BESIDE_UM = 24.0            # around a finding, within which it is compared with what lies beside
 THINNEST_OD = 0.03          # less is bare glass, on which the network is not asked
 LOW, HIGH = 0.2, 0.5        # probability: how far an artifact extends, and what it must reach

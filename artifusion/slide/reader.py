@@ -19,6 +19,7 @@ from artifusion.slide.pages import check_levels
 from artifusion.slide.whole import check_tiles, check_whole, quiet_libraries
 
 PLAUSIBLE_MPP = (0.1, 4.0)
+SPACINGS_UM = (0.01, 100.0)  # um per pixel that may be given
 UNSEEN_PX = 64               # side of the squares that are given up where a file is damaged
 CHUNK_PX = 4096              # OpenSlide reads squares of this side: 64 MB of RGBA at a time
 TIFF_VENDORS = ("aperio", "generic-tiff")    # their files hold true segment offsets; those of NDPI wrap at 4 GiB
@@ -181,8 +182,7 @@ class Slide:
     def _set_mpp(self, override: float | None, own: tuple[float, float] | None) -> None:
         self.mpp_xy, self.mpp_origin = None, "unknown"
         if override is not None:
-            if not 0.01 <= override <= 100:
-                raise ValueError(f"mpp must lie in 0.01 to 100 um per pixel, got {override}")
+            check_spacing(override)
             self.mpp_xy, self.mpp_origin = (float(override), float(override)), "argument"
         elif own is not None and is_plausible(own):
             self.mpp_xy, self.mpp_origin = own, "file"
@@ -272,16 +272,15 @@ class ImageSlide(Slide):
 
 
 def check_spacing(mpp: float | None) -> None:
-    """Raises ValueError for a scale that is given and is none."""
-    if mpp is not None and not 0 < mpp < math.inf:
-        raise ValueError(f"mpp must be positive, got {mpp}")
+    """Raises ValueError for um per pixel, where given, that no slide has."""
+    if mpp is not None and not SPACINGS_UM[0] <= mpp <= SPACINGS_UM[1]:
+        raise ValueError(f"mpp must lie in {SPACINGS_UM[0]:g} to {SPACINGS_UM[1]:g} um per pixel, got {mpp}")
 
 
 def in_memory(pixels: np.ndarray, mpp: float | None = None) -> ImageSlide:
     """An image, uint8 (H, W, 3) RGB, as a slide of one level. Raises ValueError for anything else."""
-    check_spacing(mpp)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise ValueError(f"an image must be uint8 (H, W, 3) RGB, got {pixels.dtype} {pixels.shape}")
+        raise ValueError(f"an image must be uint8 (H, W, 3) RGB of a pixel at least, got {pixels.dtype} {pixels.shape}")
     return ImageSlide(Path("image"), PlainImage(pixels, "array", True, None, None), mpp)
 
 
@@ -291,6 +290,7 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
 
     Raises:
         SlideError: no such file, not a slide or image, or broken; the message says which.
+        ValueError: mpp does not lie in 0.01 to 100.
     """
     path = Path(path)
     check_spacing(mpp)

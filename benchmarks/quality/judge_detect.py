@@ -4,10 +4,10 @@
 
 SLIDES_FOLDER holds the slides as NAME.tiff, of any size in pixels. A region is *true* where at least half of it lies
 within MARGIN_UM of places that both readers called artifact, *in doubt* where at least half lies on those and on places
-that they disagree on or are unsure of, *unread* where no reader saw it and it is dust or the slide was not looked over
-("looked over" in the labels), else *false*: elsewhere what no reader marked is normal. Shares are of regions that are
-true or false. A fold is found where regions of any class but blur cover at least half of it, and found in part from a
-tenth on.
+that they disagree on or are unsure of, *unread* where it touches nothing read as normal and is dust or the slide was
+not looked over ("looked over" in the labels), else *false*: elsewhere what no reader marked is normal. Shares are of
+regions that are true or false. A fold is found where regions of any class but blur cover at least half of it, and found
+in part from a tenth on.
 
 - by rules: what rules find, everything but folds and blur, at the default threshold.
 - offered: everything but blur, at the default threshold; "false per cm2" is of tissue.

@@ -260,15 +260,15 @@ def test_an_argument_that_cannot_be_meant_is_told_before_anything_is_read(tiny, 
             restore_slide("no.png", None, restorer=tiny, **wrong)
 
 
-@pytest.mark.parametrize("mpp", [-1.0, float("nan"), float("inf")])
-def test_a_scale_that_is_none_is_told_of_open_slides_too(mpp):
-    with pytest.raises(ValueError, match="mpp must be positive"):
+@pytest.mark.parametrize("mpp", [-1.0, 1e-6, float("nan"), float("inf")])
+def test_an_impossible_scale_is_refused_for_open_slides_too(mpp):
+    with pytest.raises(ValueError, match="mpp must lie"):
         detect(in_memory(he_like(), 0.5), mpp=mpp)
-    with pytest.raises(ValueError, match="mpp must be positive"):
+    with pytest.raises(ValueError, match="mpp must lie"):
         detect_at(in_memory(he_like(), 0.5), points=[(20, 20)], mpp=mpp)
 
 
-def test_an_image_without_rows_is_told():
+def test_an_image_without_rows_is_refused():
     with pytest.raises(ValueError, match="an image must be"):
         detect(np.zeros((0, 40, 3), np.uint8))
 
