@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from artifusion.detection.network import ArtifactNet, for_use, load_weights, padded
+from artifusion.detection.network import ArtifactNet, for_use, load_embedded, padded
 from artifusion.slide.tissue import optical_density
 
 FINER = 2                           # pixels that go in, per pixel of the answer
@@ -37,7 +37,7 @@ class Pointed:
 @cache
 def network() -> ArtifactNet:
     """The embedded network."""
-    return for_use(load_weights(ArtifactNet(len(INPUTS), 1), "prompts"), torch.float32)
+    return for_use(load_embedded(ArtifactNet(len(INPUTS), 1), "prompts"), torch.float32)
 
 
 @torch.inference_mode()

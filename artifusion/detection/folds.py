@@ -16,7 +16,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from artifusion.detection.network import convolution, load_weights, network_input
+from artifusion.detection.network import convolution, load_embedded, network_input
 from artifusion.detection.signs import Look
 from artifusion.detection.survey import FoldProbability
 
@@ -57,7 +57,7 @@ MULTIPLE = 2 ** (len(CHANNELS) - 1)
 @cache
 def network() -> FoldNet:
     """The embedded network."""
-    return load_weights(FoldNet(), "folds").float().eval()
+    return load_embedded(FoldNet(), "folds").float().eval()
 
 
 def folds(look: Look, mpp: float) -> FoldProbability:

@@ -81,10 +81,10 @@ def network_input(rgb: np.ndarray, look: Look) -> Tensor:
 @cache
 def network() -> ArtifactNet:
     """The embedded network."""
-    return for_use(load_weights(ArtifactNet(), "artifacts"))
+    return for_use(load_embedded(ArtifactNet(), "artifacts"))
 
 
-def load_weights(net: Net, name: str) -> Net:
+def load_embedded(net: Net, name: str) -> Net:
     """Load the embedded weights of that name into a network, which is returned."""
     net.load_state_dict(load((files("artifusion") / "weights" / name / "model.safetensors").read_bytes()))
     return net
