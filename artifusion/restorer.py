@@ -48,6 +48,7 @@ from artifusion.mask.regions import batches, find_regions, plan_canvases
 from artifusion.pixels import images_from_tensor, tensor_from_images
 from artifusion.pretrained import DEFAULT_WEIGHTS
 from artifusion.slide.reader import in_memory
+from artifusion.slide.spacing import check_spacing
 
 VIEW_PX, OVERLAP_PX = 1024, 128     # a larger canvas is denoised in views that overlap
 IMAGINED_UM = 1.0                   # per pixel of a canvas whose expectation is asked for, where it is finer
@@ -227,14 +228,12 @@ class Restorer:
 
     def _checked(self, steps: int | None, seed: int, mpp: float | None) -> float:
         """The um per pixel to restore at. Raises ValueError for numbers that cannot be meant."""
-        spacing_um = self.config.default_spacing_um if mpp is None else mpp
-        if not 0.01 <= spacing_um <= 100:
-            raise ValueError(f"mpp must lie in 0.01 to 100 um per pixel, got {mpp}")
+        check_spacing(mpp)
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
         if steps is not None and steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
-        return spacing_um
+        return self.config.default_spacing_um if mpp is None else mpp
 
     def _times(self, steps: int) -> list[float]:
         """The noise levels along which images are painted."""

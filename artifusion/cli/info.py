@@ -26,7 +26,8 @@ def info(thing: str, as_json: bool) -> None:
 
 def slide_facts(path: Path) -> dict[str, Any]:
     from artifusion.output.container import container_of, default_output
-    from artifusion.slide.reader import open_slide, per_axis
+    from artifusion.slide.reader import open_slide
+    from artifusion.slide.spacing import per_axis
 
     with open_slide(path) as slide:
         out = default_output(path, slide)

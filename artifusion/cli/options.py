@@ -15,6 +15,7 @@ import click
 from artifusion.errors import ConfigError
 from artifusion.mask.classes import vocabulary
 from artifusion.mask.selection import FORMATS
+from artifusion.slide.spacing import SPACINGS_UM
 
 
 class FilePath(click.Path):
@@ -55,7 +56,7 @@ class RestoreSetting(click.Option):
         return super().get_help_record(ctx)
 
 
-SCALE = Number(0.01, 100)
+SCALE = Number(*SPACINGS_UM)
 MASK_FORMAT = click.option(
     "--mask-format", type=click.Choice(FORMATS), default="auto",
     show_default=True, help="What a mask image is, where content and name leave it open.")

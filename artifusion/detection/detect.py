@@ -22,7 +22,8 @@ from artifusion.mask.classes import CLASSES
 from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import class_outlines
 from artifusion.output.tiff_pixels import read_fast
-from artifusion.slide.reader import Slide, check_spacing
+from artifusion.slide.reader import Slide
+from artifusion.slide.spacing import check_spacing
 
 THRESHOLD = 0.5
 

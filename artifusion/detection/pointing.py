@@ -31,7 +31,8 @@ from artifusion.mask.mask import Mask
 from artifusion.mask.outlines import rectilinear
 from artifusion.mask.polygons import pixel_box
 from artifusion.mask.writer import class_ids
-from artifusion.slide.reader import Slide, check_spacing
+from artifusion.slide.reader import Slide
+from artifusion.slide.spacing import check_spacing
 
 WINDOW_PX = 64                      # side of the answer in windows in which an artifact is first looked for
 FINEST_UM = 0.5                     # per pixel of the first answer

@@ -25,6 +25,7 @@ from artifusion.evidence.ink_fit import SAMPLE, Fit, fit_ink
 from artifusion.evidence.ink_map import Cells, Sample
 from artifusion.evidence.ink_opaque import opaque
 from artifusion.evidence.likeness import blurred
+from artifusion.slide.spacing import check_spacing
 from artifusion.slide.tissue import optical_density, transmitted_light
 
 FAINT, PAINTED = 0.4, 0.6   # levels from which a pixel is faint, and from which it is as unknown as any hole's
@@ -112,8 +113,7 @@ def check_arguments(image: np.ndarray, mask: np.ndarray, reference: np.ndarray |
     for name, where in (("a mask", mask), ("what is known", known)):
         if where is not None and (where.dtype != np.bool_ or where.shape != image.shape[:2]):
             raise ValueError(f"{name} must be bool {image.shape[:2]} like its image, got {where.dtype} {where.shape}")
-    if not 0.01 <= mpp <= 100:
-        raise ValueError(f"mpp must lie in 0.01 to 100 um per pixel, got {mpp}")
+    check_spacing(mpp)
 
 
 def tiles(mask: np.ndarray) -> Iterator[tuple[slice, slice]]:

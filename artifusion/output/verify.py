@@ -27,7 +27,8 @@ from artifusion.output.segments import PixelChange
 from artifusion.output.shown import shown_problems
 from artifusion.output.verify_grafts import Around, Encoding, graft_problems
 from artifusion.slide.images import SHOWN
-from artifusion.slide.reader import Slide, associated_image, is_plausible, open_slide
+from artifusion.slide.reader import Slide, associated_image, open_slide
+from artifusion.slide.spacing import is_plausible
 
 READ_PX = 1024                           # side of the boxes that are compared at once
 CONTAINERS = ("copied", "pyramid", "re-encoded", "image")

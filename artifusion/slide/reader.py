@@ -16,10 +16,9 @@ from artifusion.geometry import Box, Point, Size
 from artifusion.slide.dicom import check_frames
 from artifusion.slide.images import PlainImage, both_axes, of_rgb, on_white, read_image
 from artifusion.slide.pages import check_levels
+from artifusion.slide.spacing import PLAUSIBLE_MPP, check_spacing, is_plausible, per_axis
 from artifusion.slide.whole import check_tiles, check_whole, quiet_libraries
 
-PLAUSIBLE_MPP = (0.1, 4.0)
-SPACINGS_UM = (0.01, 100.0)  # um per pixel that may be given
 UNSEEN_PX = 64               # side of the squares that are given up where a file is damaged
 CHUNK_PX = 4096              # OpenSlide reads squares of this side: 64 MB of RGBA at a time
 TIFF_VENDORS = ("aperio", "generic-tiff")    # their files hold true segment offsets; those of NDPI wrap at 4 GiB
@@ -182,7 +181,6 @@ class Slide:
     def _set_mpp(self, override: float | None, own: tuple[float, float] | None) -> None:
         self.mpp_xy, self.mpp_origin = None, "unknown"
         if override is not None:
-            check_spacing(override)
             self.mpp_xy, self.mpp_origin = (float(override), float(override)), "argument"
         elif own is not None and is_plausible(own):
             self.mpp_xy, self.mpp_origin = own, "file"
@@ -271,14 +269,9 @@ class ImageSlide(Slide):
         return self._image[lv_box.slices()]
 
 
-def check_spacing(mpp: float | None) -> None:
-    """Raises ValueError for um per pixel, where given, that no slide has."""
-    if mpp is not None and not SPACINGS_UM[0] <= mpp <= SPACINGS_UM[1]:
-        raise ValueError(f"mpp must lie in {SPACINGS_UM[0]:g} to {SPACINGS_UM[1]:g} um per pixel, got {mpp}")
-
-
 def in_memory(pixels: np.ndarray, mpp: float | None = None) -> ImageSlide:
     """An image, uint8 (H, W, 3) RGB, as a slide of one level. Raises ValueError for anything else."""
+    check_spacing(mpp)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise ValueError(f"an image must be uint8 (H, W, 3) RGB of a pixel at least, got {pixels.dtype} {pixels.shape}")
     return ImageSlide(Path("image"), PlainImage(pixels, "array", True, None, None), mpp)
@@ -342,14 +335,3 @@ def associated_image(path: Path, name: str) -> np.ndarray | None:
             return slide.read_associated(name)
         except openslide.OpenSlideError:
             return None
-
-
-def is_plausible(mpp_xy: tuple[float, float]) -> bool:
-    """Return whether a file that tells this scale is believed."""
-    return all(PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] for mpp in mpp_xy)
-
-
-def per_axis(mpp_xy: tuple[float, float]) -> str:
-    """Return a scale in words: one number, or two where the axes differ."""
-    x, y = (f"{mpp:.4g}" for mpp in mpp_xy)
-    return x if x == y else f"{x} x {y}"
