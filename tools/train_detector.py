@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from artifusion.detection.network import CPU, KINDS, ArtifactNet
+from artifusion.detection.network import CPU, KINDS, ArtifactNet, Net
 from artifusion.device import autocast
 from artifusion.slide.tissue import DENSITIES
 from tools.detector_samples import IGNORED
@@ -33,7 +33,7 @@ BATCH = 24
 WEIGHTS = (1.0, 2.0, 1.5, 1.0, 1.0, 1.5, 3.0)      # of KINDS in the cross-entropy
 SCALES = {1.0: 1.0, 2.0: 0.4, 4.0: 0.5, 8.0: 0.2}  # um per pixel: odds
 ZOOM = (0.78, 1.2)
-MEAN = 0.998                                        # the share of the mean weights that a batch leaves
+MEAN = 0.998
 
 
 class Samples:
@@ -105,20 +105,22 @@ def loss_of(logits: Tensor, truth: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: seconds, highest rate, share of the time until then, weight decay, longest gradient."""
+    """How a network is trained: seconds, highest rate, share of the time until then, weight decay, longest gradient,
+    and the share of the mean weights that a batch leaves."""
 
     seconds: float
     rate: float
     warm: float
     decay: float
     longest: float
+    mean: float = MEAN
 
 
-def fit(net: ArtifactNet, loss_of_batch: Callable[[], Tensor], recipe: Recipe) -> ArtifactNet:
+def fit(net: Net, loss_of_batch: Callable[[], Tensor], recipe: Recipe) -> Net:
     """The mean of the network's weights over its last batches, whose losses are asked for one after the other."""
     net.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
-    kept = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(MEAN), use_buffers=True)
+    kept = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(recipe.mean), use_buffers=True)
     start, step, mean = time.monotonic(), 0, 0.0
     while (spent := (time.monotonic() - start) / recipe.seconds) < 1:
         for group in optimizer.param_groups:
@@ -134,10 +136,10 @@ def fit(net: ArtifactNet, loss_of_batch: Callable[[], Tensor], recipe: Recipe) -
         mean += (loss.item() - mean) * max(0.01, 1 / step)
         if step % 100 == 0:
             print(f"{time.monotonic() - start:.0f} s, step {step}: {mean:.4f}", flush=True)
-    return cast(ArtifactNet, kept.module.eval())
+    return cast(Net, kept.module.eval())
 
 
-def save_halves(net: ArtifactNet, out: Path) -> None:
+def save_halves(net: torch.nn.Module, out: Path) -> None:
     """Write a network's weights in float16."""
     save_file({name: value.half().contiguous() if value.is_floating_point() else value
                for name, value in net.state_dict().items()}, out)

@@ -14,6 +14,7 @@ from artifusion.config import DEFAULT_SPACING_UM
 from artifusion.detection.detected import DetectedRegion, Detection, opened, write_found
 from artifusion.detection.findings import Finding, find
 from artifusion.detection.folds import COARSEST_UM, folds
+from artifusion.detection.second_look import looked_at_again
 from artifusion.detection.sight import Sight, apart, scored, seen_findings
 from artifusion.detection.survey import Survey
 from artifusion.errors import SlideError
@@ -74,10 +75,13 @@ def detection_on(survey: Survey, threshold: float, any_stain: bool, quiet: bool)
     looking = tqdm(tiles, desc="looking", unit="tile", disable=quiet or None)
     fold_probability = None if sight or survey.coarse_um > COARSEST_UM else folds(look, survey.coarse_um)
     maps = survey.maps(looking, look, fold_probability=fold_probability, seen=sight.at if sight else None)
-    found = [finding for finding in all_findings(maps, survey.coarse_um, sight) if finding.score >= threshold]
+    found = all_findings(maps, survey.coarse_um, sight)
     if sight:
-        found = list(apart(found, survey.coarse[::-1]))
-    ids, scores = survey.outline(found, look, partial(tqdm, desc="outlining", unit="tile", disable=quiet or None))
+        found = looked_at_again(found, survey, partial(tqdm, desc="looking again", unit="place", disable=quiet or None))
+    found = (finding for finding in found if finding.score >= threshold)
+    if sight:
+        found = apart(found, survey.coarse[::-1])
+    ids, scores = survey.outline(list(found), look, partial(tqdm, desc="outlining", unit="tile", disable=quiet or None))
     return detection_of(survey, ids, scores)
 
 

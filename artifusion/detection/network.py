@@ -90,7 +90,7 @@ def load_embedded(net: Net, name: str) -> Net:
     return net
 
 
-def for_use(net: ArtifactNet, dtype: torch.dtype | None = None) -> ArtifactNet:
+def for_use(net: Net, dtype: torch.dtype | None = None) -> Net:
     """The network in the form in which it answers: each normalization is part of its convolution.
 
     dtype: of its weights and pixels; the fastest that the machine has if not given.

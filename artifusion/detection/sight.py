@@ -153,12 +153,16 @@ def calibration() -> np.ndarray:
     return np.array([*(content["weights"][name] for name in FEATURES), content["intercept"]])
 
 
+def probability(values: np.ndarray) -> float:
+    """What the regression makes of FEATURES."""
+    weights = calibration()
+    return float(expit(values @ weights[:-1] + weights[-1]))
+
+
 def scored(findings: Iterable[Finding], maps: Mapping[str, np.ndarray], mpp: float) -> Iterator[Finding]:
     """Findings with the probability that each is an artifact as score."""
-    weights = calibration()
     for finding in findings:
-        score = float(expit(features(finding, maps, mpp) @ weights[:-1] + weights[-1]))
-        yield replace(finding, score=score)
+        yield replace(finding, score=probability(features(finding, maps, mpp)))
 
 
 def apart(findings: Iterable[Finding], shape: tuple[int, int]) -> Iterator[Finding]:

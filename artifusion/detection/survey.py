@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 
+import cv2
 import numpy as np
 from scipy import ndimage
 
-from artifusion.detection.findings import UNIT, Finding, dilated
+from artifusion.detection.findings import SMALLEST_UM2, UNIT, Finding, dilated
 from artifusion.detection.signs import KINDS, LOW, Look, density_above_glass, evidence, gray, look_of
 from artifusion.geometry import Box, Size, fitted
 from artifusion.mask.classes import CLASSES
@@ -132,7 +133,22 @@ class Survey:
                 new = self.refined(finding, part, reach, window, fine_maps) & (ids[part.slices()] == 0)
                 ids[part.slices()][new] = CLASSES[finding.kind]
                 scores[part.slices()][new] = round(255 * finding.score)
+        for finding in findings:
+            if finding.map_name == "seen":
+                self.drop_crumbs(finding, ids)
         return ids, scores
+
+    def drop_crumbs(self, finding: Finding, ids: np.ndarray) -> None:
+        """Clear what others leave of a finding's pixels at the fine scale where it is too small for its class."""
+        margin = math.ceil((margin_of(finding, self.coarse_um) + self.coarse_um) / self.fine_um) + 1
+        box = footprint(finding.box, self.coarse, self.fine) if self.fine != self.coarse else finding.box
+        part = box.expanded(margin).intersection(Box(0, 0, *self.fine))
+        own = (ids[part.slices()] == CLASSES[finding.kind]).view(np.uint8)
+        _, labels, places, _ = cv2.connectedComponentsWithStats(own, connectivity=8)
+        left, top, width, height, px = places.T
+        inside = (left > 0) & (top > 0) & (left + width < part.width) & (top + height < part.height)
+        crumbs = inside & (px * self.fine_um**2 < SMALLEST_UM2[finding.kind])
+        ids[part.slices()][crumbs[labels] & (own > 0)] = 0
 
     def parts(self, box: Box, reach: int) -> Iterator[tuple[Box, Box]]:
         """The tiles of the fine scale within reach of a box of the coarse one, each with its part within reach."""
