@@ -2,7 +2,7 @@
 
     python -m tools.calibrate_second_look SLIDES OUT.json --look NET.safetensors NAME ... [--look ...]
 
-Fits the slope and intercept of `artifusion.detection.second_look.together` (Platt 1999) to the readers' verdicts on
+Fits the slope and intercept of `artifusion.detection.second_look.both_looks` (Platt 1999) to the readers' verdicts on
 what the embedded first network finds, from LEAST_SCORE on, on the tuning slides that are named after a second one;
 neither should have learned from them. SLIDES holds slides as NAME.tiff. Prints what the probabilities of each slide are
 worth when they are fitted to the others.
@@ -20,9 +20,8 @@ from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 
 from artifusion.detection.network import network
-from artifusion.detection.second_look import LEAST_SCORE, SecondLook, evidence, ready, together
+from artifusion.detection.second_look import LEAST_SCORE, SecondLook, both_looks, ready
 from artifusion.detection.sight import probability
-from artifusion.mask.mask import footprint
 from artifusion.output.tiff_pixels import read_fast
 from artifusion.slide.reader import open_slide
 from benchmarks.quality.labelled import LabelledSlide, labelled_slides
@@ -34,16 +33,14 @@ FROM = (0.5, 0.7, 0.8, 0.9)
 
 
 def looked_at(path: Path, labels: LabelledSlide, net: SecondLook) -> list[tuple[float, bool, bool]]:
-    """Of what is found on a slide, where the readers tell: `together`, whether it is an artifact, whether a fold."""
+    """Of what is found on a slide, where the readers tell: `both_looks`, whether it is an artifact, whether a fold."""
     found = []
     with open_slide(path) as opened, read_fast(opened) as slide:
         sight = sight_of(slide, labels, network())
         for one in judged(sight, labels):
             finding = replace(one.finding, score=probability(one.features))
             if one.verdict in ("true", "false") and finding.score >= LEAST_SCORE:
-                box = footprint(finding.box, sight.survey.coarse, slide.size)
-                both = together(finding, evidence(net, slide, sight.survey.mpp, finding.covered, box))
-                found.append((both, one.verdict == "true", finding.kind == "fold"))
+                found.append((both_looks(net, finding, sight.survey), one.verdict == "true", finding.kind == "fold"))
     return found
 
 

@@ -131,28 +131,29 @@ def both_scales(pixels: np.ndarray, covered: np.ndarray, middle: np.ndarray) -> 
     return np.stack([pixels[cut], coarse]), np.stack(shares)
 
 
+def every_view(slide: Slide, labels: LabelledSlide, rng: np.random.Generator
+               ) -> Iterator[tuple[np.ndarray, np.ndarray, str, int]]:
+    """All views of a slide, each with its kind and the number of its place; what is laid has places of its own."""
+    ratio = slide.size.width / labels.size.width
+    for number, place in places_of(labels):
+        outline = shapely.make_valid(scale(place.outline, ratio, ratio, origin=(0, 0)))
+        for pixels, shares in views_of(slide, labels.mpp / ratio, outline, rng):
+            yield pixels, shares, place.first if place.is_artifact else "normal", number
+    for number, (pixels, shares, kind) in enumerate(laid_on(slide, labels, rng), len(labels.places)):
+        yield pixels, shares, f"laid {kind}", number
+
+
 @torch.inference_mode()
 def samples_of(slide: Slide, labels: LabelledSlide, net: SecondLook, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """All samples of a slide: `stem` (N, 2, 40, CELLS, CELLS), bfloat16 as int16, `shares`, and of which place."""
-    ratio = slide.size.width / labels.size.width
-    stems, shares, kinds, numbers = [], [], [], []
-    for number, place in tqdm(list(places_of(labels)), desc=labels.name):
-        outline = shapely.make_valid(scale(place.outline, ratio, ratio, origin=(0, 0)))
-        views = list(views_of(slide, labels.mpp / ratio, outline, rng))
-        if views:
-            pixels, covered = (np.stack(part) for part in zip(*views, strict=True))
-            stems.append(net.stem_of(torch.from_numpy(pixels)).bfloat16().contiguous().view(torch.int16).numpy())
-            shares.append((covered * 255).round().astype(np.uint8))
-            kinds += [place.first if place.is_artifact else "normal"] * len(views)
-            numbers += [number] * len(views)
-    laid = tqdm(laid_on(slide, labels, rng), desc="laid", total=2 * LAID)
-    for number, (pixels, covered, kind) in enumerate(laid, len(labels.places)):
-        stems.append(net.stem_of(torch.from_numpy(pixels)[None]).bfloat16().contiguous().view(torch.int16).numpy())
-        shares.append((covered[None] * 255).round().astype(np.uint8))
-        kinds.append(f"laid {kind}")
+    stems, covered, kinds, numbers = [], [], [], []
+    for pixels, shares, kind, number in tqdm(every_view(slide, labels, rng), desc=labels.name, unit="view"):
+        stem = net.stem_of(torch.from_numpy(pixels)[None])[0]
+        stems.append(stem.bfloat16().contiguous().view(torch.int16).numpy())
+        covered.append((shares * 255).round().astype(np.uint8))
+        kinds.append(kind)
         numbers.append(number)
-    return {"stem": np.concatenate(stems), "shares": np.concatenate(shares), "kind": np.array(kinds),
-            "place": np.array(numbers)}
+    return {"stem": np.stack(stems), "shares": np.stack(covered), "kind": np.array(kinds), "place": np.array(numbers)}
 
 
 def main() -> None:

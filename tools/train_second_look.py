@@ -3,8 +3,8 @@
     python -m tools.train_second_look SAMPLES OUT.safetensors [--seconds 900 --without NAME ...]
 
 SAMPLES holds NAME.npz of each slide. Kinds are drawn as often as SHARES say, slides of one kind more alike than they
-have places of it, and places alike. The stem and all normalizations stay ImageNet's. What is kept is the mean of the
-weights over some hundred batches.
+have places of it, and places alike. The stem and the normalizations of the tuned blocks stay ImageNet's. What is kept
+is the mean of the weights over some hundred batches.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -75,13 +75,11 @@ def detection_on(survey: Survey, threshold: float, any_stain: bool, quiet: bool)
     looking = tqdm(tiles, desc="looking", unit="tile", disable=quiet or None)
     fold_probability = None if sight or survey.coarse_um > COARSEST_UM else folds(look, survey.coarse_um)
     maps = survey.maps(looking, look, fold_probability=fold_probability, seen=sight.at if sight else None)
-    found = all_findings(maps, survey.coarse_um, sight)
+    again = partial(tqdm, desc="looking again", unit="place", disable=quiet or None)
+    found = [finding for finding in all_findings(maps, survey, sight, again) if finding.score >= threshold]
     if sight:
-        found = looked_at_again(found, survey, partial(tqdm, desc="looking again", unit="place", disable=quiet or None))
-    found = (finding for finding in found if finding.score >= threshold)
-    if sight:
-        found = apart(found, survey.coarse[::-1])
-    ids, scores = survey.outline(list(found), look, partial(tqdm, desc="outlining", unit="tile", disable=quiet or None))
+        found = list(apart(found, survey.coarse[::-1]))
+    ids, scores = survey.outline(found, look, partial(tqdm, desc="outlining", unit="tile", disable=quiet or None))
     return detection_of(survey, ids, scores)
 
 
@@ -105,11 +103,18 @@ def detect_slide(
                        overlay=overlay, overwrite=overwrite, quiet=quiet)
 
 
-def all_findings(maps: Mapping[str, np.ndarray], mpp: float, sight: Sight | None) -> Iterator[Finding]:
-    """What rules find and what the network sees, with the probability of each; rules' own scores without a network."""
+def all_findings(
+    maps: Mapping[str, np.ndarray], survey: Survey, sight: Sight | None,
+    again: Callable[[list[Finding]], Iterable[Finding]],
+) -> Iterator[Finding]:
+    """What rules find and what the network sees, with the probability of each; rules' own scores without a network.
+
+    `again` shows how far the second look is.
+    """
+    um = survey.coarse_um
     if sight is None:
-        return find(maps, mpp)
-    return scored(chain(find(maps, mpp), seen_findings(maps, mpp)), maps, mpp)
+        return find(maps, um)
+    return looked_at_again(scored(chain(find(maps, um), seen_findings(maps, um)), maps, um), survey, again)
 
 
 def empty_detection(survey: Survey) -> Detection:

@@ -190,13 +190,15 @@ def evidence(net: SecondLook, slide: Slide, mpp: float, covered: np.ndarray, box
 
 @cache
 def calibration() -> dict[str, float]:
-    """The "slope" and "intercept" that make a probability of `together` (Platt 1999)."""
+    """The "slope" and "intercept" that make a probability of `both_looks` (Platt 1999)."""
     return cast(dict[str, float], json.loads(
         (files("artifusion") / "weights/second_look/calibration.json").read_text()))
 
 
-def together(finding: Finding, second: float) -> float:
+def both_looks(net: SecondLook, finding: Finding, survey: Survey) -> float:
     """The evidence of both looks, for a finding that has its first score; only of folds the first one knows much."""
+    box = footprint(finding.box, survey.coarse, survey.slide.size)
+    second = evidence(net, survey.slide, survey.mpp, finding.covered, box)
     return second + bounded_logit(finding.score) * (finding.kind == "fold")
 
 
@@ -210,7 +212,6 @@ def looked_at_again(
     line, net = calibration(), second_look()
     for finding in progress(list(findings)):
         if finding.score >= LEAST_SCORE and finding.kind != "blur":
-            box = footprint(finding.box, survey.coarse, survey.slide.size)
-            both = together(finding, evidence(net, survey.slide, survey.mpp, finding.covered, box))
+            both = both_looks(net, finding, survey)
             finding = replace(finding, score=float(expit(line["slope"] * both + line["intercept"])))
         yield finding

@@ -141,8 +141,7 @@ class Survey:
     def drop_crumbs(self, finding: Finding, ids: np.ndarray) -> None:
         """Clear what others leave of a finding's pixels at the fine scale where it is too small for its class."""
         margin = math.ceil((margin_of(finding, self.coarse_um) + self.coarse_um) / self.fine_um) + 1
-        box = footprint(finding.box, self.coarse, self.fine) if self.fine != self.coarse else finding.box
-        part = box.expanded(margin).intersection(Box(0, 0, *self.fine))
+        part = self.in_fine(finding.box).expanded(margin).intersection(Box(0, 0, *self.fine))
         own = (ids[part.slices()] == CLASSES[finding.kind]).view(np.uint8)
         _, labels, places, _ = cv2.connectedComponentsWithStats(own, connectivity=8)
         left, top, width, height, px = places.T
@@ -153,12 +152,15 @@ class Survey:
     def parts(self, box: Box, reach: int) -> Iterator[tuple[Box, Box]]:
         """The tiles of the fine scale within reach of a box of the coarse one, each with its part within reach."""
         whole = Box(0, 0, *self.fine)
-        around = footprint(box, self.coarse, self.fine) if self.fine != self.coarse else box
-        around = around.expanded(reach).intersection(whole)
+        around = self.in_fine(box).expanded(reach).intersection(whole)
         for y in range(around.y // REFINE_PX * REFINE_PX, around.bottom, REFINE_PX):
             for x in range(around.x // REFINE_PX * REFINE_PX, around.right, REFINE_PX):
                 tile = Box(x, y, REFINE_PX, REFINE_PX)
                 yield tile, tile.intersection(around)
+
+    def in_fine(self, box: Box) -> Box:
+        """The pixels of the fine scale that a box of the coarse one meets."""
+        return footprint(box, self.coarse, self.fine) if self.fine != self.coarse else box
 
     def refined(
         self, finding: Finding, part: Box, reach: int, read: Box, fine_maps: dict[str, np.ndarray]
